@@ -1,0 +1,1 @@
+//! weir-l4-common.

@@ -1,0 +1,55 @@
+//! How backends are checked, and what a check concludes.
+
+use std::time::Duration;
+
+/// What the checks of a pool's backends do, how often, and how many results in a row change a verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthCheck {
+    /// The question that is asked.
+    pub probe: HealthProbe,
+    /// From the start of one check to the start of the next. Default 2 s.
+    pub interval: Duration,
+    /// A check without an answer after this time has failed. Default 1 s; never above `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend back. Default 2.
+    pub rise: u32,
+    /// Failures in a row that take a backend out. Default 3.
+    pub fall: u32,
+}
+
+/// The question that a health check asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HealthProbe {
+    /// Can a TCP connection be opened?
+    Tcp,
+    /// Does `GET path` over HTTP/1.1 answer with one of the expected statuses?
+    Http {
+        /// The request target, from `/`. Default `/`.
+        path: String,
+        /// The `Host` header; the backend's address when absent.
+        host: Option<String>,
+        /// Lowest status that counts as healthy. Default 200.
+        status_min: u16,
+        /// Highest status that counts as healthy. Default 399.
+        status_max: u16,
+    },
+}
+
+/// The verdict on a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Health {
+    /// No check has ended yet, or the pool has no check: new work is given to it.
+    #[default]
+    Unknown,
+    /// Passing.
+    Up,
+    /// Failing: takes no new work; what is established goes on.
+    Down,
+}
+
+impl Health {
+    /// Whether new connections, sessions and requests may go to a backend in this state.
+    pub fn takes_new_work(self) -> bool {
+        !matches!(self, Self::Down)
+    }
+}

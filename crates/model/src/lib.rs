@@ -1,0 +1,25 @@
+//! What a node is told to do: listeners, pools, backends, routes and policies.
+//!
+//! [`Config`] is valid by construction: it only comes out of [`Config::parse`], so names resolve,
+//! binds do not collide, and a listener's mode fits its protocol. Nothing here does I/O or reads a clock.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod config;
+pub mod health;
+pub mod listener;
+pub mod name;
+pub mod node;
+pub mod pool;
+pub mod route;
+pub mod snapshot;
+
+pub use backend::{Backend, BackendId};
+pub use config::Config;
+pub use health::{Health, HealthCheck, HealthProbe};
+pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
+pub use name::Name;
+pub use node::{Api, L4, L7, Node, XdpMode};
+pub use pool::{Pool, Scheduler, Sticky, StickyMode};
+pub use route::{HostPattern, Route};
+pub use snapshot::{BackendState, Snapshot};

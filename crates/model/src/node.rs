@@ -1,0 +1,54 @@
+//! The node itself: its name, and the sections that set up its data planes and its API.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::name::Name;
+
+/// `[node]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The node's name; absent: the host name, which the daemon asks for.
+    pub name: Option<Name>,
+}
+
+/// `[l4]`: the XDP data plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct L4 {
+    /// Names of the interfaces where XDP is attached. At least one, no duplicates.
+    pub interfaces: Vec<String>,
+    /// How XDP is attached.
+    pub xdp_mode: XdpMode,
+    /// The addresses that FullNAT puts in place of the client's, and outer sources of tunnels.
+    pub local_addresses: Vec<IpAddr>,
+    /// Sessions that the table is sized for. Default 1,048,576.
+    pub max_sessions: u32,
+}
+
+/// How XDP is attached to an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum XdpMode {
+    /// Native where the driver can, generic with a warning where it cannot.
+    #[default]
+    Auto,
+    /// Native, or an error.
+    Native,
+    /// Generic: works everywhere, slower.
+    Generic,
+}
+
+/// `[l7]`: the proxy engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct L7 {
+    /// Worker threads; 0 is one per core.
+    pub workers: usize,
+}
+
+/// `[api]`: REST, metrics and health of the node itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// Where it listens. Default 127.0.0.1:9900.
+    pub listen: SocketAddr,
+    /// File with the bearer token that requests must carry; a must where `listen` is not loopback.
+    pub token_file: Option<PathBuf>,
+}

@@ -1,0 +1,2 @@
+//! weir: a load balancer in one binary.
+fn main() {}

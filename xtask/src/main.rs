@@ -1,0 +1,2 @@
+//! The project tasks: test, ci, bench.
+fn main() {}
