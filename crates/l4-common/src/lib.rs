@@ -1,1 +1,18 @@
-//! weir-l4-common.
+//! What the XDP program and user space share: the bytes of the maps, and the packet logic.
+//!
+//! The same code runs in the kernel, in tests and in fuzzers. It does no I/O and reads no clock. Addresses, ports
+//! and checksums are kept in network byte order, as they stand in the packet, and never converted on the way; a
+//! name that ends in `_be` says so where it is not obvious from the type.
+#![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod checksum;
+pub mod drop;
+pub mod event;
+pub mod frame;
+pub mod hash;
+pub mod link;
+pub mod service;
+pub mod session;

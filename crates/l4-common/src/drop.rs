@@ -1,0 +1,63 @@
+//! Why the XDP program drops a packet that is addressed to a listener or belongs to a session.
+
+/// A reason to drop; the index of its counter.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Drop {
+    /// The headers contradict the packet's length or each other.
+    Malformed = 0,
+    /// A TCP packet without a session that does not open one.
+    NoSession = 1,
+    /// No backend of the pool takes new work.
+    NoBackend = 2,
+    /// The MAC address of the backend's next hop is not known yet.
+    NoNextHop = 3,
+    /// Both sets of the session table that the flow may be in are full.
+    TableFull = 4,
+    /// No local port is free for the backend, or no local address is set.
+    PortsExhausted = 5,
+    /// Time to live used up.
+    TtlExpired = 6,
+    /// A fragment of a packet to a listener.
+    Fragment = 7,
+    /// A packet to a listener with IPv4 options.
+    IpOptions = 8,
+    /// No room for the outer header before the packet.
+    NoHeadroom = 9,
+    /// The packet does not fit the next hop's MTU with the outer header and must not be fragmented.
+    TooBig = 10,
+}
+
+impl Drop {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 11] = [
+        Self::Malformed,
+        Self::NoSession,
+        Self::NoBackend,
+        Self::NoNextHop,
+        Self::TableFull,
+        Self::PortsExhausted,
+        Self::TtlExpired,
+        Self::Fragment,
+        Self::IpOptions,
+        Self::NoHeadroom,
+        Self::TooBig,
+    ];
+
+    /// The label in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::NoSession => "no_session",
+            Self::NoBackend => "no_backend",
+            Self::NoNextHop => "no_next_hop",
+            Self::TableFull => "table_full",
+            Self::PortsExhausted => "ports_exhausted",
+            Self::TtlExpired => "ttl_expired",
+            Self::Fragment => "fragment",
+            Self::IpOptions => "ip_options",
+            Self::NoHeadroom => "no_headroom",
+            Self::TooBig => "too_big",
+        }
+    }
+}

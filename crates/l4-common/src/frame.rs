@@ -1,0 +1,1 @@
+//! A packet in memory, with every access checked against its end.

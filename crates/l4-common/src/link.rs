@@ -1,0 +1,20 @@
+//! Where packets leave: one entry per interface that packets may be sent through.
+
+/// Entries of the `LINKS` map; a session line has six bits for the index.
+pub const LINKS_MAX: u32 = 64;
+/// The index that means "not known".
+pub const LINK_NONE: u8 = 0xff;
+
+/// An entry of `LINKS`. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Kernel's index of the interface; 0: the entry is free.
+    pub ifindex: u32,
+    /// Largest IP packet that the interface carries, bytes.
+    pub mtu: u16,
+    /// The interface's MAC address: the source of what we send.
+    pub mac: [u8; 6],
+    /// Not used yet: VLAN tags.
+    pub reserved: [u8; 4],
+}

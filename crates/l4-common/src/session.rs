@@ -1,0 +1,151 @@
+//! The session table: one 64-byte line per direction of an IPv4 session, four lines to a set.
+//!
+//! A flow's line is in one of two sets, both given by its hash. The second one is used, and looked at, only when
+//! the first was full once: then the first carries a mark. The program claims a free line by compare-exchange on
+//! [`Line4::meta`], fills it, and publishes it by setting [`LIVE`]. User space takes a line away in two steps:
+//! it clears [`LIVE`] and sets [`DYING`]; later, when no program can still be at it, it frees the line.
+//! Each direction writes only its own line.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::hash::{FlowKey4, reduce};
+
+/// Lines in a set.
+pub const LINES: usize = 4;
+
+/// `meta`: the line is taken.
+pub const OCCUPIED: u32 = 0x10;
+/// `meta`: the line is complete; lookups may find it. Never without [`OCCUPIED`].
+pub const LIVE: u32 = 0x80;
+/// `meta`: the line has been taken out of use and is about to be freed.
+pub const DYING: u32 = 0x40;
+/// `meta`: the flow is UDP; TCP otherwise.
+pub const UDP: u32 = 0x01;
+/// `meta`: packets from the backend; from the client otherwise.
+pub const REVERSE: u32 = 0x02;
+/// `meta`: where the two bits of the [`crate::service::Mode`] are.
+pub const MODE_SHIFT: u32 = 2;
+/// `meta`: where the six bits of the index into `LINKS` are.
+pub const LINK_SHIFT: u32 = 8;
+/// `meta`: the six bits of the link.
+pub const LINK_MASK: u32 = 0x3f << LINK_SHIFT;
+/// `meta` of a set's first line: flows of this set may be in their second set. Two bits: the program sets both;
+/// the sweep clears the lower one, and the upper one if the lower one stayed clear and it found no such flow.
+pub const SPILLED: u32 = 0xc000;
+/// `meta`: where the eight bits of the route generation are.
+pub const GENERATION_SHIFT: u32 = 16;
+/// `meta`: where the eight bits of the TCP flags seen are.
+pub const SEEN_SHIFT: u32 = 24;
+
+/// TCP flag FIN, as in the header.
+pub const FIN: u8 = 0x01;
+/// TCP flag SYN.
+pub const SYN: u8 = 0x02;
+/// TCP flag RST. In the flags seen: the last packet was a reset; a later one without it takes it back.
+pub const RST: u8 = 0x04;
+/// TCP flag ACK.
+pub const ACK: u8 = 0x10;
+
+/// One direction of a session: what its packets look like, what becomes of them, and what was counted.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Line4 {
+    /// Source address of arriving packets, network byte order.
+    pub src: u32,
+    /// Destination address of arriving packets, network byte order.
+    pub dst: u32,
+    /// Source port, then destination port, as in the packet.
+    pub ports: u32,
+    /// State and flags: the bits above, the route generation and the TCP flags seen.
+    pub meta: AtomicU32,
+    /// Source address after the rewrite; in tunnel mode that of the outer header.
+    pub new_src: u32,
+    /// Destination address after the rewrite; in tunnel mode that of the outer header.
+    pub new_dst: u32,
+    /// Ports after the rewrite.
+    pub new_ports: u32,
+    /// What the rewrite adds to the IP header's checksum, time to live apart; in tunnel mode the folded sum of the
+    /// constant part of the outer header.
+    pub ip_delta: u16,
+    /// What the rewrite adds to the TCP or UDP checksum.
+    pub l4_delta: u16,
+    /// MAC address of the next hop.
+    pub mac: [u8; 6],
+    /// Number of the listener.
+    pub listener: u16,
+    /// Number of the backend.
+    pub backend: u16,
+    /// Counts changes of state that a peer must hear of; not used yet.
+    pub changes: u16,
+    /// Time of the last packet: low 32 bits of the kernel's jiffies.
+    pub last_seen: u32,
+    /// Packets of this direction.
+    pub packets: u64,
+    /// Bytes of this direction's frames, as they arrived.
+    pub bytes: u64,
+}
+
+/// The value of the map `SESSIONS4`: four lines, 256 bytes.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Set4 {
+    /// The lines, in no order.
+    pub lines: [Line4; LINES],
+}
+
+const _: () = assert!(size_of::<Line4>() == 64 && size_of::<Set4>() == 256);
+
+/// Where a flow's line may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Index of the set that is looked at first.
+    pub first: u32,
+    /// Index of the set that is used when the first is full.
+    pub second: u32,
+    /// The line of the set that is looked at first, `0..LINES`.
+    pub start: u32,
+}
+
+impl Place {
+    /// The place of a flow with this hash in a table of `sets` sets.
+    #[inline(always)]
+    pub fn of(hash: u64, sets: u32) -> Self {
+        Self {
+            first: reduce(hash as u32, sets),
+            second: reduce((hash >> 32) as u32, sets),
+            start: hash as u32 & 3,
+        }
+    }
+}
+
+impl Line4 {
+    /// The key of the packets of this line.
+    pub fn key(&self) -> FlowKey4 {
+        let udp = self.meta.load(Ordering::Relaxed) & UDP != 0;
+        FlowKey4 {
+            src: self.src,
+            dst: self.dst,
+            ports: self.ports,
+            udp,
+        }
+    }
+
+    /// The key of the line of the other direction: the reverse of what this one rewrites to. Only FullNAT and NAT
+    /// have one.
+    pub fn peer_key(&self) -> FlowKey4 {
+        let udp = self.meta.load(Ordering::Relaxed) & UDP != 0;
+        FlowKey4 {
+            src: self.new_src,
+            dst: self.new_dst,
+            ports: self.new_ports,
+            udp,
+        }
+        .reversed()
+    }
+}
+
+/// The TCP flags seen, from `meta`.
+#[inline(always)]
+pub fn seen(meta: u32) -> u8 {
+    (meta >> SEEN_SHIFT) as u8
+}
