@@ -1,0 +1,615 @@
+//! One question to one backend: a TCP connection, or an HTTP/1.1 `GET`.
+//!
+//! A TCP check is closed by a reset (`SO_LINGER` of zero), so that thousands of checks a second leave no socket in
+//! TIME-WAIT and no local port taken. An HTTP check asks for `Connection: close` and waits for the end of the
+//! answer, so that the backend sees a client that behaves, and resets only what does not end.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+use weir_model::HealthProbe;
+
+/// An answer's head is read up to this size; a health endpoint has no reason to send more.
+const HEAD_BYTES: usize = 16 * 1024;
+/// Header fields that an answer's head may have.
+const HEAD_FIELDS: usize = 128;
+/// This much of a body is read before the connection is reset.
+const BODY_BYTES: usize = 64 * 1024;
+
+/// What one check showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The backend answered as expected.
+    Passed,
+    /// It did not.
+    Failed(Failure),
+    /// The check could not be made, for a reason that lies with us.
+    Inconclusive(String),
+}
+
+/// Why a check failed. Shown to operators.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The connection was not made, or broke.
+    #[error("{0}")]
+    Connection(String),
+    /// Nothing, or not everything, came in time.
+    #[error("no answer within {}", Seconds(*.0))]
+    Timeout(Duration),
+    /// An answer with another status.
+    #[error("status {status}, expected {min}-{max}")]
+    Status {
+        /// What came.
+        status: u16,
+        /// The lowest that counts as healthy.
+        min: u16,
+        /// The highest that counts as healthy.
+        max: u16,
+    },
+    /// The connection was closed before the answer's head was complete.
+    #[error("connection closed before an answer")]
+    Closed,
+    /// What came is not HTTP/1.
+    #[error("answer is not HTTP: {0}")]
+    NotHttp(httparse::Error),
+    /// The answer's head has no end within the bound.
+    #[error("answer's head is longer than {HEAD_BYTES} bytes")]
+    HeadTooLong,
+}
+
+/// A duration as people write it: `1s`, `250ms`, `1.5s`.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < Duration::from_secs(1) {
+            write!(f, "{}ms", self.0.as_millis())
+        } else {
+            write!(f, "{}s", self.0.as_secs_f64())
+        }
+    }
+}
+
+/// An answered check whose connection is still open.
+#[derive(Debug)]
+pub struct Rest {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Rest {
+    /// Reads the rest of the answer until it ends, is too long, or the check's time is over; then closes.
+    pub async fn finish(mut self) {
+        // An error of either kind leaves the connection to be reset, which is what dropping it does.
+        let _ = timeout_at(self.deadline, async {
+            let mut sink = [0; 4096];
+            let mut left = BODY_BYTES;
+            while left > 0 {
+                match self.stream.read(&mut sink).await? {
+                    // The backend has closed; with our FIN sent, dropping the socket resets nothing.
+                    0 => return self.stream.shutdown().await,
+                    read => left = left.saturating_sub(read),
+                }
+            }
+            Ok(())
+        })
+        .await;
+    }
+}
+
+/// Asks `address` once, for at most `timeout`. Where the answer is here but its connection is still open, the
+/// second value closes it in an orderly way.
+pub async fn probe(
+    address: SocketAddr,
+    probe: &HealthProbe,
+    timeout: Duration,
+) -> (Outcome, Option<Rest>) {
+    let deadline = Instant::now() + timeout;
+    let asked = timeout_at(deadline, async {
+        match probe {
+            HealthProbe::Tcp => connect(address).await.map(|stream| (stream, Ok(()))),
+            HealthProbe::Http {
+                path,
+                host,
+                status_min,
+                status_max,
+            } => {
+                let mut stream = connect(address).await?;
+                let status = get(&mut stream, address, path, host.as_deref()).await?;
+                let answer = if (*status_min..=*status_max).contains(&status) {
+                    Ok(())
+                } else {
+                    Err(Failure::Status {
+                        status,
+                        min: *status_min,
+                        max: *status_max,
+                    })
+                };
+                Ok((stream, answer))
+            }
+        }
+    })
+    .await;
+    let (stream, answer) = match asked {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(Broken::Backend(failure))) => return (Outcome::Failed(failure), None),
+        Ok(Err(Broken::Ours(error))) => return (Outcome::Inconclusive(error.to_string()), None),
+        Err(_) => return (Outcome::Failed(Failure::Timeout(timeout)), None),
+    };
+    let outcome = match answer {
+        Ok(()) => Outcome::Passed,
+        Err(failure) => Outcome::Failed(failure),
+    };
+    let rest = match probe {
+        HealthProbe::Tcp => None,
+        HealthProbe::Http { .. } => Some(Rest { stream, deadline }),
+    };
+    (outcome, rest)
+}
+
+/// Why there is no answer, by whose fault it is.
+enum Broken {
+    Backend(Failure),
+    Ours(io::Error),
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self::Backend(failure)
+    }
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        if is_ours(&error) {
+            return Self::Ours(error);
+        }
+        let reason = match error.kind() {
+            io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                "connection reset".to_owned()
+            }
+            io::ErrorKind::HostUnreachable => "no route to host".to_owned(),
+            io::ErrorKind::NetworkUnreachable => "network unreachable".to_owned(),
+            io::ErrorKind::TimedOut => "connection timed out".to_owned(),
+            _ => error.to_string(),
+        };
+        Self::Backend(Failure::Connection(reason))
+    }
+}
+
+/// Whether the lack is on our side: file descriptors, local ports, memory.
+fn is_ours(error: &io::Error) -> bool {
+    // errno(3); the numbers are the same on every Linux that we build for.
+    const ENOMEM: i32 = 12;
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const EADDRNOTAVAIL: i32 = 99;
+    const ENOBUFS: i32 = 105;
+    matches!(
+        error.raw_os_error(),
+        Some(ENOMEM | ENFILE | EMFILE | EADDRNOTAVAIL | ENOBUFS)
+    )
+}
+
+/// Connects, with a linger of zero: however the check ends, also when its future is dropped at the deadline, no
+/// socket stays behind.
+async fn connect(address: SocketAddr) -> Result<TcpStream, Broken> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+    .map_err(Broken::Ours)?;
+    socket.set_zero_linger().map_err(Broken::Ours)?;
+    let stream = socket.connect(address).await?;
+    // On loopback a connection to a free port of the ephemeral range can meet itself (RFC 9293, simultaneous open).
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::Error::from(io::ErrorKind::ConnectionRefused).into());
+    }
+    Ok(stream)
+}
+
+/// Sends the request and reads up to the end of the answer's head; interim answers (1xx) are passed over.
+async fn get(
+    stream: &mut TcpStream,
+    address: SocketAddr,
+    path: &str,
+    host: Option<&str>,
+) -> Result<u16, Broken> {
+    let request = match host {
+        Some(host) => request(path, host),
+        None => request(path, &address.to_string()),
+    };
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::with_capacity(1024);
+    loop {
+        if head.len() >= HEAD_BYTES {
+            return Err(Failure::HeadTooLong.into());
+        }
+        let room = HEAD_BYTES - head.len();
+        if (&mut *stream).take(room as u64).read_buf(&mut head).await? == 0 {
+            return Err(Failure::Closed.into());
+        }
+        if let Some(status) = final_status(&head)? {
+            return Ok(status);
+        }
+    }
+}
+
+fn request(path: &str, host: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: weir-health/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// The status of the first answer that is not interim; none while its head is not complete.
+fn final_status(mut bytes: &[u8]) -> Result<Option<u16>, Failure> {
+    loop {
+        let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS];
+        let mut answer = httparse::Response::new(&mut fields);
+        let httparse::Status::Complete(length) = answer.parse(bytes).map_err(Failure::NotHttp)?
+        else {
+            return Ok(None);
+        };
+        match answer.code {
+            // 101 is not interim: it ends HTTP on this connection (RFC 9110, section 15.2.2).
+            Some(status @ 100..=199) if status != 101 => bytes = &bytes[length..],
+            status => return Ok(status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(300);
+
+    fn http() -> HealthProbe {
+        HealthProbe::Http {
+            path: "/healthz".into(),
+            host: None,
+            status_min: 200,
+            status_max: 399,
+        }
+    }
+
+    /// A server that does `serve` with its one connection, and what the probe makes of it.
+    async fn check<S, F>(question: HealthProbe, serve: S, expected: &str)
+    where
+        S: FnOnce(TcpStream) -> F,
+        F: Future<Output = ()>,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            serve(stream).await;
+        };
+        let asked = async {
+            let (outcome, rest) = probe(address, &question, TIMEOUT).await;
+            if let Some(rest) = rest {
+                rest.finish().await;
+            }
+            outcome
+        };
+        let (outcome, ()) = tokio::join!(asked, server);
+        let shown = match outcome {
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::Failed(failure) => failure.to_string(),
+            Outcome::Inconclusive(reason) => format!("inconclusive: {reason}"),
+        };
+        assert_eq!(shown, expected);
+    }
+
+    /// Answers with these bytes once the request's head is here, and closes.
+    async fn answer(mut stream: TcpStream, bytes: &[u8]) {
+        request_head(&mut stream).await;
+        // The prober may have hung up on purpose, as on an answer that is too long.
+        let _ = stream.write_all(bytes).await;
+        let _ = stream.shutdown().await;
+    }
+
+    async fn request_head(stream: &mut TcpStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(
+                stream.read_buf(&mut head).await.unwrap(),
+                0,
+                "closed before a request"
+            );
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// Waits until the other side has closed.
+    async fn hang(mut stream: TcpStream) {
+        let mut sink = Vec::new();
+        let _ = stream.read_to_end(&mut sink).await;
+    }
+
+    #[tokio::test]
+    async fn tcp_passes_where_someone_accepts() {
+        check(HealthProbe::Tcp, hang, "passed").await;
+    }
+
+    #[tokio::test]
+    async fn refused_connection() {
+        let address = TcpListener::bind("127.0.0.1:0")
+            .await
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        for question in [HealthProbe::Tcp, http()] {
+            let (outcome, rest) = probe(address, &question, TIMEOUT).await;
+            assert_eq!(
+                outcome,
+                Outcome::Failed(Failure::Connection("connection refused".into()))
+            );
+            assert!(rest.is_none());
+        }
+    }
+
+    #[tokio::test]
+    async fn expected_status_passes() {
+        for status in ["200 OK", "204 No Content", "302 Found", "399 Odd"] {
+            check(
+                http(),
+                |s| async move { answer(s, format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).await },
+                "passed",
+            )
+            .await;
+        }
+        check(
+            http(),
+            |s| answer(s, b"HTTP/1.0 200 OK\r\nServer: old\r\n\r\nbody"),
+            "passed",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn other_status_fails_and_is_named() {
+        check(
+            http(),
+            |s| answer(s, b"HTTP/1.1 503 Service Unavailable\r\n\r\n"),
+            "status 503, expected 200-399",
+        )
+        .await;
+        check(
+            http(),
+            |s| answer(s, b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+            "status 400, expected 200-399",
+        )
+        .await;
+        check(
+            http(),
+            |s| answer(s, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+            "status 101, expected 200-399",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn interim_answers_are_passed_over() {
+        let hints = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n";
+        check(http(), |s| answer(s, hints), "passed").await;
+    }
+
+    #[tokio::test]
+    async fn hanging_server_times_out() {
+        check(http(), hang, "no answer within 300ms").await;
+    }
+
+    #[tokio::test]
+    async fn slow_drip_does_not_stretch_the_timeout() {
+        let drip = |mut stream: TcpStream| async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(20));
+            for byte in b"HTTP/1.1 200 OK\r\nServer: slow\r\nX: 1\r\n\r\n" {
+                ticks.tick().await;
+                if stream.write_all(&[*byte]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        check(http(), drip, "no answer within 300ms").await;
+    }
+
+    #[tokio::test]
+    async fn resetting_server() {
+        let reset = |mut stream: TcpStream| async move {
+            request_head(&mut stream).await;
+            stream.set_zero_linger().unwrap();
+        };
+        check(http(), reset, "connection reset").await;
+    }
+
+    #[tokio::test]
+    async fn closing_server() {
+        check(
+            http(),
+            |s| answer(s, b""),
+            "connection closed before an answer",
+        )
+        .await;
+        check(
+            http(),
+            |s| answer(s, b"HTTP/1.1 200 OK\r\nServer: x\r\n"),
+            "connection closed before an answer",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn garbage() {
+        check(
+            http(),
+            |s| answer(s, b"SSH-2.0-OpenSSH_9.2\r\n"),
+            "answer is not HTTP: invalid HTTP version",
+        )
+        .await;
+        check(
+            http(),
+            |s| answer(s, b"HTTP/1.1 2x0 OK\r\n\r\n"),
+            "answer is not HTTP: invalid response status",
+        )
+        .await;
+        check(
+            http(),
+            |s| answer(s, &[0; 64]),
+            "answer is not HTTP: invalid HTTP version",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn endless_head_is_cut_off() {
+        let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
+        head.extend(b"X: ".iter().chain(&[b'a'; 20_000]));
+        check(
+            http(),
+            |s| async move { answer(s, &head).await },
+            "answer's head is longer than 16384 bytes",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn endless_body_is_cut_off() {
+        let pour = |mut stream: TcpStream| async move {
+            request_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut poured = 0;
+            while stream.write_all(&[b'x'; 8192]).await.is_ok() {
+                poured += 8192;
+                assert!(poured < 64 << 20, "the prober goes on reading");
+            }
+        };
+        check(http(), pour, "passed").await;
+    }
+
+    #[tokio::test]
+    async fn request_names_path_and_host() {
+        let question = HealthProbe::Http {
+            path: "/up?x=1".into(),
+            host: Some("a.test".into()),
+            status_min: 200,
+            status_max: 200,
+        };
+        let serve = |mut stream: TcpStream| async move {
+            let head = request_head(&mut stream).await;
+            assert!(
+                head.starts_with("GET /up?x=1 HTTP/1.1\r\nHost: a.test\r\n"),
+                "{head}"
+            );
+            assert!(head.contains("\r\nConnection: close\r\n"), "{head}");
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        };
+        check(question, serve, "passed").await;
+        let serve = |mut stream: TcpStream| async move {
+            let address = stream.local_addr().unwrap();
+            let head = request_head(&mut stream).await;
+            assert!(head.contains(&format!("\r\nHost: {address}\r\n")), "{head}");
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        };
+        check(http(), serve, "passed").await;
+    }
+
+    #[tokio::test]
+    async fn backend_that_closes_sees_an_orderly_end() {
+        let serve = |mut stream: TcpStream| async move {
+            request_head(&mut stream).await;
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                .await
+                .unwrap();
+            stream.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            assert_eq!(
+                stream.read_to_end(&mut rest).await.unwrap(),
+                0,
+                "FIN, not RST"
+            );
+        };
+        check(http(), serve, "passed").await;
+    }
+
+    /// Sockets of this machine whose local or remote port is `port`, by state (proc(5), /proc/net/tcp).
+    fn sockets(port: u16, state: &str) -> usize {
+        let port = format!(":{port:04X}");
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let is_match = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            (fields[1].ends_with(&port) || fields[2].ends_with(&port)) && fields[3] == state
+        };
+        table.lines().skip(1).filter(is_match).count()
+    }
+
+    #[tokio::test]
+    async fn tcp_checks_leave_no_socket_behind() {
+        const TIME_WAIT: &str = "06";
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        for _ in 0..50 {
+            let (outcome, _) = probe(address, &HealthProbe::Tcp, TIMEOUT).await;
+            assert_eq!(outcome, Outcome::Passed);
+            drop(listener.accept().await.unwrap());
+        }
+        assert_eq!(sockets(address.port(), TIME_WAIT), 0);
+        // The measure does see such sockets: an ordinary close leaves one.
+        let client = TcpStream::connect(address).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        drop(client);
+        hang(server).await;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while sockets(address.port(), TIME_WAIT) == 0 {
+            assert!(
+                Instant::now() < deadline,
+                "no socket in TIME-WAIT is ever seen"
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn lack_of_our_own_resources_is_told_apart() {
+        for errno in [12, 23, 24, 99, 105] {
+            assert!(is_ours(&io::Error::from_raw_os_error(errno)), "{errno}");
+        }
+        for errno in [104, 110, 111, 113] {
+            assert!(!is_ours(&io::Error::from_raw_os_error(errno)), "{errno}");
+        }
+    }
+
+    #[test]
+    fn status_is_found_at_every_split() {
+        let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 207 Multi\r\nA: b\r\n\r\n";
+        for end in 0..answer.len() {
+            assert_eq!(final_status(&answer[..end]), Ok(None), "{end}");
+        }
+        assert_eq!(final_status(answer), Ok(Some(207)));
+    }
+
+    #[test]
+    fn timeouts_are_written_as_people_do() {
+        for (ms, text) in [
+            (250, "250ms"),
+            (1000, "1s"),
+            (1500, "1.5s"),
+            (60_000, "60s"),
+        ] {
+            assert_eq!(Seconds(Duration::from_millis(ms)).to_string(), text);
+        }
+    }
+}
