@@ -1,2 +1,157 @@
-//! The project tasks: test, ci, bench.
-fn main() {}
+//! The project's tasks, so that a fresh machine needs a Rust toolchain and nothing else: `cargo xtask`.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod packages;
+mod steps;
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::steps::Steps;
+
+const USAGE: &str = "\
+Usage: cargo xtask <task>
+
+Tasks:
+  test [ARGS]     every test of the workspace; ARGS go to `cargo test`, as in `cargo xtask test -p weir-lab`
+  ci              formatting, clippy with warnings as errors, dependencies, and every test
+  bench l4|l7 [--quick] [--json FILE]
+                  one benchmark with an optimized build: a table, and the same as JSON into FILE
+
+As root, `test`, `ci` and `bench` install missing programs (nginx, curl, wrk, iperf3 and the like) from the
+distribution's packages. Where they cannot, the tests that need them are skipped and say so.
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let mut steps = Steps::default();
+    let result = match args.as_slice() {
+        ["test", rest @ ..] => test(&mut steps, rest),
+        ["ci"] => ci(&mut steps),
+        ["bench", plane @ ("l4" | "l7"), rest @ ..] => bench(&mut steps, plane, rest),
+        [] | ["help" | "--help" | "-h"] => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(anyhow!("unknown task: {}\n\n{USAGE}", args.join(" "))),
+    };
+    steps.print();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Builds and runs the tests. The packages come first: a test looks for its programs when it starts.
+fn test(steps: &mut Steps, args: &[&str]) -> Result<()> {
+    steps.run("packages", || packages::install(packages::FOR_TESTS))?;
+    let selected = args
+        .iter()
+        .any(|arg| arg.starts_with("-p") || arg.starts_with("--package"));
+    let scope: &[&str] = if selected { &[] } else { &["--workspace"] };
+    let mut build = cargo(&["test", "--no-run"]);
+    build.args(scope).args(args);
+    steps.cargo("build tests", build)?;
+    let mut run = cargo(&["test"]);
+    run.args(scope).args(args);
+    if !selected {
+        // The lab runs the binary that was built along with the tests of its own crate, so that nothing compiles twice
+        // for other features. By itself it would build the binary alone.
+        run.env("WEIR_BIN", target_folder()?.join("debug/weir"));
+    }
+    steps.cargo("test", run)
+}
+
+fn ci(steps: &mut Steps) -> Result<()> {
+    steps.cargo("format", cargo(&["fmt", "--all", "--check"]))?;
+    for outside in ["crates/l4-ebpf", "fuzz"] {
+        let manifest = root()?.join(outside).join("Cargo.toml");
+        if manifest.exists() {
+            let mut format = cargo(&["fmt", "--check", "--manifest-path"]);
+            format.arg(manifest);
+            steps.cargo(&format!("format {outside}"), format)?;
+        }
+    }
+    steps.cargo(
+        "clippy",
+        cargo(&[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ]),
+    )?;
+    if packages::find("cargo-deny").is_some() {
+        steps.cargo(
+            "dependencies",
+            cargo(&[
+                "deny",
+                "--workspace",
+                "check",
+                "bans",
+                "licenses",
+                "sources",
+            ]),
+        )?;
+    } else {
+        println!("skipped: dependencies (cargo-deny is not installed)");
+    }
+    test(steps, &[])
+}
+
+/// Runs one of the lab's benchmarks with everything optimized, the lab too.
+fn bench(steps: &mut Steps, plane: &str, args: &[&str]) -> Result<()> {
+    steps.run("packages", || packages::install(packages::FOR_BENCHMARKS))?;
+    steps.cargo(
+        "build",
+        cargo(&[
+            "build",
+            "--release",
+            "-p",
+            "weir",
+            "-p",
+            "weir-lab",
+            "--bins",
+        ]),
+    )?;
+    let target = target_folder()?.join("release");
+    let mut bench = Command::new(target.join("bench"));
+    bench
+        .arg(plane)
+        .args(args)
+        .env("WEIR_BIN", target.join("weir"));
+    steps.cargo("bench", bench)
+}
+
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args);
+    command
+}
+
+/// The workspace's folder.
+fn root() -> Result<&'static Path> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask is a folder of the workspace")
+}
+
+/// Cargo's target folder: this program is in its `debug`.
+fn target_folder() -> Result<PathBuf> {
+    let own = env::current_exe().context("find the target folder")?;
+    let folder = own
+        .ancestors()
+        .nth(2)
+        .with_context(|| format!("{} is not in a target folder", own.display()))?;
+    Ok(folder.to_owned())
+}
