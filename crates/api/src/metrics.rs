@@ -1,0 +1,500 @@
+//! `/metrics`: every value is read from the [`View`] at the moment of the scrape. Names, units and labels are
+//! documented in `docs/metrics.md`; a test holds the two together.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::error::ApiError;
+use crate::timestamp::unix_seconds;
+use crate::view::{BackendView, HealthView, ListenerView, NodeView, PoolView, Traffic, View};
+
+/// Encodes what a view shows.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Reads this view at every scrape.
+    pub fn new(view: Arc<dyn View>) -> Self {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Scrape { view }));
+        Self { registry }
+    }
+
+    /// The text of all metrics.
+    ///
+    /// # Errors
+    /// When a value cannot be written as text.
+    pub fn encode(&self) -> Result<String, ApiError> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)
+            .map_err(|error| ApiError::internal(format!("encode metrics: {error}")))?;
+        Ok(text)
+    }
+}
+
+struct Scrape {
+    view: Arc<dyn View>,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Scrape")
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut families = Families { encoder };
+        node(&mut families, &self.view.node())?;
+        listeners(&mut families, &self.view.listeners())?;
+        pools(&mut families, &self.view.pools())?;
+        backends(&mut families, &self.view.backends())
+    }
+}
+
+/// One value and its labels.
+struct Sample {
+    labels: Vec<(&'static str, String)>,
+    value: Value,
+}
+
+enum Value {
+    Whole(u64),
+    Real(f64),
+}
+
+impl Value {
+    fn encode(&self, kind: MetricType, metric: &mut MetricEncoder<'_>) -> fmt::Result {
+        match (kind, self) {
+            (MetricType::Counter, Self::Whole(value)) => {
+                metric.encode_counter::<NoLabelSet, u64, f64>(value, None)
+            }
+            (MetricType::Counter, Self::Real(value)) => {
+                metric.encode_counter::<NoLabelSet, f64, f64>(value, None)
+            }
+            (_, Self::Whole(value)) => metric.encode_gauge(value),
+            (_, Self::Real(value)) => metric.encode_gauge(value),
+        }
+    }
+}
+
+/// A sample of a count.
+fn whole<const N: usize>(labels: [(&'static str, &str); N], value: u64) -> Sample {
+    Sample {
+        labels: labels.map(|(key, value)| (key, value.to_owned())).into(),
+        value: Value::Whole(value),
+    }
+}
+
+/// A sample of a measure.
+fn real<const N: usize>(labels: [(&'static str, &str); N], value: f64) -> Sample {
+    Sample {
+        labels: labels.map(|(key, value)| (key, value.to_owned())).into(),
+        value: Value::Real(value),
+    }
+}
+
+/// Writes families; one without samples is left out.
+struct Families<'a> {
+    encoder: DescriptorEncoder<'a>,
+}
+
+impl Families<'_> {
+    /// A counter; the format adds `_total` to its name.
+    fn counter(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        samples: impl IntoIterator<Item = Sample>,
+    ) -> fmt::Result {
+        self.family(MetricType::Counter, name, help, unit, samples)
+    }
+
+    fn gauge(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        samples: impl IntoIterator<Item = Sample>,
+    ) -> fmt::Result {
+        self.family(MetricType::Gauge, name, help, unit, samples)
+    }
+
+    fn family(
+        &mut self,
+        kind: MetricType,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        samples: impl IntoIterator<Item = Sample>,
+    ) -> fmt::Result {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_none() {
+            return Ok(());
+        }
+        let mut family = self.encoder.encode_descriptor(name, help, unit, kind)?;
+        for sample in samples {
+            if sample.labels.is_empty() {
+                sample.value.encode(kind, &mut family)?;
+            } else {
+                sample
+                    .value
+                    .encode(kind, &mut family.encode_family(&sample.labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn node(families: &mut Families<'_>, node: &NodeView) -> fmt::Result {
+    let reloads = &node.reloads;
+    families.gauge(
+        "weir_build_info",
+        "The running version; always 1.",
+        None,
+        [whole([("version", node.version), ("node", &node.name)], 1)],
+    )?;
+    families.gauge(
+        "weir_start_time",
+        "When the process started.",
+        Some(&Unit::Seconds),
+        [real([], unix_seconds(node.started))],
+    )?;
+    let uptime = SystemTime::now()
+        .duration_since(node.started)
+        .unwrap_or_default();
+    families.gauge(
+        "weir_uptime",
+        "Since the process started.",
+        Some(&Unit::Seconds),
+        [real([], uptime.as_secs_f64())],
+    )?;
+    families.gauge(
+        "weir_draining",
+        "1 while the node takes no new work and is about to stop.",
+        None,
+        [whole([], u64::from(node.draining))],
+    )?;
+    families.gauge(
+        "weir_config_generation",
+        "The snapshot in force; counts up with every change of config or health.",
+        None,
+        [whole([], node.generation)],
+    )?;
+    families.counter(
+        "weir_config_reloads",
+        "Reloads by result; a failed one changes nothing.",
+        None,
+        [
+            whole([("result", "succeeded")], reloads.succeeded),
+            whole([("result", "failed")], reloads.failed),
+        ],
+    )?;
+    families.gauge(
+        "weir_config_last_reload_success",
+        "1 when the last reload, or the start, succeeded.",
+        None,
+        [whole([], u64::from(reloads.last_succeeded))],
+    )?;
+    families.gauge(
+        "weir_config_last_reload_time",
+        "When that was.",
+        Some(&Unit::Seconds),
+        [real([], unix_seconds(reloads.last))],
+    )?;
+    let drops = node
+        .drops
+        .iter()
+        .map(|drop| whole([("reason", drop.reason)], drop.count));
+    families.counter(
+        "weir_drops",
+        "Packets dropped at layer 4, by reason, over all listeners.",
+        None,
+        drops,
+    )?;
+    let sessions = node.sessions.iter();
+    families.gauge(
+        "weir_sessions",
+        "Layer 4 sessions now.",
+        None,
+        sessions.clone().map(|s| whole([], s.open)),
+    )?;
+    families.gauge(
+        "weir_sessions_max",
+        "Layer 4 sessions that the table is sized for.",
+        None,
+        sessions.map(|s| whole([], s.max)),
+    )?;
+    let process = node.process.iter();
+    families.counter(
+        "process_cpu",
+        "CPU time, user and system.",
+        Some(&Unit::Seconds),
+        process.clone().map(|p| real([], p.cpu.as_secs_f64())),
+    )?;
+    families.gauge(
+        "process_resident_memory",
+        "Resident memory.",
+        Some(&Unit::Bytes),
+        process.clone().map(|p| whole([], p.resident_bytes)),
+    )?;
+    families.gauge(
+        "process_open_fds",
+        "Open file descriptors.",
+        None,
+        process.clone().map(|p| whole([], p.open_fds)),
+    )?;
+    families.gauge(
+        "process_max_fds",
+        "File descriptors that may be open.",
+        None,
+        process.map(|p| whole([], p.max_fds)),
+    )
+}
+
+fn listeners(families: &mut Families<'_>, listeners: &[ListenerView]) -> fmt::Result {
+    let info = listeners.iter().map(|listener| {
+        let bind = listener.bind.to_string();
+        let labels = [
+            ("listener", listener.name.as_str()),
+            ("bind", &bind),
+            ("protocol", listener.protocol),
+            ("forward", listener.forward),
+        ];
+        whole(labels, 1)
+    });
+    families.gauge(
+        "weir_listener_info",
+        "What a listener is; always 1.",
+        None,
+        info,
+    )?;
+    let of: Vec<([(&'static str, &str); 1], &Traffic)> = listeners
+        .iter()
+        .map(|listener| ([("listener", listener.name.as_str())], &listener.traffic))
+        .collect();
+    traffic(families, "listener", &of)
+}
+
+fn pools(families: &mut Families<'_>, pools: &[PoolView]) -> fmt::Result {
+    let of = |value: fn(&PoolView) -> u64| {
+        pools
+            .iter()
+            .map(move |pool| whole([("pool", &pool.name)], value(pool)))
+    };
+    families.gauge(
+        "weir_pool_backends",
+        "Backends of the pool.",
+        None,
+        of(|pool| pool.backends),
+    )?;
+    families.gauge(
+        "weir_pool_backends_available",
+        "Backends that take new work.",
+        None,
+        of(|pool| pool.available),
+    )
+}
+
+fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Result {
+    let addresses: Vec<String> = backends
+        .iter()
+        .map(|backend| backend.address.to_string())
+        .collect();
+    let labelled: Vec<([(&'static str, &str); 2], &BackendView)> = backends
+        .iter()
+        .zip(&addresses)
+        .map(|(backend, address)| {
+            (
+                [
+                    ("pool", backend.pool.as_str()),
+                    ("backend", address.as_str()),
+                ],
+                backend,
+            )
+        })
+        .collect();
+    let each = |value: fn(&BackendView) -> u64| {
+        labelled
+            .iter()
+            .map(move |(labels, backend)| whole(*labels, value(backend)))
+    };
+    families.gauge(
+        "weir_backend_available",
+        "1 when the backend takes new work.",
+        None,
+        each(|b| b.available.into()),
+    )?;
+    families.gauge(
+        "weir_backend_draining",
+        "1 when an operator drains it.",
+        None,
+        each(|b| b.draining.into()),
+    )?;
+    families.gauge(
+        "weir_backend_weight",
+        "Its share of new work.",
+        None,
+        each(|b| b.weight.into()),
+    )?;
+    let health = labelled.iter().flat_map(|([pool, address], backend)| {
+        [
+            ("up", HealthView::Up),
+            ("down", HealthView::Down),
+            ("unknown", HealthView::Unknown),
+        ]
+        .map(|(word, health)| {
+            whole(
+                [*pool, *address, ("state", word)],
+                u64::from(backend.health == health),
+            )
+        })
+    });
+    families.gauge(
+        "weir_backend_health",
+        "1 for the verdict of the health checks, 0 for the others.",
+        None,
+        health,
+    )?;
+    let checked = || {
+        labelled
+            .iter()
+            .filter_map(|(labels, backend)| Some((*labels, backend.checks.as_ref()?)))
+    };
+    let checks = checked().flat_map(|([pool, address], checks)| {
+        [
+            ("passed", checks.passed),
+            ("failed", checks.failed),
+            ("inconclusive", checks.inconclusive),
+        ]
+        .map(|(result, count)| whole([pool, address, ("result", result)], count))
+    });
+    families.counter(
+        "weir_backend_checks",
+        "Health checks by result.",
+        None,
+        checks,
+    )?;
+    let durations = checked()
+        .filter_map(|(labels, checks)| Some(real(labels, checks.last_duration?.as_secs_f64())));
+    families.gauge(
+        "weir_backend_check_duration",
+        "How long the last health check took.",
+        Some(&Unit::Seconds),
+        durations,
+    )?;
+    let since = checked().map(|(labels, checks)| real(labels, unix_seconds(checks.since)));
+    families.gauge(
+        "weir_backend_health_since",
+        "When the present verdict came to be.",
+        Some(&Unit::Seconds),
+        since,
+    )?;
+    let of: Vec<_> = labelled
+        .iter()
+        .map(|(labels, backend)| (*labels, &backend.traffic))
+        .collect();
+    traffic(families, "backend", &of)
+}
+
+/// The families that listeners and backends share.
+fn traffic<'a, const N: usize>(
+    families: &mut Families<'_>,
+    noun: &str,
+    of: &[([(&'static str, &'a str); N], &'a Traffic)],
+) -> fmt::Result {
+    let name = |metric: &str| format!("weir_{noun}_{metric}");
+    let connections = of
+        .iter()
+        .map(|(labels, traffic)| whole(*labels, traffic.connections));
+    families.counter(
+        &name("connections"),
+        "Connections (proxy) or sessions (XDP) so far.",
+        None,
+        connections,
+    )?;
+    let open = of
+        .iter()
+        .filter_map(|(labels, traffic)| Some(whole(*labels, traffic.open?)));
+    families.gauge(&name("connections_open"), "Of these, open now.", None, open)?;
+    let bytes = of
+        .iter()
+        .flat_map(|(labels, traffic)| both(labels, traffic.bytes_in, traffic.bytes_out));
+    families.counter(
+        &name("transferred"),
+        "Bytes from clients (in) and to clients (out).",
+        Some(&Unit::Bytes),
+        bytes,
+    )?;
+    let packets = of
+        .iter()
+        .filter_map(|(labels, traffic)| {
+            Some(both(labels, traffic.packets_in?, traffic.packets_out?))
+        })
+        .flatten();
+    families.counter(
+        &name("packets"),
+        "Packets from clients (in) and to clients (out); XDP only.",
+        None,
+        packets,
+    )?;
+    let http = || {
+        of.iter()
+            .filter_map(|(labels, traffic)| Some((labels, traffic.http.as_ref()?)))
+    };
+    let requests = http().map(|(labels, http)| whole(*labels, http.requests));
+    families.counter(&name("requests"), "HTTP requests so far.", None, requests)?;
+    let answers = http().flat_map(|(labels, http)| {
+        ["1xx", "2xx", "3xx", "4xx", "5xx"]
+            .iter()
+            .zip(http.answers)
+            .map(move |(class, count)| with(labels, ("class", class), count))
+    });
+    families.counter(
+        &name("answers"),
+        "HTTP answers by class of status.",
+        None,
+        answers,
+    )?;
+    let drops = of.iter().flat_map(|(labels, traffic)| {
+        traffic
+            .drops
+            .iter()
+            .map(move |drop| with(labels, ("reason", drop.reason), drop.count))
+    });
+    families.counter(
+        &name("drops"),
+        "What was dropped, refused or broke off, by reason.",
+        None,
+        drops,
+    )
+}
+
+fn both(labels: &[(&'static str, &str)], towards_backend: u64, towards_client: u64) -> [Sample; 2] {
+    [
+        with(labels, ("direction", "in"), towards_backend),
+        with(labels, ("direction", "out"), towards_client),
+    ]
+}
+
+/// A sample with one more label.
+fn with(labels: &[(&'static str, &str)], label: (&'static str, &str), value: u64) -> Sample {
+    let labels = labels
+        .iter()
+        .chain([&label])
+        .map(|(key, value)| (*key, (*value).to_owned()))
+        .collect();
+    Sample {
+        labels,
+        value: Value::Whole(value),
+    }
+}

@@ -1,0 +1,698 @@
+//! The routes of the API.
+#![expect(unused_qualifications, reason = "utoipa's macros write paths out")]
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use utoipa::{IntoParams, OpenApi};
+
+use crate::error::{ApiError, ErrorBody};
+use crate::metrics::Metrics;
+use crate::token::Access;
+use crate::view::{
+    AddressFilter, BackendView, ListenerView, Page, PoolView, SessionFilter, SessionView, View,
+};
+
+/// Sessions in an answer where the question sets no limit.
+const SESSIONS_DEFAULT: usize = 100;
+/// Sessions in an answer at most: about 3 MB of JSON.
+const SESSIONS_MOST: usize = 10_000;
+
+/// Everything the API answers. `/healthz` is open to all; the rest needs the token, where there is one.
+pub fn router(view: Arc<dyn View>, access: Access) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/api/v1/listeners", get(listeners))
+        .route("/api/v1/pools", get(pools))
+        .route("/api/v1/backends", get(backends))
+        .route("/api/v1/sessions", get(sessions))
+        .route("/api/v1/openapi.json", get(openapi))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(access, guard));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .method_not_allowed_fallback(method_not_allowed)
+        .merge(guarded)
+        .with_state(Shared {
+            metrics: Arc::new(Metrics::new(Arc::clone(&view))),
+            view,
+        })
+}
+
+#[derive(Clone)]
+struct Shared {
+    view: Arc<dyn View>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "weir", description = "A node of the weir load balancer."),
+    paths(healthz, metrics, listeners, pools, backends, sessions)
+)]
+struct Description;
+
+/// Whether the node takes new work: for whoever sends it work, and for supervisors.
+#[utoipa::path(get, path = "/healthz", responses(
+    (status = 200, description = "The node takes new work.", body = str, content_type = "text/plain"),
+    (status = 503, description = "The node drains and is about to stop.", body = str, content_type = "text/plain"),
+))]
+async fn healthz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
+    if shared.view.node().draining {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
+    } else {
+        (StatusCode::OK, "ok\n")
+    }
+}
+
+/// Metrics in the text format of OpenMetrics 1.0, which Prometheus reads.
+#[utoipa::path(get, path = "/metrics", responses(
+    (status = 200, description = "See docs/metrics.md.", body = str, content_type = "application/openmetrics-text"),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+))]
+async fn metrics(State(shared): State<Shared>) -> Result<Response, ApiError> {
+    let text = blocking(move || shared.metrics.encode()).await??;
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response())
+}
+
+/// Listeners, in the order of the file.
+#[utoipa::path(get, path = "/api/v1/listeners", responses(
+    (status = 200, description = "All of them.", body = Page<ListenerView>),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+))]
+async fn listeners(State(shared): State<Shared>) -> Result<Json<Page<ListenerView>>, ApiError> {
+    blocking(move || Json(Page::whole(shared.view.listeners()))).await
+}
+
+/// Pools, in the order of the file.
+#[utoipa::path(get, path = "/api/v1/pools", responses(
+    (status = 200, description = "All of them.", body = Page<PoolView>),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+))]
+async fn pools(State(shared): State<Shared>) -> Result<Json<Page<PoolView>>, ApiError> {
+    blocking(move || Json(Page::whole(shared.view.pools()))).await
+}
+
+/// Which backends are asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct BackendQuery {
+    /// Only of this pool.
+    pool: Option<String>,
+}
+
+/// Backends, pool by pool in the order of the file.
+#[utoipa::path(get, path = "/api/v1/backends", params(BackendQuery), responses(
+    (status = 200, description = "Those that fit.", body = Page<BackendView>),
+    (status = 400, description = "The query cannot be understood.", body = ErrorBody),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+))]
+async fn backends(
+    State(shared): State<Shared>,
+    query: Result<Query<BackendQuery>, QueryRejection>,
+) -> Result<Json<Page<BackendView>>, ApiError> {
+    let query = parsed(query)?;
+    let mut backends = blocking(move || shared.view.backends()).await?;
+    if let Some(pool) = query.pool {
+        backends.retain(|backend| backend.pool == pool);
+    }
+    Ok(Json(Page::whole(backends)))
+}
+
+/// Which sessions are asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SessionQuery {
+    /// Only of this listener.
+    listener: Option<String>,
+    /// Only of this client: an IP address, or an IP address with a port.
+    client: Option<String>,
+    /// Only to this backend: an IP address, or an IP address with a port.
+    backend: Option<String>,
+    /// At most so many; 100 when absent.
+    #[param(minimum = 0, maximum = 10_000, default = 100)]
+    limit: Option<usize>,
+}
+
+impl SessionQuery {
+    fn filter(self) -> Result<SessionFilter, ApiError> {
+        let address = |name: &str, text: Option<String>| {
+            text.map(|text| text.parse::<AddressFilter>())
+                .transpose()
+                .map_err(|error| ApiError::bad_request(format!("{name}: {error}")))
+        };
+        let limit = self.limit.unwrap_or(SESSIONS_DEFAULT);
+        if limit > SESSIONS_MOST {
+            return Err(ApiError::bad_request(format!(
+                "limit: {limit} is above {SESSIONS_MOST}"
+            )));
+        }
+        Ok(SessionFilter {
+            listener: self.listener,
+            client: address("client", self.client)?,
+            backend: address("backend", self.backend)?,
+            limit,
+        })
+    }
+}
+
+/// Layer 4 sessions. Empty where layer 4 does not run.
+#[utoipa::path(get, path = "/api/v1/sessions", params(SessionQuery), responses(
+    (status = 200, description = "Those that fit, up to the limit; `total` counts all that fit.", body = Page<SessionView>),
+    (status = 400, description = "The query cannot be understood.", body = ErrorBody),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+))]
+async fn sessions(
+    State(shared): State<Shared>,
+    query: Result<Query<SessionQuery>, QueryRejection>,
+) -> Result<Json<Page<SessionView>>, ApiError> {
+    let filter = parsed(query)?.filter()?;
+    blocking(move || Json(shared.view.sessions(&filter))).await
+}
+
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Description::openapi())
+}
+
+async fn not_found(uri: Uri) -> ApiError {
+    ApiError::not_found(uri.path())
+}
+
+async fn method_not_allowed(method: Method) -> ApiError {
+    ApiError::method_not_allowed(method.as_str())
+}
+
+async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
+    let authorization = request.headers().get(header::AUTHORIZATION);
+    if access.lets_in(authorization.map(HeaderValue::as_bytes)) {
+        next.run(request).await
+    } else {
+        ApiError::unauthorized().into_response()
+    }
+}
+
+fn parsed<Q>(query: Result<Query<Q>, QueryRejection>) -> Result<Q, ApiError> {
+    query
+        .map(|Query(query)| query)
+        .map_err(|rejection| ApiError::bad_request(rejection.body_text()))
+}
+
+/// Views read counters of all workers and walk through sessions: not on a thread that has others to serve.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| ApiError::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::Path;
+    use std::sync::Mutex;
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    use axum::body::{Body, to_bytes};
+    use serde_json::Value;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::token::Token;
+    use crate::view::{
+        CheckView, ChecksView, DropView, HealthView, HttpTraffic, NodeView, ProcessView,
+        ReloadsView, RouteView, SessionsView, Traffic,
+    };
+
+    /// A node with one of everything.
+    #[derive(Default)]
+    struct Sample {
+        draining: bool,
+        asked: Mutex<Vec<SessionFilter>>,
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn instant() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_000_000_000)
+    }
+
+    fn traffic() -> Traffic {
+        Traffic {
+            connections: 7,
+            open: Some(2),
+            bytes_in: 100,
+            bytes_out: 2000,
+            packets_in: Some(11),
+            packets_out: Some(12),
+            http: Some(HttpTraffic {
+                requests: 9,
+                answers: [0, 6, 1, 1, 1],
+            }),
+            drops: vec![DropView {
+                reason: "no_backend",
+                count: 3,
+            }],
+        }
+    }
+
+    impl View for Sample {
+        fn node(&self) -> NodeView {
+            NodeView {
+                name: "lb-1".into(),
+                version: "0.1.0",
+                draining: self.draining,
+                started: instant(),
+                generation: 5,
+                reloads: ReloadsView {
+                    succeeded: 2,
+                    failed: 1,
+                    last_succeeded: false,
+                    last: instant(),
+                },
+                drops: vec![DropView {
+                    reason: "not_tcp_syn",
+                    count: 4,
+                }],
+                sessions: Some(SessionsView {
+                    open: 10,
+                    max: 1000,
+                }),
+                process: Some(ProcessView {
+                    cpu: Duration::from_millis(1500),
+                    resident_bytes: 4096,
+                    open_fds: 12,
+                    max_fds: 1024,
+                }),
+            }
+        }
+
+        fn listeners(&self) -> Vec<ListenerView> {
+            vec![ListenerView {
+                name: "web".into(),
+                bind: address("203.0.113.10:443"),
+                protocol: "https",
+                forward: "proxy",
+                pool: Some("web".into()),
+                routes: vec![RouteView {
+                    hosts: vec!["*.example.com".into()],
+                    path_prefix: Some("/v1/".into()),
+                    pool: "api".into(),
+                }],
+                traffic: traffic(),
+            }]
+        }
+
+        fn pools(&self) -> Vec<PoolView> {
+            vec![PoolView {
+                name: "web".into(),
+                scheduler: "round_robin",
+                check: Some(CheckView {
+                    r#type: "http",
+                    path: Some("/healthz".into()),
+                    interval: Duration::from_secs(2),
+                    timeout: Duration::from_millis(500),
+                    rise: 2,
+                    fall: 3,
+                }),
+                sticky_cookie: None,
+                backends: 2,
+                available: 1,
+            }]
+        }
+
+        fn backends(&self) -> Vec<BackendView> {
+            let up = BackendView {
+                pool: "web".into(),
+                address: address("10.0.0.1:80"),
+                weight: 10,
+                health: HealthView::Up,
+                draining: false,
+                available: true,
+                checks: Some(ChecksView {
+                    since: instant(),
+                    reason: "check passed".into(),
+                    passed: 20,
+                    failed: 2,
+                    inconclusive: 1,
+                    last_duration: Some(Duration::from_micros(1250)),
+                    last_failure: None,
+                }),
+                traffic: traffic(),
+            };
+            let other = BackendView {
+                pool: "api".into(),
+                address: address("[2001:db8::1]:80"),
+                health: HealthView::Unknown,
+                checks: None,
+                traffic: Traffic::default(),
+                ..up.clone()
+            };
+            vec![up, other]
+        }
+
+        fn sessions(&self, filter: &SessionFilter) -> Page<SessionView> {
+            self.asked.lock().unwrap().push(filter.clone());
+            Page {
+                total: 1234,
+                items: Vec::new(),
+            }
+        }
+    }
+
+    async fn call(view: Sample, access: Access, request: Request) -> (StatusCode, Response) {
+        let response = router(Arc::new(view), access)
+            .oneshot(request)
+            .await
+            .unwrap();
+        (response.status(), response)
+    }
+
+    fn request(method: &str, path: &str) -> Request {
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .unwrap()
+    }
+
+    async fn text(response: Response) -> String {
+        String::from_utf8(
+            to_bytes(response.into_body(), 1 << 20)
+                .await
+                .unwrap()
+                .to_vec(),
+        )
+        .unwrap()
+    }
+
+    async fn get_text(path: &str) -> (StatusCode, String) {
+        let (status, response) =
+            call(Sample::default(), Access::new(None), request("GET", path)).await;
+        (status, text(response).await)
+    }
+
+    async fn get_json(path: &str) -> (StatusCode, Value) {
+        let (status, text) = get_text(path).await;
+        (status, serde_json::from_str(&text).unwrap())
+    }
+
+    #[tokio::test]
+    async fn healthz_tells_whether_new_work_is_taken() {
+        assert_eq!(get_text("/healthz").await, (StatusCode::OK, "ok\n".into()));
+        let view = Sample {
+            draining: true,
+            ..Sample::default()
+        };
+        let (status, response) = call(view, Access::new(None), request("GET", "/healthz")).await;
+        assert_eq!(
+            (status, text(response).await),
+            (StatusCode::SERVICE_UNAVAILABLE, "draining\n".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn lists_are_pages() {
+        let (status, listeners) = get_json("/api/v1/listeners").await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(listeners["total"], 1);
+        let web = &listeners["items"][0];
+        assert_eq!(web["bind"], "203.0.113.10:443");
+        assert_eq!(web["routes"][0]["hosts"][0], "*.example.com");
+        assert_eq!(web["traffic"]["http"]["answers"][1], 6);
+        let (_, pools) = get_json("/api/v1/pools").await;
+        assert_eq!(pools["items"][0]["check"]["timeout_ms"], 500.0);
+        assert_eq!(pools["items"][0]["available"], 1);
+        let (_, backends) = get_json("/api/v1/backends").await;
+        assert_eq!(backends["total"], 2);
+        assert_eq!(
+            backends["items"][0]["checks"]["since"],
+            "2001-09-09T01:46:40Z"
+        );
+        assert_eq!(backends["items"][0]["checks"]["last_duration_ms"], 1.25);
+        assert_eq!(backends["items"][1]["health"], "unknown");
+        let (_, one) = get_json("/api/v1/backends?pool=api").await;
+        assert_eq!(
+            (&one["total"], &one["items"][0]["address"]),
+            (&1.into(), &"[2001:db8::1]:80".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn session_query_becomes_a_filter() {
+        let view = Arc::new(Sample::default());
+        let app = router(Arc::clone(&view) as Arc<dyn View>, Access::new(None));
+        for path in [
+            "/api/v1/sessions",
+            "/api/v1/sessions?listener=web&client=198.51.100.7&backend=%5B2001:db8::1%5D:80&limit=3",
+        ] {
+            let response = app.clone().oneshot(request("GET", path)).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            let page: Value = serde_json::from_str(&text(response).await).unwrap();
+            assert_eq!(page["total"], 1234);
+        }
+        let all = SessionFilter {
+            listener: None,
+            client: None,
+            backend: None,
+            limit: 100,
+        };
+        let some = SessionFilter {
+            listener: Some("web".into()),
+            client: Some("198.51.100.7".parse().unwrap()),
+            backend: Some("[2001:db8::1]:80".parse().unwrap()),
+            limit: 3,
+        };
+        assert_eq!(*view.asked.lock().unwrap(), [all, some]);
+    }
+
+    #[tokio::test]
+    async fn errors_are_json() {
+        let check = async |method: &str, path: &str, status: u16, message: &str| {
+            let (got, response) =
+                call(Sample::default(), Access::new(None), request(method, path)).await;
+            assert_eq!(got.as_u16(), status, "{method} {path}");
+            assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json");
+            if status == 405 {
+                assert_eq!(response.headers()[header::ALLOW], "GET,HEAD");
+            }
+            let body: Value = serde_json::from_str(&text(response).await).unwrap();
+            assert_eq!(body["error"]["status"], status);
+            let got = body["error"]["message"].as_str().unwrap();
+            assert!(got.contains(message), "{got}");
+        };
+        check("GET", "/nothing", 404, "nothing at /nothing").await;
+        check(
+            "GET",
+            "/api/v1/listeners/",
+            404,
+            "nothing at /api/v1/listeners/",
+        )
+        .await;
+        check("POST", "/api/v1/listeners", 405, "POST is not allowed here").await;
+        check("DELETE", "/healthz", 405, "DELETE is not allowed here").await;
+        check("GET", "/api/v1/sessions?limit=x", 400, "limit").await;
+        check(
+            "GET",
+            "/api/v1/sessions?limit=10001",
+            400,
+            "limit: 10001 is above 10000",
+        )
+        .await;
+        check(
+            "GET",
+            "/api/v1/sessions?client=web",
+            400,
+            "client: `web` is neither an IP address",
+        )
+        .await;
+        check(
+            "GET",
+            "/api/v1/sessions?lisener=web",
+            400,
+            "unknown field `lisener`",
+        )
+        .await;
+        check(
+            "GET",
+            "/api/v1/backends?name=web",
+            400,
+            "unknown field `name`",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn everything_but_healthz_needs_the_token() {
+        let folder = std::env::temp_dir().join(format!("weir-router-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("token"), "0123456789abcdef\n").unwrap();
+        let access = Access::new(Some(Token::read(&folder.join("token")).unwrap()));
+        std::fs::remove_dir_all(&folder).unwrap();
+        assert!(!Path::new(&folder).exists());
+        let status = async |path: &str, authorization: Option<&str>| {
+            let mut request = request("GET", path);
+            if let Some(value) = authorization {
+                request
+                    .headers_mut()
+                    .insert(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            let (status, response) = call(Sample::default(), access.clone(), request).await;
+            if status == StatusCode::UNAUTHORIZED {
+                assert_eq!(response.headers()[header::WWW_AUTHENTICATE], "Bearer");
+                let body: Value = serde_json::from_str(&text(response).await).unwrap();
+                assert_eq!(body["error"]["status"], 401);
+            }
+            status.as_u16()
+        };
+        assert_eq!(status("/healthz", None).await, 200);
+        for path in [
+            "/metrics",
+            "/api/v1/listeners",
+            "/api/v1/sessions",
+            "/api/v1/openapi.json",
+        ] {
+            assert_eq!(status(path, None).await, 401, "{path}");
+            assert_eq!(
+                status(path, Some("Bearer 0123456789abcdeX")).await,
+                401,
+                "{path}"
+            );
+            assert_eq!(
+                status(path, Some("Bearer 0123456789abcdef")).await,
+                200,
+                "{path}"
+            );
+        }
+        // Who has no token does not learn what exists.
+        assert_eq!(status("/nothing", None).await, 401);
+        assert_eq!(
+            status("/nothing", Some("Bearer 0123456789abcdef")).await,
+            404
+        );
+    }
+
+    #[tokio::test]
+    async fn description_names_every_path_and_schema() {
+        let (_, description) = get_json("/api/v1/openapi.json").await;
+        assert!(description["openapi"].as_str().unwrap().starts_with("3."));
+        for path in [
+            "/healthz",
+            "/metrics",
+            "/api/v1/listeners",
+            "/api/v1/pools",
+            "/api/v1/backends",
+            "/api/v1/sessions",
+        ] {
+            assert!(description["paths"][path]["get"].is_object(), "{path}");
+        }
+        let schemas = &description["components"]["schemas"];
+        for schema in [
+            "ErrorBody",
+            "ListenerView",
+            "BackendView",
+            "SessionView",
+            "Traffic",
+            "HealthView",
+        ] {
+            assert!(schemas[schema].is_object(), "{schema}: {schemas}");
+        }
+        let names: Vec<&str> = description["paths"]["/api/v1/sessions"]["get"]["parameters"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|parameter| parameter["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["listener", "client", "backend", "limit"]);
+    }
+
+    #[tokio::test]
+    async fn metrics_show_what_the_view_shows() {
+        let (status, metrics) = get_text("/metrics").await;
+        assert_eq!(status, StatusCode::OK);
+        for line in [
+            r#"weir_build_info{version="0.1.0",node="lb-1"} 1"#,
+            "weir_start_time_seconds 1000000000.0",
+            "weir_draining 0",
+            "weir_config_generation 5",
+            r#"weir_config_reloads_total{result="failed"} 1"#,
+            "weir_config_last_reload_success 0",
+            r#"weir_drops_total{reason="not_tcp_syn"} 4"#,
+            "weir_sessions 10",
+            r#"weir_listener_info{listener="web",bind="203.0.113.10:443",protocol="https",forward="proxy"} 1"#,
+            r#"weir_listener_connections_total{listener="web"} 7"#,
+            r#"weir_listener_connections_open{listener="web"} 2"#,
+            r#"weir_listener_transferred_bytes_total{listener="web",direction="out"} 2000"#,
+            r#"weir_listener_packets_total{listener="web",direction="in"} 11"#,
+            r#"weir_listener_requests_total{listener="web"} 9"#,
+            r#"weir_listener_answers_total{listener="web",class="2xx"} 6"#,
+            r#"weir_listener_drops_total{listener="web",reason="no_backend"} 3"#,
+            r#"weir_pool_backends_available{pool="web"} 1"#,
+            r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="up"} 1"#,
+            r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="down"} 0"#,
+            r#"weir_backend_health{pool="api",backend="[2001:db8::1]:80",state="unknown"} 1"#,
+            r#"weir_backend_checks_total{pool="web",backend="10.0.0.1:80",result="inconclusive"} 1"#,
+            r#"weir_backend_check_duration_seconds{pool="web",backend="10.0.0.1:80"} 0.00125"#,
+            r#"weir_backend_answers_total{pool="web",backend="10.0.0.1:80",class="5xx"} 1"#,
+            "process_cpu_seconds_total 1.5",
+            "process_open_fds 12",
+        ] {
+            assert!(
+                metrics.lines().any(|have| have == line),
+                "{line} is missing in\n{metrics}"
+            );
+        }
+        assert!(metrics.ends_with("# EOF\n"));
+        assert!(
+            !metrics.contains(r#"weir_backend_checks_total{pool="api""#),
+            "not checked, not shown"
+        );
+    }
+
+    /// The documentation and the encoder name the same families.
+    #[tokio::test]
+    async fn every_metric_is_documented() {
+        let document = std::fs::read_to_string(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/metrics.md"
+        ))
+        .unwrap();
+        let (_, metrics) = get_text("/metrics").await;
+        let families = metrics.lines().filter_map(|line| {
+            let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            Some(if kind == "counter" {
+                format!("{name}_total")
+            } else {
+                name.to_owned()
+            })
+        });
+        let mut shown: Vec<String> = families.collect();
+        let documented = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split_once('`'));
+        let mut documented: Vec<String> = documented.map(|(name, _)| name.to_owned()).collect();
+        shown.sort();
+        documented.sort();
+        assert_eq!(shown, documented);
+    }
+}

@@ -1,0 +1,426 @@
+//! What the API shows: plain values, taken at the moment of the question.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use crate::timestamp::rfc3339;
+
+/// What a node can tell about itself. Called on threads that may block for milliseconds, never on the data path.
+pub trait View: Send + Sync + 'static {
+    /// The node as a whole.
+    fn node(&self) -> NodeView;
+    /// Every listener, in the order of the file.
+    fn listeners(&self) -> Vec<ListenerView>;
+    /// Every pool, in the order of the file.
+    fn pools(&self) -> Vec<PoolView>;
+    /// Every backend of every pool, in the order of the file.
+    fn backends(&self) -> Vec<BackendView>;
+    /// The layer 4 sessions that fit the filter, at most `filter.limit` of them, and how many fit in all.
+    fn sessions(&self, filter: &SessionFilter) -> Page<SessionView>;
+}
+
+/// Some of a list.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Page<T> {
+    /// How many there are in all, also those that a limit left out.
+    pub total: u64,
+    /// Those that are shown.
+    pub items: Vec<T>,
+}
+
+impl<T> Page<T> {
+    /// All of them.
+    pub fn whole(items: Vec<T>) -> Self {
+        Self {
+            total: items.len() as u64,
+            items,
+        }
+    }
+}
+
+/// The node as a whole.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// Its name.
+    pub name: String,
+    /// The version of weir.
+    pub version: &'static str,
+    /// It takes no new work and is about to stop.
+    pub draining: bool,
+    /// When the process started.
+    pub started: SystemTime,
+    /// The snapshot that is in force.
+    pub generation: u64,
+    /// What became of reloads.
+    pub reloads: ReloadsView,
+    /// Packets that layer 4 dropped, by reason, from all listeners.
+    pub drops: Vec<DropView>,
+    /// Layer 4 sessions now; none where layer 4 does not run.
+    pub sessions: Option<SessionsView>,
+    /// The process; none where the system does not tell.
+    pub process: Option<ProcessView>,
+}
+
+/// How full the session table is.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionsView {
+    /// Sessions now.
+    pub open: u64,
+    /// What the table is sized for.
+    pub max: u64,
+}
+
+/// What the system says about the process.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessView {
+    /// CPU time so far, user and system.
+    pub cpu: Duration,
+    /// Resident memory in bytes.
+    pub resident_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// File descriptors that may be open.
+    pub max_fds: u64,
+}
+
+/// What became of reloads.
+#[derive(Clone, Copy, Debug)]
+pub struct ReloadsView {
+    /// Since the start.
+    pub succeeded: u64,
+    /// Refused, and everything kept.
+    pub failed: u64,
+    /// Whether the last one, or the start itself, succeeded.
+    pub last_succeeded: bool,
+    /// When that was.
+    pub last: SystemTime,
+}
+
+/// A listener.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ListenerView {
+    /// Its name.
+    pub name: String,
+    /// VIP and port.
+    #[schema(value_type = String, example = "203.0.113.10:443")]
+    pub bind: SocketAddr,
+    /// `tcp`, `udp`, `tls`, `http` or `https`.
+    pub protocol: &'static str,
+    /// `proxy`, `fullnat`, `nat`, `dr` or `tunnel`.
+    pub forward: &'static str,
+    /// Where traffic goes that no route matches.
+    pub pool: Option<String>,
+    /// Its routes, in the order of the file.
+    pub routes: Vec<RouteView>,
+    /// What went through it.
+    pub traffic: Traffic,
+}
+
+/// A route of a listener.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct RouteView {
+    /// Hosts it applies to; empty: all.
+    pub hosts: Vec<String>,
+    /// Where the path begins; none: all paths.
+    pub path_prefix: Option<String>,
+    /// Where matching requests go.
+    pub pool: String,
+}
+
+/// Counters since the start. What a kind of listener or backend cannot have is absent.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct Traffic {
+    /// Connections (proxy) or sessions (XDP) so far.
+    pub connections: u64,
+    /// Of these, open now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub open: Option<u64>,
+    /// From clients, towards backends.
+    pub bytes_in: u64,
+    /// From backends, towards clients.
+    pub bytes_out: u64,
+    /// Packets from clients; XDP only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets_in: Option<u64>,
+    /// Packets towards clients; XDP only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets_out: Option<u64>,
+    /// HTTP only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpTraffic>,
+    /// What was dropped, refused or broke off, by reason.
+    pub drops: Vec<DropView>,
+}
+
+/// Counters of HTTP.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct HttpTraffic {
+    /// Requests so far.
+    pub requests: u64,
+    /// Answers by class of status: 1xx, 2xx, 3xx, 4xx, 5xx.
+    pub answers: [u64; 5],
+}
+
+/// One reason why something was dropped, refused or broke off, and how often.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DropView {
+    /// One word of a documented list.
+    pub reason: &'static str,
+    /// Times so far.
+    pub count: u64,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// How work is spread: `round_robin`, `least_conn`, `source_hash` or `maglev`.
+    pub scheduler: &'static str,
+    /// How backends are checked; none: not at all.
+    pub check: Option<CheckView>,
+    /// The cookie that keeps clients with a backend.
+    pub sticky_cookie: Option<String>,
+    /// Backends in all.
+    pub backends: u64,
+    /// Backends that take new work.
+    pub available: u64,
+}
+
+/// A pool's health check.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct CheckView {
+    /// `tcp` or `http`.
+    pub r#type: &'static str,
+    /// The path that is asked for; HTTP only.
+    pub path: Option<String>,
+    /// From the start of one check to the start of the next.
+    #[serde(rename = "interval_ms", serialize_with = "milliseconds")]
+    #[schema(value_type = f64)]
+    pub interval: Duration,
+    /// A check has failed after this time.
+    #[serde(rename = "timeout_ms", serialize_with = "milliseconds")]
+    #[schema(value_type = f64)]
+    pub timeout: Duration,
+    /// Successes in a row that bring a backend back.
+    pub rise: u32,
+    /// Failures in a row that take a backend out.
+    pub fall: u32,
+}
+
+/// A backend of a pool.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct BackendView {
+    /// Its pool.
+    pub pool: String,
+    /// Its address.
+    #[schema(value_type = String, example = "10.0.2.11:8080")]
+    pub address: SocketAddr,
+    /// Its share of new work.
+    pub weight: u16,
+    /// The verdict of the health checks.
+    pub health: HealthView,
+    /// An operator drains it.
+    pub draining: bool,
+    /// Whether new work may go to it.
+    pub available: bool,
+    /// What the checks have shown; none where it is not checked.
+    pub checks: Option<ChecksView>,
+    /// What went to it and came from it.
+    pub traffic: Traffic,
+}
+
+/// The verdict on a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthView {
+    /// Not checked, or not yet: new work is given to it.
+    Unknown,
+    /// Passing.
+    Up,
+    /// Failing: no new work.
+    Down,
+}
+
+impl From<weir_model::Health> for HealthView {
+    fn from(health: weir_model::Health) -> Self {
+        match health {
+            weir_model::Health::Unknown => Self::Unknown,
+            weir_model::Health::Up => Self::Up,
+            weir_model::Health::Down => Self::Down,
+        }
+    }
+}
+
+/// What the checks of a backend have shown.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ChecksView {
+    /// When the verdict came to be.
+    #[serde(serialize_with = "instant")]
+    #[schema(value_type = String, format = DateTime)]
+    pub since: SystemTime,
+    /// Why it is what it is.
+    pub reason: String,
+    /// Checks that passed.
+    pub passed: u64,
+    /// Checks that failed.
+    pub failed: u64,
+    /// Checks that could not be made for want of our own resources.
+    pub inconclusive: u64,
+    /// How long the last one took.
+    #[serde(rename = "last_duration_ms", serialize_with = "maybe_milliseconds")]
+    #[schema(value_type = Option<f64>)]
+    pub last_duration: Option<Duration>,
+    /// Why the last one that did not pass did not.
+    pub last_failure: Option<String>,
+}
+
+/// A layer 4 session.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SessionView {
+    /// The listener's name.
+    pub listener: String,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
+    /// The client's end.
+    #[schema(value_type = String, example = "198.51.100.7:40112")]
+    pub client: SocketAddr,
+    /// VIP and port.
+    #[schema(value_type = String, example = "203.0.113.10:3306")]
+    pub vip: SocketAddr,
+    /// What stands in the client's place; FullNAT only.
+    #[schema(value_type = Option<String>)]
+    pub local: Option<SocketAddr>,
+    /// The backend's end.
+    #[schema(value_type = String, example = "10.0.2.11:3306")]
+    pub backend: SocketAddr,
+    /// The state: of TCP as in netfilter's connection tracking.
+    pub state: &'static str,
+    /// Since the last packet of either direction.
+    #[serde(rename = "idle_ms", serialize_with = "milliseconds")]
+    #[schema(value_type = f64)]
+    pub idle: Duration,
+    /// Packets from the client.
+    pub packets_in: u64,
+    /// Packets to the client; 0 where they do not come through here.
+    pub packets_out: u64,
+    /// Bytes from the client.
+    pub bytes_in: u64,
+    /// Bytes to the client; 0 where they do not come through here.
+    pub bytes_out: u64,
+}
+
+/// Which sessions are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// Only of this listener.
+    pub listener: Option<String>,
+    /// Only of this client.
+    pub client: Option<AddressFilter>,
+    /// Only to this backend.
+    pub backend: Option<AddressFilter>,
+    /// At most so many are shown.
+    pub limit: usize,
+}
+
+/// An IP address with any port, or with one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressFilter {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port; none: any.
+    pub port: Option<u16>,
+}
+
+impl AddressFilter {
+    /// Whether an address fits.
+    pub fn matches(&self, address: SocketAddr) -> bool {
+        address.ip() == self.ip && self.port.is_none_or(|port| port == address.port())
+    }
+}
+
+impl FromStr for AddressFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(ip) = text.parse() {
+            return Ok(Self { ip, port: None });
+        }
+        match text.parse::<SocketAddr>() {
+            Ok(address) => Ok(Self {
+                ip: address.ip(),
+                port: Some(address.port()),
+            }),
+            Err(_) => Err(format!(
+                "`{text}` is neither an IP address nor an IP address with a port"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for AddressFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
+            None => self.ip.fmt(f),
+        }
+    }
+}
+
+fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(in_milliseconds(*duration))
+}
+
+fn maybe_milliseconds<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    duration.map(in_milliseconds).serialize(serializer)
+}
+
+/// Whole microseconds: more digits would be noise.
+fn in_milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+fn instant<S: Serializer>(instant: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*instant))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_filters() {
+        let check = |filter: &str, address: &str, fits: bool| {
+            let parsed: AddressFilter = filter.parse().unwrap();
+            assert_eq!(parsed.to_string(), filter);
+            assert_eq!(
+                parsed.matches(address.parse().unwrap()),
+                fits,
+                "{filter} {address}"
+            );
+        };
+        check("192.0.2.1", "192.0.2.1:80", true);
+        check("192.0.2.1:80", "192.0.2.1:80", true);
+        check("192.0.2.1:81", "192.0.2.1:80", false);
+        check("192.0.2.2", "192.0.2.1:80", false);
+        check("2001:db8::1", "[2001:db8::1]:443", true);
+        check("[2001:db8::1]:443", "[2001:db8::1]:443", true);
+        for wrong in [
+            "",
+            "web",
+            "192.0.2.1:",
+            "192.0.2.1:70000",
+            "2001:db8::1:443:",
+        ] {
+            wrong.parse::<AddressFilter>().unwrap_err();
+        }
+    }
+}
