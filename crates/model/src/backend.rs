@@ -5,6 +5,9 @@ use std::net::SocketAddr;
 
 use crate::name::Name;
 
+/// The highest weight of a backend.
+pub const MAX_WEIGHT: u16 = 1000;
+
 /// One server of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {

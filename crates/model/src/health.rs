@@ -9,12 +9,29 @@ pub struct HealthCheck {
     pub probe: HealthProbe,
     /// From the start of one check to the start of the next. Default 2 s.
     pub interval: Duration,
-    /// A check without an answer after this time has failed. Default 1 s; never above `interval`.
+    /// A check without an answer after this time has failed. Default 1 s, or `interval` if that is shorter; never
+    /// above `interval`.
     pub timeout: Duration,
     /// Successes in a row that bring a backend back. Default 2.
     pub rise: u32,
     /// Failures in a row that take a backend out. Default 3.
     pub fall: u32,
+}
+
+impl HealthCheck {
+    /// `interval` where none is given.
+    pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
+    /// `timeout` where none is given and the interval is not shorter.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+    /// `rise` where none is given.
+    pub const DEFAULT_RISE: u32 = 2;
+    /// `fall` where none is given.
+    pub const DEFAULT_FALL: u32 = 3;
+}
+
+impl HealthProbe {
+    /// The statuses that count as healthy where none are given, from the first to the second.
+    pub const DEFAULT_STATUS: (u16, u16) = (200, 399);
 }
 
 /// The question that a health check asks.

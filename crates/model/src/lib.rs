@@ -3,6 +3,7 @@
 //! [`Config`] is valid by construction: it only comes out of [`Config::parse`], so names resolve,
 //! binds do not collide, and a listener's mode fits its protocol. Nothing here does I/O or reads a clock.
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod backend;
 pub mod config;
@@ -14,12 +15,12 @@ pub mod pool;
 pub mod route;
 pub mod snapshot;
 
-pub use backend::{Backend, BackendId};
-pub use config::Config;
+pub use backend::{Backend, BackendId, MAX_WEIGHT};
+pub use config::{Config, ConfigErrors, Diagnostic, Kind, Note, Position, Severity};
 pub use health::{Health, HealthCheck, HealthProbe};
 pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
-pub use name::Name;
+pub use name::{Name, NameError};
 pub use node::{Api, L4, L7, Node, XdpMode};
 pub use pool::{Pool, Scheduler, Sticky, StickyMode};
-pub use route::{HostPattern, Route};
+pub use route::{HostError, HostPattern, PathError, PathPrefix, Route};
 pub use snapshot::{BackendState, Snapshot};

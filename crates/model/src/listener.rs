@@ -21,7 +21,8 @@ pub struct Listener {
     pub forward: Forward,
     /// Where traffic goes that no route matches. Absent only where routes exist: what matches none is then answered 404.
     pub pool: Option<Name>,
-    /// Routes in the order of the file; only with `http` and `https`.
+    /// Routes in the order of the file: by host and path with `http` and `https`, by host (SNI) alone with `tls`, none
+    /// with `tcp` and `udp`.
     pub routes: Vec<Route>,
     /// Certificates of an `https` listener: at least one; the first is the default. Empty elsewhere.
     pub certificates: Vec<CertificateFiles>,
@@ -29,6 +30,15 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// What a request's head may be at most.
     pub limits: HttpLimits,
+}
+
+impl Listener {
+    /// The pools that it sends to: its own, then those of its routes; a name may come twice.
+    pub fn pool_names(&self) -> impl Iterator<Item = &Name> {
+        self.pool
+            .iter()
+            .chain(self.routes.iter().map(|route| &route.pool))
+    }
 }
 
 /// What is spoken on a listener.
@@ -160,6 +170,9 @@ pub struct HttpLimits {
 
 impl Default for HttpLimits {
     fn default() -> Self {
-        Self { header_bytes: 16 * 1024, header_count: 128 }
+        Self {
+            header_bytes: 16 * 1024,
+            header_count: 128,
+        }
     }
 }

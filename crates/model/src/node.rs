@@ -1,15 +1,27 @@
 //! The node itself: its name, and the sections that set up its data planes and its API.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::name::Name;
 
 /// `[node]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// The node's name; absent: the host name, which the daemon asks for.
     pub name: Option<Name>,
+    /// How long connections may go on after the daemon was told to stop. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            name: None,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// `[l4]`: the XDP data plane.
@@ -23,6 +35,11 @@ pub struct L4 {
     pub local_addresses: Vec<IpAddr>,
     /// Sessions that the table is sized for. Default 1,048,576.
     pub max_sessions: u32,
+}
+
+impl L4 {
+    /// `max_sessions` where none is given.
+    pub const DEFAULT_MAX_SESSIONS: u32 = 1_048_576;
 }
 
 /// How XDP is attached to an interface.
@@ -51,4 +68,13 @@ pub struct Api {
     pub listen: SocketAddr,
     /// File with the bearer token that requests must carry; a must where `listen` is not loopback.
     pub token_file: Option<PathBuf>,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9900)),
+            token_file: None,
+        }
+    }
 }

@@ -1,5 +1,9 @@
-//! Routes: which pool a request of an HTTP listener goes to.
+//! Routes: which pool a request of an HTTP listener, or a connection of a TLS listener, goes to.
 
+use std::cmp::Reverse;
+use std::fmt;
+
+use crate::listener::Listener;
 use crate::name::Name;
 
 /// A condition on a request, and where it goes when the condition holds. The most specific match wins:
@@ -9,7 +13,8 @@ use crate::name::Name;
 pub struct Route {
     /// Hosts it applies to; empty: all.
     pub hosts: Vec<HostPattern>,
-    /// The path's beginning, in whole segments: `/v1` and `/v1/` match `/v1/x` and not `/v1x`; absent: all paths.
+    /// The path's beginning, in whole segments: `/v1` and `/v1/` match `/v1` and `/v1/x`, but not `/v1x`; absent:
+    /// all paths. From a config it comes without the `/` at the end, and never as `/` alone.
     pub path_prefix: Option<String>,
     /// Where matching requests go.
     pub pool: Name,
@@ -22,4 +27,269 @@ pub enum HostPattern {
     Exact(String),
     /// One or more labels before this suffix, which is kept without `*.`: `*.example.com` is `example.com`.
     Wildcard(String),
+}
+
+/// The beginning of a path, in whole segments; [`Route::path_prefix`] once it is known to be one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathPrefix(Option<String>);
+
+impl Listener {
+    /// The route of a request, as [`Route`] says; `None`: the listener's own pool.
+    ///
+    /// `host` is the request's host without its port, `path` the path without the query, as it was sent: no percent
+    /// encoding is undone here. This is the reference that says what is right; it looks at every route, so a data
+    /// plane keeps an index instead, which must agree.
+    pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
+        let matches = self
+            .routes
+            .iter()
+            .filter_map(|route| Some((route.specificity(host, path)?, route)));
+        // The least of the reversed is the greatest, and of several the first.
+        matches
+            .min_by_key(|(specificity, _)| Reverse(*specificity))
+            .map(|(_, route)| route)
+    }
+
+    /// The pool of a request: its route's, else the listener's own. `None`: nothing serves it.
+    pub fn pool_for(&self, host: &str, path: &str) -> Option<&Name> {
+        self.route(host, path)
+            .map(|route| &route.pool)
+            .or(self.pool.as_ref())
+    }
+}
+
+impl Route {
+    /// How closely the route fits a request, the host first; `None` if it does not.
+    fn specificity(&self, host: &str, path: &str) -> Option<(HostFit, usize)> {
+        let host_fit = match self.hosts.as_slice() {
+            [] => HostFit::Any,
+            hosts => hosts.iter().filter_map(|pattern| pattern.fit(host)).max()?,
+        };
+        let path_fit = match &self.path_prefix {
+            None => 0,
+            Some(prefix) => matched_prefix(prefix, path)?,
+        };
+        Some((host_fit, path_fit))
+    }
+}
+
+/// From the loosest to the closest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum HostFit {
+    Any,
+    /// With the length of the suffix.
+    Wildcard(usize),
+    Exact,
+}
+
+/// The length of a prefix that fits a path, without the `/` at its end.
+fn matched_prefix(prefix: &str, path: &str) -> Option<usize> {
+    let prefix = prefix.trim_end_matches('/');
+    let rest = path.strip_prefix(prefix)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some(prefix.len())
+}
+
+impl HostPattern {
+    /// The longest host (RFC 1035, section 2.3.4, as text without the dot at the end).
+    pub const MAX_LEN: usize = 253;
+
+    /// Reads `www.example.com`, `*.example.com`, `192.0.2.1` or `[2001:db8::1]`.
+    pub fn parse(written: &str) -> Result<Self, HostError> {
+        let host = written
+            .strip_suffix('.')
+            .unwrap_or(written)
+            .to_ascii_lowercase();
+        if let Some(inner) = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+        {
+            let address: std::net::Ipv6Addr = inner.parse().map_err(|_| HostError::Address)?;
+            return Ok(Self::Exact(format!("[{address}]")));
+        }
+        if let Some(suffix) = host.strip_prefix("*.") {
+            check_labels(suffix)?;
+            return Ok(Self::Wildcard(suffix.to_owned()));
+        }
+        check_labels(&host)?;
+        Ok(Self::Exact(host))
+    }
+
+    /// Whether a request's host, without its port, is meant. Case and a dot at the end are no difference.
+    pub fn matches(&self, host: &str) -> bool {
+        self.fit(host).is_some()
+    }
+
+    fn fit(&self, host: &str) -> Option<HostFit> {
+        let host = host.strip_suffix('.').unwrap_or(host);
+        match self {
+            Self::Exact(exact) => host.eq_ignore_ascii_case(exact).then_some(HostFit::Exact),
+            Self::Wildcard(suffix) => {
+                let labels = host
+                    .len()
+                    .checked_sub(suffix.len() + 1)
+                    .filter(|labels| *labels > 0)?;
+                let end = host.as_bytes().get(labels..)?;
+                let fits = end[0] == b'.' && end[1..].eq_ignore_ascii_case(suffix.as_bytes());
+                fits.then_some(HostFit::Wildcard(suffix.len()))
+            }
+        }
+    }
+}
+
+/// Labels of letters, digits, `-` and `_`, parted by dots (RFC 952, RFC 1123 section 2.1; `_` as servers meet it).
+fn check_labels(host: &str) -> Result<(), HostError> {
+    if host.is_empty() {
+        return Err(HostError::Empty);
+    }
+    if let Some(other) = host
+        .chars()
+        .find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_' | '.'))
+    {
+        return Err(match other {
+            '*' => HostError::Star,
+            other => HostError::Character(other),
+        });
+    }
+    if host.len() > HostPattern::MAX_LEN {
+        return Err(HostError::TooLong);
+    }
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    if host.split('.').all(is_label) {
+        Ok(())
+    } else {
+        Err(HostError::Label)
+    }
+}
+
+/// Why a text is not a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HostError {
+    /// No characters at all.
+    #[error("it is empty")]
+    Empty,
+    /// More than [`HostPattern::MAX_LEN`] characters.
+    #[error("it is too long")]
+    TooLong,
+    /// A character that hosts do not have.
+    #[error("it contains {0:?}")]
+    Character(char),
+    /// A `*` that is not the whole first label.
+    #[error("a `*` stands only for whole labels at the beginning")]
+    Star,
+    /// An empty label, one of more than 63 characters, or one with `-` at an end.
+    #[error("between two dots there are 1 to 63 characters, without `-` at the ends")]
+    Label,
+    /// Brackets without an IPv6 address in them.
+    #[error("there is no IPv6 address in the brackets")]
+    Address,
+}
+
+impl HostError {
+    /// What to write instead.
+    pub(crate) fn remedy(self, written: &str) -> Option<String> {
+        match self {
+            Self::Star if written == "*" => Some("for all hosts, leave `host` out".to_owned()),
+            Self::Star => Some("`*.example.com` matches every host below example.com".to_owned()),
+            Self::Character('/') => {
+                Some("write the host alone; a path goes into `path_prefix`".to_owned())
+            }
+            Self::Character(':') if written.contains("://") => {
+                Some("write the host alone, without the scheme".to_owned())
+            }
+            Self::Character(':') => {
+                Some("write the host without the port, an IPv6 address in brackets".to_owned())
+            }
+            Self::Character(other) if !other.is_ascii() => {
+                Some("write it as it is sent, in Punycode: `xn--…` (RFC 5891)".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(host) => f.write_str(host),
+            Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
+        }
+    }
+}
+
+impl PathPrefix {
+    /// The longest prefix, in bytes.
+    pub const MAX_LEN: usize = 1024;
+
+    /// Reads a path from `/`. `/` alone is every path; a `/` at the end makes no difference.
+    pub fn parse(written: &str) -> Result<Self, PathError> {
+        if !written.starts_with('/') {
+            return Err(PathError::Beginning);
+        }
+        if written.len() > Self::MAX_LEN {
+            return Err(PathError::TooLong);
+        }
+        if let Some(other) = written
+            .chars()
+            .find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#'))
+        {
+            return Err(PathError::Character(other));
+        }
+        if written
+            .split('/')
+            .any(|segment| matches!(segment, "." | ".."))
+        {
+            return Err(PathError::Dots);
+        }
+        let prefix = written.trim_end_matches('/');
+        Ok(Self((!prefix.is_empty()).then(|| prefix.to_owned())))
+    }
+
+    /// The prefix, without the `/` at its end; `/` for all paths.
+    pub fn as_str(&self) -> &str {
+        self.0.as_deref().unwrap_or("/")
+    }
+
+    /// As [`Route::path_prefix`] keeps it.
+    pub fn into_option(self) -> Option<String> {
+        self.0
+    }
+}
+
+/// Why a text is not the beginning of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It does not begin with `/`.
+    #[error("it does not begin with `/`")]
+    Beginning,
+    /// More than [`PathPrefix::MAX_LEN`] bytes.
+    #[error("it is too long")]
+    TooLong,
+    /// A character that paths do not have.
+    #[error("it contains {0:?}")]
+    Character(char),
+    /// A segment `.` or `..`, which a path loses before it is routed (RFC 3986, section 5.2.4).
+    #[error("it has a segment `.` or `..`")]
+    Dots,
+}
+
+impl PathError {
+    /// What to write instead.
+    pub(crate) fn remedy(self, written: &str) -> Option<String> {
+        match self {
+            Self::Beginning if written.contains("://") => {
+                Some("write the path alone; the host goes into `host`".to_owned())
+            }
+            Self::Beginning if written.is_empty() => {
+                Some("for all paths, leave `path_prefix` out".to_owned())
+            }
+            Self::Beginning => Some(format!("write `/{}`", written.escape_debug())),
+            Self::Character('?' | '#') => Some("routes do not look at the query".to_owned()),
+            Self::Character(_) => {
+                Some("percent-encode it as it is sent: a space is `%20`".to_owned())
+            }
+            Self::TooLong | Self::Dots => None,
+        }
+    }
 }

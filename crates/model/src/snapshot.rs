@@ -31,7 +31,11 @@ pub struct BackendState {
 impl Snapshot {
     /// The first snapshot of a config: nothing is known about its backends yet.
     pub fn new(config: Arc<Config>) -> Self {
-        Self { generation: 0, config, backends: HashMap::new() }
+        Self {
+            generation: 0,
+            config,
+            backends: HashMap::new(),
+        }
     }
 
     /// What is known about a backend.

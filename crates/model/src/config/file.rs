@@ -1,0 +1,1021 @@
+//! The grammar of the config file: which tables and keys there are, and what a value may be by itself.
+//! What must hold between values is in `resolve`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::address::{backend_address, ip_address, listen_address};
+use super::diagnostic::{Complaint, Findings, Kind, quoted};
+use super::duration::format_duration;
+use super::section::{Grammar, Read, Section, duration, integer, text, word, wrong_type};
+use super::source::{At, Span};
+use crate::backend::{Backend, MAX_WEIGHT};
+use crate::health::{HealthCheck, HealthProbe};
+use crate::listener::{CertificateFiles, Forward, HttpLimits, Protocol, Timeouts};
+use crate::name::Name;
+use crate::node::{Api, L4, L7, Node, XdpMode};
+use crate::pool::{Scheduler, Sticky, StickyMode};
+use crate::route::{HostPattern, PathPrefix};
+
+static ROOT: Grammar = Grammar {
+    title: "the file",
+    keys: &["node", "l4", "l7", "api", "listener", "pool"],
+    synonyms: &[
+        ("frontend", "listener"),
+        ("server", "listener"),
+        ("virtual_server", "listener"),
+        ("upstream", "pool"),
+        ("cluster", "pool"),
+        ("xdp", "l4"),
+        ("global", "node"),
+    ],
+    example: "",
+};
+static NODE: Grammar = Grammar {
+    title: "[node]",
+    keys: &["name", "drain_timeout"],
+    synonyms: &[("hostname", "name")],
+    example: "[node]",
+};
+static L4_TABLE: Grammar = Grammar {
+    title: "[l4]",
+    keys: &["interfaces", "xdp_mode", "local_addresses", "max_sessions"],
+    synonyms: &[
+        ("interface", "interfaces"),
+        ("mode", "xdp_mode"),
+        ("local_address", "local_addresses"),
+    ],
+    example: "[l4]",
+};
+static L7_TABLE: Grammar = Grammar {
+    title: "[l7]",
+    keys: &["workers"],
+    synonyms: &[("threads", "workers")],
+    example: "[l7]",
+};
+static API: Grammar = Grammar {
+    title: "[api]",
+    keys: &["listen", "token_file"],
+    synonyms: &[
+        ("bind", "listen"),
+        ("address", "listen"),
+        ("token", "token_file"),
+    ],
+    example: "[api]",
+};
+static LISTENER: Grammar = Grammar {
+    title: "[[listener]]",
+    keys: &[
+        "name",
+        "bind",
+        "protocol",
+        "forward",
+        "pool",
+        "route",
+        "certificates",
+        "timeouts",
+        "limits",
+    ],
+    synonyms: &[
+        ("listen", "bind"),
+        ("address", "bind"),
+        ("vip", "bind"),
+        ("mode", "forward"),
+        ("backend", "pool"),
+        ("default_pool", "pool"),
+        ("tls", "certificates"),
+        ("cert_file", "certificates"),
+        ("key_file", "certificates"),
+    ],
+    example: "[[listener]]",
+};
+static ROUTE: Grammar = Grammar {
+    title: "[[listener.route]]",
+    keys: &["host", "path_prefix", "pool"],
+    synonyms: &[
+        ("path", "path_prefix"),
+        ("prefix", "path_prefix"),
+        ("backend", "pool"),
+        ("sni", "host"),
+    ],
+    example: "[[listener.route]]",
+};
+static CERTIFICATE: Grammar = Grammar {
+    title: "`certificates`",
+    keys: &["cert_file", "key_file"],
+    synonyms: &[
+        ("cert", "cert_file"),
+        ("certificate", "cert_file"),
+        ("key", "key_file"),
+    ],
+    example: r#"certificates = [{ cert_file = "web.pem", key_file = "web.key" }]"#,
+};
+static TIMEOUTS: Grammar = Grammar {
+    title: "`timeouts`",
+    keys: &[
+        "connect",
+        "request_header",
+        "keep_alive",
+        "response_header",
+        "idle",
+        "tunnel",
+    ],
+    synonyms: &[
+        ("client", "idle"),
+        ("server", "response_header"),
+        ("header", "request_header"),
+    ],
+    example: r#"timeouts = { connect = "3s" }"#,
+};
+static LIMITS: Grammar = Grammar {
+    title: "`limits`",
+    keys: &["header_bytes", "header_count"],
+    synonyms: &[("headers", "header_count"), ("header_size", "header_bytes")],
+    example: "limits = { header_bytes = 16_384 }",
+};
+static POOL: Grammar = Grammar {
+    title: "[[pool]]",
+    keys: &["name", "scheduler", "health", "sticky", "backend"],
+    synonyms: &[
+        ("balance", "scheduler"),
+        ("algorithm", "scheduler"),
+        ("lb", "scheduler"),
+        ("check", "health"),
+        ("health_check", "health"),
+        ("server", "backend"),
+        ("servers", "backend"),
+        ("cookie", "sticky"),
+    ],
+    example: "[[pool]]",
+};
+static HEALTH: Grammar = Grammar {
+    title: "`health`",
+    keys: &[
+        "type",
+        "path",
+        "host",
+        "expect_status",
+        "interval",
+        "timeout",
+        "rise",
+        "fall",
+    ],
+    synonyms: &[
+        ("status", "expect_status"),
+        ("uri", "path"),
+        ("url", "path"),
+        ("protocol", "type"),
+    ],
+    example: r#"health = { type = "tcp" }"#,
+};
+static STICKY: Grammar = Grammar {
+    title: "`sticky`",
+    keys: &["cookie", "mode"],
+    synonyms: &[("name", "cookie")],
+    example: r#"sticky = { cookie = "WEIRSRV" }"#,
+};
+static BACKEND: Grammar = Grammar {
+    title: "`backend`",
+    keys: &["address", "weight"],
+    synonyms: &[
+        ("bind", "address"),
+        ("host", "address"),
+        ("server", "address"),
+    ],
+    example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
+};
+static ALL: [&Grammar; 13] = [
+    &NODE,
+    &L4_TABLE,
+    &L7_TABLE,
+    &API,
+    &LISTENER,
+    &ROUTE,
+    &CERTIFICATE,
+    &TIMEOUTS,
+    &LIMITS,
+    &POOL,
+    &HEALTH,
+    &STICKY,
+    &BACKEND,
+];
+
+static PROTOCOLS: [(&str, Protocol); 5] = [
+    ("tcp", Protocol::Tcp),
+    ("udp", Protocol::Udp),
+    ("tls", Protocol::Tls),
+    ("http", Protocol::Http),
+    ("https", Protocol::Https),
+];
+static FORWARDS: [(&str, Forward); 5] = [
+    ("fullnat", Forward::Fullnat),
+    ("nat", Forward::Nat),
+    ("dr", Forward::Dr),
+    ("tunnel", Forward::Tunnel),
+    ("proxy", Forward::Proxy),
+];
+static FORWARD_SYNONYMS: [(&str, &str); 8] = [
+    ("dsr", "dr"),
+    ("direct", "dr"),
+    ("gate", "dr"),
+    ("ipip", "tunnel"),
+    ("tun", "tunnel"),
+    ("snat", "fullnat"),
+    ("dnat", "nat"),
+    ("masq", "nat"),
+];
+static SCHEDULERS: [(&str, Scheduler); 4] = [
+    ("round_robin", Scheduler::RoundRobin),
+    ("least_conn", Scheduler::LeastConn),
+    ("source_hash", Scheduler::SourceHash),
+    ("maglev", Scheduler::Maglev),
+];
+static SCHEDULER_SYNONYMS: [(&str, &str); 11] = [
+    ("rr", "round_robin"),
+    ("wrr", "round_robin"),
+    ("roundrobin", "round_robin"),
+    ("lc", "least_conn"),
+    ("wlc", "least_conn"),
+    ("leastconn", "least_conn"),
+    ("sh", "source_hash"),
+    ("source", "source_hash"),
+    ("ip_hash", "source_hash"),
+    ("mh", "maglev"),
+    ("conhash", "maglev"),
+];
+static XDP_MODES: [(&str, XdpMode); 3] = [
+    ("auto", XdpMode::Auto),
+    ("native", XdpMode::Native),
+    ("generic", XdpMode::Generic),
+];
+static STICKY_MODES: [(&str, StickyMode); 1] = [("insert", StickyMode::Insert)];
+
+/// Sessions of the table: below, a table is not worth its set-up; above, it needs more memory than a node has.
+const MAX_SESSIONS: RangeInclusive<u32> = 1_024..=134_217_728;
+const WORKERS: RangeInclusive<u32> = 0..=1_024;
+const HEADER_BYTES: RangeInclusive<u32> = 1_024..=262_144;
+const HEADER_COUNT: RangeInclusive<u32> = 1..=1_000;
+const CHECKS: RangeInclusive<u32> = 1..=100;
+const MIN_CHECK: Duration = Duration::from_millis(10);
+const MAX_CHECK: Duration = Duration::from_secs(3600);
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+const MAX_DRAIN: Duration = Duration::from_secs(86_400);
+/// The longest file name that Linux takes (`PATH_MAX` in linux/limits.h, with its final zero).
+const MAX_PATH: usize = 4_095;
+/// The longest cookie name; browsers cut cookies at 4096 bytes in all (RFC 6265, section 6.1).
+const MAX_COOKIE: usize = 128;
+/// `IFNAMSIZ` in linux/if.h, without the final zero.
+const MAX_INTERFACE: usize = 15;
+
+/// The whole file, value by value.
+pub(super) struct File<'t> {
+    pub(super) node: Node,
+    pub(super) l4: Option<L4Table>,
+    pub(super) l7: L7,
+    pub(super) api: ApiTable,
+    pub(super) listeners: Vec<ListenerTable<'t>>,
+    pub(super) pools: Vec<PoolTable<'t>>,
+}
+
+pub(super) struct L4Table {
+    pub(super) span: Span,
+    pub(super) l4: L4,
+    pub(super) local_addresses: Vec<At<IpAddr>>,
+}
+
+pub(super) struct ApiTable {
+    pub(super) api: Api,
+    /// `listen` as written; absent or unreadable is `None`.
+    pub(super) listen: Option<At<SocketAddr>>,
+    pub(super) has_token: bool,
+}
+
+pub(super) struct ListenerTable<'t> {
+    pub(super) span: Span,
+    /// "listener `web`".
+    pub(super) subject: String,
+    pub(super) name: Read<&'t str>,
+    pub(super) bind: Read<SocketAddr>,
+    pub(super) protocol: Read<Protocol>,
+    pub(super) forward: Read<Forward>,
+    pub(super) pool: Read<&'t str>,
+    pub(super) routes: Read<Vec<RouteTable<'t>>>,
+    pub(super) certificates: Read<Vec<CertificateFiles>>,
+    pub(super) timeouts: Timeouts,
+    pub(super) timeouts_span: Option<Span>,
+    pub(super) limits: HttpLimits,
+    pub(super) limits_span: Option<Span>,
+}
+
+pub(super) struct RouteTable<'t> {
+    pub(super) span: Span,
+    pub(super) hosts: Vec<At<HostPattern>>,
+    pub(super) path_prefix: Option<PathPrefix>,
+    pub(super) path_span: Option<Span>,
+    /// Whether `host` is written, right or wrong.
+    pub(super) has_host: bool,
+    pub(super) pool: Read<&'t str>,
+}
+
+pub(super) struct PoolTable<'t> {
+    pub(super) span: Span,
+    /// "pool `web`".
+    pub(super) subject: String,
+    pub(super) name: Read<&'t str>,
+    pub(super) scheduler: Read<Scheduler>,
+    pub(super) health: Option<HealthCheck>,
+    pub(super) sticky: Option<At<Sticky>>,
+    pub(super) backends: Vec<BackendTable>,
+}
+
+pub(super) struct BackendTable {
+    pub(super) address: At<SocketAddr>,
+    pub(super) weight: u16,
+}
+
+impl BackendTable {
+    pub(super) fn backend(&self) -> Backend {
+        Backend {
+            address: self.address.value,
+            weight: self.weight,
+        }
+    }
+}
+
+/// Reads the whole file.
+pub(super) fn read_file<'t>(root: &'t DeTable<'t>, span: Span, out: &mut Findings<'_>) -> File<'t> {
+    let root = Section::new(root, span, &ROOT, &ALL, out);
+    let node = match root.section("node", &NODE, &ALL, out) {
+        Some(section) => read_node(&section, out),
+        None => Node::default(),
+    };
+    let l4 = root
+        .section("l4", &L4_TABLE, &ALL, out)
+        .map(|section| read_l4(&section, out));
+    let l7 = match root.section("l7", &L7_TABLE, &ALL, out) {
+        Some(section) => read_l7(&section, out),
+        None => L7::default(),
+    };
+    let api = match root.section("api", &API, &ALL, out) {
+        Some(section) => read_api(&section, out),
+        None => ApiTable {
+            api: Api::default(),
+            listen: None,
+            has_token: false,
+        },
+    };
+    let listeners = root
+        .sections("listener", &LISTENER, &ALL, out)
+        .or(Vec::new());
+    let listeners = listeners
+        .iter()
+        .map(|section| read_listener(section, out))
+        .collect();
+    let pools = root.sections("pool", &POOL, &ALL, out).or(Vec::new());
+    let pools = pools
+        .iter()
+        .map(|section| read_pool(section, out))
+        .collect();
+    File {
+        node,
+        l4,
+        l7,
+        api,
+        listeners,
+        pools,
+    }
+}
+
+fn read_node(section: &Section<'_>, out: &mut Findings<'_>) -> Node {
+    let default = Node::default();
+    let name = section.read("name", out, |value| name("name", value));
+    let drain_timeout = section.read(
+        "drain_timeout",
+        out,
+        duration("drain_timeout", Duration::ZERO, MAX_DRAIN),
+    );
+    Node {
+        name: name.good().map(|at| Name::new(at.value)),
+        drain_timeout: drain_timeout.or(default.drain_timeout),
+    }
+}
+
+fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
+    let interfaces = section.strings("interfaces", "[\"eth0\"]", out, interface);
+    let xdp_mode = section.read(
+        "xdp_mode",
+        out,
+        word(
+            "xdp_mode",
+            &XDP_MODES,
+            &[("skb", "generic"), ("driver", "native")],
+        ),
+    );
+    let local_addresses = section
+        .strings("local_addresses", "[\"192.0.2.10\"]", out, ip_address)
+        .or(Vec::new());
+    let max_sessions = section.read(
+        "max_sessions",
+        out,
+        integer("max_sessions", *MAX_SESSIONS.start(), *MAX_SESSIONS.end()),
+    );
+    match &interfaces {
+        Read::Absent => out.error(
+            section.span,
+            Complaint::new(
+                Kind::MissingKey,
+                "[l4] has no `interfaces`",
+                "expected `interfaces = [\"eth0\"]`",
+            )
+            .help("name the interfaces where packets arrive; without XDP, leave [l4] out"),
+        ),
+        Read::Good(list) if list.value.is_empty() && !has_items(section, "interfaces") => out
+            .error(
+                list.span,
+                Complaint::new(
+                    Kind::InvalidValue,
+                    "`interfaces` is empty",
+                    "expected at least one interface",
+                )
+                .help("name the interfaces where packets arrive; without XDP, leave [l4] out"),
+            ),
+        _ => {}
+    }
+    let interfaces = interfaces.or(Vec::new());
+    duplicates(&interfaces, "interface", out);
+    duplicates(&local_addresses, "local address", out);
+    let l4 = L4 {
+        interfaces: interfaces
+            .into_iter()
+            .map(|at| at.value.to_owned())
+            .collect(),
+        xdp_mode: xdp_mode.or(XdpMode::default()),
+        local_addresses: local_addresses.iter().map(|at| at.value).collect(),
+        max_sessions: max_sessions.or(L4::DEFAULT_MAX_SESSIONS),
+    };
+    L4Table {
+        span: section.span,
+        l4,
+        local_addresses,
+    }
+}
+
+/// Whether an array has items, readable or not.
+fn has_items(section: &Section<'_>, key: &'static str) -> bool {
+    section
+        .peek(key)
+        .and_then(DeValue::as_array)
+        .is_some_and(|array| !array.is_empty())
+}
+
+/// Reports values that stand twice in a list.
+fn duplicates<T: std::hash::Hash + Eq + std::fmt::Display>(
+    list: &[At<T>],
+    noun: &str,
+    out: &mut Findings<'_>,
+) {
+    let mut first = std::collections::HashMap::new();
+    for at in list {
+        if let Some(earlier) = first.insert(&at.value, at.span) {
+            let message = format!("{noun} `{}` is there twice", at.value);
+            out.error(
+                at.span,
+                Complaint::new(Kind::Duplicate, message, "expected each once")
+                    .note(earlier, "the first is here"),
+            );
+            first.insert(&at.value, earlier);
+        }
+    }
+}
+
+fn read_l7(section: &Section<'_>, out: &mut Findings<'_>) -> L7 {
+    let workers = section.read(
+        "workers",
+        out,
+        integer("workers", *WORKERS.start(), *WORKERS.end()),
+    );
+    L7 {
+        workers: workers.or(0) as usize,
+    }
+}
+
+fn read_api(section: &Section<'_>, out: &mut Findings<'_>) -> ApiTable {
+    let listen = section.read("listen", out, |value| {
+        listen_address("listen", text("listen")(value)?)
+    });
+    let token_file = read_path(section, "token_file", out);
+    let api = Api {
+        listen: listen.good().map_or(Api::default().listen, |at| at.value),
+        token_file: token_file.good().map(|at| at.value.clone()),
+    };
+    ApiTable {
+        api,
+        listen: listen.good().copied(),
+        has_token: !token_file.is_absent(),
+    }
+}
+
+fn read_path(section: &Section<'_>, key: &'static str, out: &mut Findings<'_>) -> Read<PathBuf> {
+    let written = section.read(key, out, |value| {
+        let written = text(key)(value)?;
+        if written.is_empty() || written.len() > MAX_PATH || written.contains('\0') {
+            let message = format!("`{key}` is not a file name: {}", quoted(written));
+            return Err(Complaint::new(
+                Kind::InvalidValue,
+                message,
+                "expected a path, relative to the config file",
+            ));
+        }
+        Ok(written)
+    });
+    match written {
+        Read::Good(at) => Read::Good(At {
+            value: out.source().path(at.value),
+            span: at.span,
+        }),
+        Read::Bad(span) => Read::Bad(span),
+        Read::Absent => Read::Absent,
+    }
+}
+
+fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerTable<'t> {
+    let name = section.require("name", "\"web\"", out, |value| name("name", value));
+    let bind = section.require("bind", "\"203.0.113.10:80\"", out, |value| {
+        listen_address("bind", text("bind")(value)?)
+    });
+    let protocol = section.require(
+        "protocol",
+        "\"tcp\"`, `\"udp\"`, `\"tls\"`, `\"http\"` or `\"https\"",
+        out,
+        word(
+            "protocol",
+            &PROTOCOLS,
+            &[("ssl", "tls"), ("h2", "https"), ("sni", "tls")],
+        ),
+    );
+    let forward = section.read(
+        "forward",
+        out,
+        word("forward", &FORWARDS, &FORWARD_SYNONYMS),
+    );
+    let pool = section.read("pool", out, text("pool"));
+    let routes = match section.sections("route", &ROUTE, &ALL, out) {
+        Read::Good(at) => {
+            let value = at
+                .value
+                .iter()
+                .map(|section| read_route(section, out))
+                .collect();
+            Read::Good(At {
+                value,
+                span: section.key_span("route").unwrap_or(at.span),
+            })
+        }
+        Read::Bad(span) => Read::Bad(span),
+        Read::Absent => Read::Absent,
+    };
+    let certificates = match section.sections("certificates", &CERTIFICATE, &ALL, out) {
+        Read::Good(at) => {
+            if at.value.is_empty() && !has_items(section, "certificates") {
+                let complaint = Complaint::new(
+                    Kind::InvalidValue,
+                    "`certificates` is empty",
+                    "expected at least one",
+                );
+                out.error(
+                    at.span,
+                    complaint.help(format!("write `{}`", CERTIFICATE.example)),
+                );
+            }
+            let value = at
+                .value
+                .iter()
+                .filter_map(|section| read_certificate(section, out))
+                .collect();
+            Read::Good(At {
+                value,
+                span: section.key_span("certificates").unwrap_or(at.span),
+            })
+        }
+        Read::Bad(span) => Read::Bad(span),
+        Read::Absent => Read::Absent,
+    };
+    let timeouts = section
+        .section("timeouts", &TIMEOUTS, &ALL, out)
+        .map(|section| read_timeouts(&section, out));
+    let limits = section
+        .section("limits", &LIMITS, &ALL, out)
+        .map(|section| read_limits(&section, out));
+    ListenerTable {
+        span: section.span,
+        subject: section.subject(),
+        name,
+        bind,
+        protocol,
+        forward,
+        pool,
+        routes,
+        certificates,
+        timeouts: timeouts.unwrap_or_default(),
+        timeouts_span: section.key_span("timeouts"),
+        limits: limits.unwrap_or_default(),
+        limits_span: section.key_span("limits"),
+    }
+}
+
+fn read_route<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> RouteTable<'t> {
+    let hosts = section.strings("host", "[\"www.example.com\"]", out, |written| {
+        HostPattern::parse(written).map_err(|error| {
+            let message = format!("{} is not a host: {error}", quoted(written));
+            Complaint::new(
+                Kind::InvalidValue,
+                message,
+                "expected a host, as `www.example.com` or `*.example.com`",
+            )
+            .maybe_help(error.remedy(written))
+        })
+    });
+    if let Read::Good(list) = &hosts
+        && list.value.is_empty()
+        && !has_items(section, "host")
+    {
+        let complaint = Complaint::new(
+            Kind::InvalidValue,
+            "`host` is empty: the route matches nothing",
+            "expected at least one host",
+        );
+        out.error(list.span, complaint.help("for all hosts, leave `host` out"));
+    }
+    let path_prefix = section.read("path_prefix", out, |value| {
+        let written = text("path_prefix")(value)?;
+        PathPrefix::parse(written).map_err(|error| {
+            let message = format!(
+                "{} is not the beginning of a path: {error}",
+                quoted(written)
+            );
+            Complaint::new(
+                Kind::InvalidValue,
+                message,
+                "expected a path from `/`, as `/v1/`",
+            )
+            .maybe_help(error.remedy(written))
+        })
+    });
+    let pool = section.require("pool", "\"web\"", out, text("pool"));
+    RouteTable {
+        span: section.span,
+        has_host: !hosts.is_absent(),
+        hosts: hosts.or(Vec::new()),
+        path_prefix: path_prefix.good().map(|at| at.value.clone()),
+        path_span: section.key_span("path_prefix"),
+        pool,
+    }
+}
+
+fn read_certificate(section: &Section<'_>, out: &mut Findings<'_>) -> Option<CertificateFiles> {
+    let mut path = |key, example| {
+        let path = read_path(section, key, out);
+        if path.is_absent() {
+            let message = format!("a certificate has no `{key}`");
+            out.error(
+                section.span,
+                Complaint::new(
+                    Kind::MissingKey,
+                    message,
+                    format!("expected `{key} = \"{example}\"`"),
+                ),
+            );
+        }
+        path.good().map(|at| at.value.clone())
+    };
+    let (cert_file, key_file) = (path("cert_file", "web.pem"), path("key_file", "web.key"));
+    Some(CertificateFiles {
+        cert_file: cert_file?,
+        key_file: key_file?,
+    })
+}
+
+fn read_timeouts(section: &Section<'_>, out: &mut Findings<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    let mut read = |key, default| {
+        section
+            .read(key, out, duration(key, MIN_TIMEOUT, MAX_TIMEOUT))
+            .or(default)
+    };
+    Timeouts {
+        connect: read("connect", default.connect),
+        request_header: read("request_header", default.request_header),
+        keep_alive: read("keep_alive", default.keep_alive),
+        response_header: read("response_header", default.response_header),
+        idle: read("idle", default.idle),
+        tunnel: read("tunnel", default.tunnel),
+    }
+}
+
+fn read_limits(section: &Section<'_>, out: &mut Findings<'_>) -> HttpLimits {
+    let default = HttpLimits::default();
+    let mut read = |key, range: RangeInclusive<u32>, default: usize| {
+        let read = section.read(key, out, integer(key, *range.start(), *range.end()));
+        read.good().map_or(default, |at| at.value as usize)
+    };
+    HttpLimits {
+        header_bytes: read("header_bytes", HEADER_BYTES, default.header_bytes),
+        header_count: read("header_count", HEADER_COUNT, default.header_count),
+    }
+}
+
+fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t> {
+    let name = section.require("name", "\"web\"", out, |value| name("name", value));
+    let scheduler = section.read(
+        "scheduler",
+        out,
+        word("scheduler", &SCHEDULERS, &SCHEDULER_SYNONYMS),
+    );
+    let health = section
+        .section("health", &HEALTH, &ALL, out)
+        .map(|section| read_health(&section, out));
+    let sticky = section
+        .section("sticky", &STICKY, &ALL, out)
+        .and_then(|section| read_sticky(&section, out));
+    let backends = match section.sections("backend", &BACKEND, &ALL, out) {
+        Read::Good(list) => {
+            if list.value.is_empty() && !has_items(section, "backend") {
+                let message = format!("{} has no backends", section.subject());
+                let complaint =
+                    Complaint::new(Kind::InvalidValue, message, "expected at least one backend");
+                out.error(
+                    list.span,
+                    complaint.help(format!("write `{}`", BACKEND.example)),
+                );
+            }
+            list.value
+                .iter()
+                .filter_map(|section| read_backend(section, out))
+                .collect()
+        }
+        Read::Absent => {
+            let message = format!("{} has no `backend`", section.subject());
+            let label = "expected `backend = [{ address = \"10.0.2.11:8080\" }]`";
+            out.error(
+                section.span,
+                Complaint::new(Kind::MissingKey, message, label),
+            );
+            Vec::new()
+        }
+        Read::Bad(_) => Vec::new(),
+    };
+    PoolTable {
+        span: section.span,
+        subject: section.subject(),
+        name,
+        scheduler,
+        health,
+        sticky,
+        backends,
+    }
+}
+
+fn read_backend(section: &Section<'_>, out: &mut Findings<'_>) -> Option<BackendTable> {
+    let address = section.require("address", "\"10.0.2.11:8080\"", out, |value| {
+        backend_address(text("address")(value)?)
+    });
+    let weight = section
+        .read("weight", out, integer("weight", 0, MAX_WEIGHT))
+        .or(1);
+    Some(BackendTable {
+        address: *address.good()?,
+        weight,
+    })
+}
+
+fn read_sticky(section: &Section<'_>, out: &mut Findings<'_>) -> Option<At<Sticky>> {
+    let cookie = section.require("cookie", "\"WEIRSRV\"", out, |value| {
+        let written = text("cookie")(value)?;
+        if written.is_empty() || written.len() > MAX_COOKIE || !written.bytes().all(is_token_byte) {
+            let message = format!("{} is not a name for a cookie", quoted(written));
+            let label = format!("expected 1 to {MAX_COOKIE} letters, digits or `-_.` and the like (RFC 6265, section 4.1.1)");
+            return Err(Complaint::new(Kind::InvalidValue, message, label));
+        }
+        Ok(written)
+    });
+    let mode = section.read("mode", out, word("mode", &STICKY_MODES, &[]));
+    let cookie = cookie.good()?.value.to_owned();
+    Some(At {
+        value: Sticky {
+            cookie,
+            mode: mode.or(StickyMode::Insert),
+        },
+        span: section.span,
+    })
+}
+
+/// A character of a token: RFC 9110, section 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ProbeType {
+    Tcp,
+    Http,
+}
+
+static PROBE_TYPES: [(&str, ProbeType); 2] = [("tcp", ProbeType::Tcp), ("http", ProbeType::Http)];
+
+fn read_health(section: &Section<'_>, out: &mut Findings<'_>) -> HealthCheck {
+    let kind = section.require(
+        "type",
+        "\"tcp\"` or `\"http\"",
+        out,
+        word("type", &PROBE_TYPES, &[("connect", "tcp")]),
+    );
+    let path = section.read("path", out, |value| check_path(text("path")(value)?));
+    let host = section.read("host", out, |value| check_host(text("host")(value)?));
+    let status = section.read("expect_status", out, status_range);
+    if let Some(ProbeType::Tcp) = kind.good().map(|at| at.value) {
+        for key in ["path", "host", "expect_status"] {
+            if let Some(span) = section.key_span(key) {
+                let message = format!("`{key}` in a check of type `tcp`");
+                let complaint = Complaint::new(
+                    Kind::Conflict,
+                    message,
+                    "a TCP check only opens a connection",
+                );
+                out.error(
+                    span,
+                    complaint.help("write `type = \"http\"`, or leave it out"),
+                );
+            }
+        }
+    }
+    let interval_read = section.read("interval", out, duration("interval", MIN_CHECK, MAX_CHECK));
+    let interval = interval_read.or(HealthCheck::DEFAULT_INTERVAL);
+    let timeout_read = section.read("timeout", out, duration("timeout", MIN_CHECK, MAX_CHECK));
+    if let Some(timeout) = timeout_read.good()
+        && !matches!(interval_read, Read::Bad(_))
+        && timeout.value > interval
+    {
+        let message = format!(
+            "`timeout` is longer than `interval`: {}",
+            format_duration(timeout.value)
+        );
+        let label = format!(
+            "expected at most the interval, {}",
+            format_duration(interval)
+        );
+        let mut complaint = Complaint::new(Kind::Conflict, message, label);
+        match interval_read.span() {
+            Some(span) => complaint = complaint.note(span, "`interval` is here"),
+            None => complaint = complaint.help("`interval` is not given, so it has its default"),
+        }
+        out.error(timeout.span, complaint);
+    }
+    let rise = section.read("rise", out, integer("rise", *CHECKS.start(), *CHECKS.end()));
+    let fall = section.read("fall", out, integer("fall", *CHECKS.start(), *CHECKS.end()));
+    let (status_min, status_max) = status.or(HealthProbe::DEFAULT_STATUS);
+    let probe = match kind.or(ProbeType::Tcp) {
+        ProbeType::Tcp => HealthProbe::Tcp,
+        ProbeType::Http => HealthProbe::Http {
+            path: path.or("/").to_owned(),
+            host: host.good().map(|at| at.value.to_owned()),
+            status_min,
+            status_max,
+        },
+    };
+    HealthCheck {
+        probe,
+        interval,
+        timeout: timeout_read.or(HealthCheck::DEFAULT_TIMEOUT.min(interval)),
+        rise: rise.or(HealthCheck::DEFAULT_RISE),
+        fall: fall.or(HealthCheck::DEFAULT_FALL),
+    }
+}
+
+/// The target of a check's request: RFC 9112, section 3.2.1.
+fn check_path(written: &str) -> Result<&str, Complaint> {
+    let complaint = |what: &str| {
+        let message = format!("`path` {what}: {}", quoted(written));
+        Complaint::new(
+            Kind::InvalidValue,
+            message,
+            "expected a path from `/`, as `/healthz`",
+        )
+    };
+    if !written.starts_with('/') {
+        let full = written
+            .split_once("://")
+            .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        let path = full.map_or_else(|| format!("/{written}"), str::to_owned);
+        return Err(complaint("does not begin with `/`").help(format!("write {}", quoted(&path))));
+    }
+    if written.len() > 2_000 {
+        return Err(complaint("is too long"));
+    }
+    if !written.bytes().all(|byte| byte.is_ascii_graphic()) || written.contains('#') {
+        return Err(complaint("has characters that a request cannot carry")
+            .help("percent-encode them: a space is `%20`"));
+    }
+    Ok(written)
+}
+
+/// The `Host` of a check: a host, with a port if need be.
+fn check_host(written: &str) -> Result<&str, Complaint> {
+    let host = match written.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => host,
+        _ => written,
+    };
+    match HostPattern::parse(host) {
+        Ok(HostPattern::Exact(_)) => Ok(written),
+        Ok(HostPattern::Wildcard(_)) | Err(_) => {
+            let message = format!("{} is not a host", quoted(written));
+            Err(Complaint::new(
+                Kind::InvalidValue,
+                message,
+                "expected a host, as `www.example.com`",
+            ))
+        }
+    }
+}
+
+/// `200`, `"200"` or `"200-399"`.
+fn status_range(value: &DeValue<'_>) -> Result<(u16, u16), Complaint> {
+    const LABEL: &str = "expected a status from 100 to 599, or a range as \"200-399\"";
+    let status = |number: &str| {
+        number
+            .parse()
+            .ok()
+            .filter(|status| (100..=599u16).contains(status))
+    };
+    let (written, range) = match value {
+        DeValue::Integer(number) if number.radix() == 10 => (
+            number.to_string(),
+            (status(number.as_str()), status(number.as_str())),
+        ),
+        DeValue::String(text) => {
+            let (min, max) = text.split_once('-').unwrap_or((text, text));
+            (text.to_string(), (status(min.trim()), status(max.trim())))
+        }
+        other => {
+            return Err(wrong_type(
+                "`expect_status`",
+                "an integer or a range as \"200-399\"",
+                other,
+            ));
+        }
+    };
+    match range {
+        (Some(min), Some(max)) if min <= max => Ok((min, max)),
+        (Some(min), Some(max)) => {
+            let message = format!("`expect_status` runs backwards: {}", quoted(&written));
+            Err(Complaint::new(Kind::InvalidValue, message, LABEL)
+                .help(format!("write `\"{max}-{min}\"`")))
+        }
+        _ => {
+            let message = format!("`expect_status` is not a status: {}", quoted(&written));
+            Err(Complaint::new(Kind::OutOfRange, message, LABEL))
+        }
+    }
+}
+
+fn name<'t>(key: &str, value: &'t DeValue<'t>) -> Result<&'t str, Complaint> {
+    let written = text(key)(value)?;
+    Name::parse(written).map(|_| written).map_err(|error| {
+        let message = format!("{} cannot be a name: {error}", quoted(written));
+        let label = format!(
+            "expected 1 to {} letters, digits, `-`, `_` or `.`",
+            Name::MAX_LEN
+        );
+        Complaint::new(Kind::InvalidValue, message, label)
+    })
+}
+
+/// What the kernel takes as the name of a device: `dev_valid_name` in net/core/dev.c.
+fn interface(written: &str) -> Result<&str, Complaint> {
+    let reason = if written.is_empty() {
+        "it is empty"
+    } else if written.len() > MAX_INTERFACE {
+        "it is too long"
+    } else if matches!(written, "." | "..")
+        || written
+            .bytes()
+            .any(|byte| !byte.is_ascii_graphic() || b"/:".contains(&byte))
+    {
+        "it has characters that interfaces do not have"
+    } else {
+        return Ok(written);
+    };
+    let message = format!(
+        "{} is not the name of an interface: {reason}",
+        quoted(written)
+    );
+    Err(Complaint::new(
+        Kind::InvalidValue,
+        message,
+        format!("expected 1 to {MAX_INTERFACE} characters, as `eth0`"),
+    ))
+}

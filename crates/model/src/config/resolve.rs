@@ -1,0 +1,950 @@
+//! What must hold between the values of a config: names resolve, binds do not collide, modes fit protocols, pools
+//! fit listeners. What holds becomes a [`Config`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::Config;
+use super::diagnostic::{Complaint, Findings, Kind, quoted};
+use super::file::{File, ListenerTable, PoolTable};
+use super::near::{alternatives, nearest};
+use super::section::Read;
+use super::source::Span;
+use crate::listener::{Forward, Listener, Protocol};
+use crate::name::Name;
+use crate::pool::{Pool, Scheduler};
+use crate::route::{HostPattern, PathPrefix, Route};
+
+/// Names of a file with more than this many are not listed in a message.
+const LISTED_NAMES: usize = 8;
+/// Near misses are looked for this many times in a file: each looks at every name.
+const NEAR_MISSES: usize = 32;
+
+/// Checks a file as a whole. `None` if something in it is missing, which has been reported.
+pub(super) fn resolve(file: &File<'_>, out: &mut Findings<'_>) -> Option<Config> {
+    let pools = Pools::new(file, out);
+    unique_names(
+        file.listeners.iter().map(|listener| &listener.name),
+        "listener",
+        out,
+    );
+    let listeners: Vec<Resolved<'_, '_>> = file
+        .listeners
+        .iter()
+        .map(|table| Resolved::new(table, file, out))
+        .collect();
+    let uses = pools.uses(&listeners, out);
+    for listener in &listeners {
+        check_protocol(listener, out);
+        check_routes(listener, out);
+        check_xdp_listener(listener, file, out);
+    }
+    let binds = Binds::new(&listeners, out);
+    binds.check_api(file, &listeners, out);
+    check_local_addresses(file, &listeners, out);
+    for (at, pool) in file.pools.iter().enumerate() {
+        check_backends(pool, out);
+        check_users(pool, &uses.of_pool[at], &listeners, out);
+        check_loops((at, pool), &uses, &binds, &listeners, out);
+    }
+    if file.l4.is_none() {
+        warn_of_fallback(&listeners, out);
+    }
+
+    let built_listeners: Option<Vec<_>> = listeners
+        .iter()
+        .map(|listener| listener.build().map(Arc::new))
+        .collect();
+    let built_pools: Option<Vec<_>> = file
+        .pools
+        .iter()
+        .map(|pool| build_pool(pool).map(Arc::new))
+        .collect();
+    let l4 = file.l4.as_ref().map(|table| table.l4.clone());
+    Some(Config::new(
+        file.node.clone(),
+        l4,
+        file.l7.clone(),
+        file.api.api.clone(),
+        built_listeners?,
+        built_pools?,
+    ))
+}
+
+/// A listener with what follows from its values.
+struct Resolved<'f, 't> {
+    table: &'f ListenerTable<'t>,
+    protocol: Option<Protocol>,
+    /// As written; `proxy` where nothing is.
+    asked: Option<Forward>,
+    /// As done: `proxy` where there is no `[l4]`. `None` if it cannot be told, or the protocol cannot have it.
+    forward: Option<Forward>,
+    bind: Option<SocketAddr>,
+}
+
+impl<'f, 't> Resolved<'f, 't> {
+    fn new(table: &'f ListenerTable<'t>, file: &File<'_>, out: &mut Findings<'_>) -> Self {
+        let protocol = table.protocol.good().map(|at| at.value);
+        let asked = match &table.forward {
+            Read::Absent => Some(Forward::Proxy),
+            Read::Good(at) => Some(at.value),
+            Read::Bad(_) => None,
+        };
+        let mut forward = asked;
+        if let (Some(protocol), Some(asked), Some(span)) = (protocol, asked, table.forward.span())
+            && asked.is_xdp()
+            && !matches!(protocol, Protocol::Tcp | Protocol::Udp)
+        {
+            let message = format!("protocol `{protocol}` cannot have `forward = \"{asked}\"`");
+            let complaint = Complaint::new(
+                Kind::Conflict,
+                message,
+                "expected `proxy`, which is the default",
+            );
+            let help = match protocol {
+                Protocol::Tls | Protocol::Https => {
+                    format!("to forward TLS unopened by `{asked}`, write `protocol = \"tcp\"`")
+                }
+                _ => {
+                    format!("to forward whole connections by `{asked}`, write `protocol = \"tcp\"`")
+                }
+            };
+            out.error(span, complaint.help(help));
+            forward = None;
+        }
+        if file.l4.is_none() {
+            forward = forward.map(|_| Forward::Proxy);
+        }
+        Self {
+            table,
+            protocol,
+            asked,
+            forward,
+            bind: table.bind.good().map(|at| at.value),
+        }
+    }
+
+    fn is_xdp(&self) -> bool {
+        self.forward.is_some_and(Forward::is_xdp)
+    }
+
+    /// The mode as done; where that is not known, the default.
+    fn forward_or_proxy(&self) -> Forward {
+        self.forward.unwrap_or(Forward::Proxy)
+    }
+
+    fn asked_word(&self) -> &'static str {
+        self.asked.unwrap_or(Forward::Proxy).as_str()
+    }
+
+    fn is_http(&self) -> bool {
+        matches!(self.protocol, Some(Protocol::Http | Protocol::Https))
+    }
+
+    fn forward_span(&self) -> Span {
+        self.table.forward.span().unwrap_or(self.table.span)
+    }
+
+    fn bind_span(&self) -> Span {
+        self.table.bind.span().unwrap_or(self.table.span)
+    }
+
+    fn subject(&self) -> &str {
+        &self.table.subject
+    }
+
+    /// References to pools: its own, then those of its routes.
+    fn references(&self) -> impl Iterator<Item = &Read<&'t str>> {
+        let routes = self
+            .table
+            .routes
+            .good()
+            .into_iter()
+            .flat_map(|routes| &routes.value);
+        std::iter::once(&self.table.pool).chain(routes.map(|route| &route.pool))
+    }
+
+    fn build(&self) -> Option<Listener> {
+        let table = self.table;
+        let routes = table
+            .routes
+            .good()
+            .into_iter()
+            .flat_map(|routes| &routes.value)
+            .map(|route| {
+                Some(Route {
+                    hosts: route.hosts.iter().map(|at| at.value.clone()).collect(),
+                    path_prefix: route.path_prefix.clone().and_then(PathPrefix::into_option),
+                    pool: Name::new(route.pool.good()?.value),
+                })
+            });
+        Some(Listener {
+            name: Name::new(table.name.good()?.value),
+            bind: self.bind?,
+            protocol: self.protocol?,
+            forward: self.forward?,
+            pool: table.pool.good().map(|at| Name::new(at.value)),
+            routes: routes.collect::<Option<_>>()?,
+            certificates: table
+                .certificates
+                .good()
+                .map(|at| at.value.clone())
+                .unwrap_or_default(),
+            timeouts: table.timeouts.clone(),
+            limits: table.limits.clone(),
+        })
+    }
+}
+
+fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
+    Some(Pool {
+        name: Name::new(table.name.good()?.value),
+        scheduler: table
+            .scheduler
+            .good()
+            .map(|at| at.value)
+            .unwrap_or_default(),
+        health: table.health.clone(),
+        sticky: table.sticky.as_ref().map(|at| at.value.clone()),
+        backends: table
+            .backends
+            .iter()
+            .map(super::file::BackendTable::backend)
+            .collect(),
+    })
+}
+
+/// Reports names that several have, and returns who has each first.
+fn unique_names<'n, 't: 'n>(
+    names: impl Iterator<Item = &'n Read<&'t str>>,
+    noun: &str,
+    out: &mut Findings<'_>,
+) -> HashMap<&'t str, usize> {
+    let mut first: HashMap<&str, (usize, Span)> = HashMap::new();
+    for (index, name) in names.enumerate() {
+        let Some(at) = name.good() else { continue };
+        if let Some((_, earlier)) = first.get(at.value) {
+            let message = format!("there are two {noun}s named {}", quoted(at.value));
+            let complaint = Complaint::new(Kind::Duplicate, message, "expected a name of its own");
+            out.error(at.span, complaint.note(*earlier, "the first is here"));
+        } else {
+            first.insert(at.value, (index, at.span));
+        }
+    }
+    first
+        .into_iter()
+        .map(|(name, (index, _))| (name, index))
+        .collect()
+}
+
+/// The pools by name.
+struct Pools<'f, 't> {
+    file: &'f File<'t>,
+    by_name: HashMap<&'t str, usize>,
+}
+
+/// Who sends to which pool.
+struct Uses {
+    /// For each pool the listeners that refer to it, and where.
+    of_pool: Vec<Vec<Use>>,
+    /// Pairs of a listener and a pool.
+    pairs: HashSet<(usize, usize)>,
+}
+
+#[derive(Clone, Copy)]
+struct Use {
+    listener: usize,
+    span: Span,
+}
+
+impl<'f, 't> Pools<'f, 't> {
+    fn new(file: &'f File<'t>, out: &mut Findings<'_>) -> Self {
+        Self {
+            file,
+            by_name: unique_names(file.pools.iter().map(|pool| &pool.name), "pool", out),
+        }
+    }
+
+    /// Resolves every reference; reports those to no pool, and warns of pools without a reference.
+    fn uses(&self, listeners: &[Resolved<'_, 't>], out: &mut Findings<'_>) -> Uses {
+        let mut uses = Uses {
+            of_pool: vec![Vec::new(); self.file.pools.len()],
+            pairs: HashSet::new(),
+        };
+        let mut near_misses = 0;
+        for (listener, resolved) in listeners.iter().enumerate() {
+            for reference in resolved.references().filter_map(Read::good) {
+                if let Some(pool) = self.by_name.get(reference.value) {
+                    if uses.pairs.insert((listener, *pool)) {
+                        uses.of_pool[*pool].push(Use {
+                            listener,
+                            span: reference.span,
+                        });
+                    }
+                } else {
+                    near_misses += 1;
+                    out.error(
+                        reference.span,
+                        self.unknown(reference.value, near_misses <= NEAR_MISSES),
+                    );
+                }
+            }
+        }
+        // A pool with an unreadable or repeated name may be the one that was meant.
+        for (pool, users) in self.file.pools.iter().zip(&uses.of_pool) {
+            let first_of_its_name = |at: &super::source::At<&str>| {
+                self.by_name
+                    .get(at.value)
+                    .is_some_and(|first| std::ptr::eq(&self.file.pools[*first], pool))
+            };
+            if let Some(at) = pool.name.good()
+                && users.is_empty()
+                && first_of_its_name(at)
+            {
+                let message = format!("{} is not used", pool.subject);
+                out.warn(
+                    at.span,
+                    Complaint::new(
+                        Kind::Unused,
+                        message,
+                        "no listener and no route sends to it",
+                    ),
+                );
+            }
+        }
+        uses
+    }
+
+    fn unknown(&self, name: &str, look_for_near_miss: bool) -> Complaint {
+        let names = || {
+            self.file
+                .pools
+                .iter()
+                .filter_map(|pool| pool.name.good().map(|at| at.value))
+        };
+        let count = names().count();
+        let label = match count {
+            0 => "expected the name of a [[pool]], and the file has none".to_owned(),
+            1..=LISTED_NAMES => format!("expected {}", alternatives(names())),
+            _ => format!("expected the name of one of the {count} pools"),
+        };
+        let near = if look_for_near_miss {
+            nearest(name, names().collect::<Vec<_>>())
+        } else {
+            None
+        };
+        Complaint::new(
+            Kind::UnknownName,
+            format!("no pool is named {}", quoted(name)),
+            label,
+        )
+        .maybe_help(near.map(|near| format!("did you mean `{near}`?")))
+    }
+}
+
+/// What a protocol has to have, and cannot have.
+fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
+    let table = listener.table;
+    let subject = listener.subject();
+    let Some(protocol) = listener.protocol else {
+        return;
+    };
+    let has_routes = match &table.routes {
+        Read::Absent => false,
+        Read::Good(routes) => !routes.value.is_empty(),
+        Read::Bad(_) => true,
+    };
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => {
+            if table.pool.is_absent() {
+                let message = format!("{subject} has no `pool`");
+                out.error(
+                    table.span,
+                    Complaint::new(Kind::MissingKey, message, "expected `pool = \"…\"`"),
+                );
+            }
+            if let Some(span) = table.routes.span()
+                && has_routes
+            {
+                let message = format!("routes on a listener of protocol `{protocol}`");
+                let complaint = Complaint::new(
+                    Kind::Conflict,
+                    message,
+                    "routes need protocol `http`, `https` or `tls`",
+                );
+                out.error(
+                    span,
+                    complaint.help("send everything to one pool: `pool = \"…\"` on the listener"),
+                );
+            }
+        }
+        Protocol::Tls | Protocol::Http | Protocol::Https
+            if table.pool.is_absent() && !has_routes =>
+        {
+            let message = format!("{subject} has neither `pool` nor routes");
+            let complaint = Complaint::new(
+                Kind::MissingKey,
+                message,
+                "expected `pool = \"…\"` or a [[listener.route]]",
+            );
+            out.error(table.span, complaint);
+        }
+        Protocol::Tls | Protocol::Http | Protocol::Https => {}
+    }
+    if protocol == Protocol::Https && table.certificates.is_absent() {
+        let message = format!("{subject} has no `certificates`, and its protocol is `https`");
+        let label =
+            "expected `certificates = [{ cert_file = \"web.pem\", key_file = \"web.key\" }]`";
+        let complaint = Complaint::new(Kind::MissingKey, message, label);
+        out.error(
+            table.span,
+            complaint.help("to pass TLS on unopened, write `protocol = \"tls\"`"),
+        );
+    }
+    if protocol != Protocol::Https
+        && let Some(span) = table.certificates.span()
+    {
+        let message = format!("certificates on a listener of protocol `{protocol}`");
+        let complaint = Complaint::new(Kind::Conflict, message, "only `https` opens TLS");
+        out.error(
+            span,
+            match protocol {
+                Protocol::Http => complaint.help("write `protocol = \"https\"`"),
+                _ => complaint,
+            },
+        );
+    }
+    if let Some(span) = table.limits_span
+        && !listener.is_http()
+    {
+        let message = format!("limits for HTTP on a listener of protocol `{protocol}`");
+        out.error(
+            span,
+            Complaint::new(
+                Kind::Conflict,
+                message,
+                "they need protocol `http` or `https`",
+            ),
+        );
+    }
+    if let Some(span) = table.timeouts_span
+        && listener.is_xdp()
+    {
+        let message = format!(
+            "timeouts of the proxy on a listener with `forward = \"{}\"`",
+            listener.asked_word()
+        );
+        out.error(
+            span,
+            Complaint::new(Kind::Conflict, message, "they need `forward = \"proxy\"`"),
+        );
+    }
+}
+
+/// What routes of a `tls` listener may look at, and routes that an earlier one hides.
+fn check_routes(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
+    let Some(routes) = listener.table.routes.good() else {
+        return;
+    };
+    let mut first: HashMap<(Option<&HostPattern>, Option<&PathPrefix>), Span> = HashMap::new();
+    for route in &routes.value {
+        if listener.protocol == Some(Protocol::Tls) {
+            if let Some(span) = route.path_span {
+                let complaint = Complaint::new(
+                    Kind::Conflict,
+                    "`path_prefix` on a listener of protocol `tls`",
+                    "TLS is not opened, so only `host` (SNI) is seen",
+                );
+                out.error(
+                    span,
+                    complaint.help(
+                        "to route by path, write `protocol = \"https\"` and give it certificates",
+                    ),
+                );
+            }
+            if !route.has_host {
+                let complaint = Complaint::new(
+                    Kind::MissingKey,
+                    "[[listener.route]] has no `host`",
+                    "expected `host = [\"www.example.com\"]`",
+                );
+                out.error(
+                    route.span,
+                    complaint.help("for all other hosts, write `pool` on the listener"),
+                );
+            }
+        }
+        // `/` alone is the same as no prefix.
+        let path = route
+            .path_prefix
+            .as_ref()
+            .filter(|prefix| prefix.as_str() != "/");
+        let any_host = (!route.has_host).then_some((None, route.span));
+        let hosts = route
+            .hosts
+            .iter()
+            .map(|at| (Some(&at.value), at.span))
+            .chain(any_host);
+        for (host, span) in hosts {
+            if let Some(earlier) = first.get(&(host, path)) {
+                let what = host.map_or_else(|| "all hosts".to_owned(), |host| format!("`{host}`"));
+                let paths = path.map_or_else(String::new, |path| {
+                    format!(" and {}", quoted(path.as_str()))
+                });
+                let message = format!("a route for {what}{paths} that never matches");
+                let complaint = Complaint::new(
+                    Kind::Duplicate,
+                    message,
+                    "an earlier route matches the same",
+                );
+                out.warn(span, complaint.note(*earlier, "the first is here"));
+            } else {
+                first.insert((host, path), span);
+            }
+        }
+    }
+}
+
+/// What an XDP listener needs of the node, and of its VIP.
+fn check_xdp_listener(listener: &Resolved<'_, '_>, file: &File<'_>, out: &mut Findings<'_>) {
+    let (Some(l4), Some(bind), Some(forward)) = (&file.l4, listener.bind, listener.forward) else {
+        return;
+    };
+    if !forward.is_xdp() {
+        return;
+    }
+    let vip = bind.ip();
+    if vip.is_unspecified() {
+        let message = format!("`forward = \"{forward}\"` on every address of the node");
+        let complaint = Complaint::new(Kind::Conflict, message, "expected one address, the VIP");
+        out.error(
+            listener.bind_span(),
+            complaint.help("only proxied listeners can be on all addresses"),
+        );
+    } else if vip.is_loopback() {
+        let message = format!("`forward = \"{forward}\"` on a loopback address");
+        let label = "XDP sees only packets that arrive at an interface";
+        out.error(
+            listener.bind_span(),
+            Complaint::new(Kind::Conflict, message, label),
+        );
+    } else if vip.is_ipv6() {
+        out.error(listener.bind_span(), ipv4_only(forward));
+    }
+    let has_v4 = l4.local_addresses.iter().any(|at| at.value.is_ipv4());
+    if matches!(forward, Forward::Fullnat | Forward::Tunnel) && !has_v4 {
+        let message = format!(
+            "`forward = \"{forward}\"`, and [l4] has no local address of the backends' family, IPv4"
+        );
+        let label = match forward {
+            Forward::Fullnat => "it puts a local address in place of the client's",
+            _ => "a local address is the outer source of the tunnel",
+        };
+        let complaint = Complaint::new(Kind::MissingKey, message, label)
+            .help("write `local_addresses = [\"192.0.2.10\"]` in [l4], with an IPv4 address of this node")
+            .note(l4.span, "[l4] is here");
+        out.error(listener.forward_span(), complaint);
+    }
+}
+
+fn ipv4_only(forward: Forward) -> Complaint {
+    Complaint::new(
+        Kind::Unsupported,
+        format!("IPv6 with `forward = \"{forward}\"`"),
+        "the XDP modes are IPv4 only for now",
+    )
+    .help("`forward = \"proxy\"` takes IPv6")
+}
+
+/// What is listened on. TCP and UDP are apart, IPv4 and IPv6 as well (sockets are opened with `IPV6_V6ONLY`).
+struct Binds {
+    exact: HashMap<(Transport, SocketAddr), usize>,
+    /// Proxied listeners on all addresses of a family.
+    wildcard: HashMap<(Transport, bool, u16), usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Transport {
+    Tcp,
+    Udp,
+}
+
+impl Transport {
+    fn of(protocol: Protocol) -> Self {
+        if protocol.is_udp() {
+            Self::Udp
+        } else {
+            Self::Tcp
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+impl Binds {
+    /// Indexes the binds and reports those that collide.
+    fn new(listeners: &[Resolved<'_, '_>], out: &mut Findings<'_>) -> Self {
+        let mut binds = Self {
+            exact: HashMap::new(),
+            wildcard: HashMap::new(),
+        };
+        for (index, listener) in listeners.iter().enumerate() {
+            let (Some(bind), Some(protocol)) = (listener.bind, listener.protocol) else {
+                continue;
+            };
+            let transport = Transport::of(protocol);
+            if let Some(earlier) = binds.exact.get(&(transport, bind)) {
+                let message = format!("two listeners are on {} `{bind}`", transport.as_str());
+                out.error(
+                    listener.bind_span(),
+                    collision(message, &listeners[*earlier]),
+                );
+                continue;
+            }
+            binds.exact.insert((transport, bind), index);
+            if bind.ip().is_unspecified() && !listener.is_xdp() {
+                binds
+                    .wildcard
+                    .insert((transport, bind.is_ipv6(), bind.port()), index);
+            }
+        }
+        for listener in listeners {
+            let (Some(bind), Some(protocol)) = (listener.bind, listener.protocol) else {
+                continue;
+            };
+            let transport = Transport::of(protocol);
+            // XDP takes the packets of its VIPs before any socket sees them.
+            if !bind.ip().is_unspecified()
+                && !listener.is_xdp()
+                && let Some(wildcard) =
+                    binds
+                        .wildcard
+                        .get(&(transport, bind.is_ipv6(), bind.port()))
+            {
+                let wildcard = &listeners[*wildcard];
+                let message = format!(
+                    "{} `{bind}` is taken by {}, which is on every address",
+                    transport.as_str(),
+                    wildcard.subject()
+                );
+                out.error(listener.bind_span(), collision(message, wildcard));
+            }
+        }
+        binds
+    }
+
+    /// The API must be reachable, and by nobody else.
+    fn check_api(&self, file: &File<'_>, listeners: &[Resolved<'_, '_>], out: &mut Findings<'_>) {
+        let address = file.api.api.listen;
+        if let Some(listen) = &file.api.listen
+            && !listen.value.ip().is_loopback()
+            && !file.api.has_token
+        {
+            let message = format!("the API listens on `{address}` without `token_file`");
+            let complaint = Complaint::new(
+                Kind::MissingKey,
+                message,
+                "whoever reaches it can change the node",
+            );
+            out.error(
+                listen.span,
+                complaint.help("write `token_file = \"token\"` in [api], or listen on `127.0.0.1`"),
+            );
+        }
+        let same_port = |listener: &&Resolved<'_, '_>| {
+            listener.protocol.is_some_and(|protocol| !protocol.is_udp())
+                && listener.bind.is_some_and(|bind| {
+                    let overlaps = bind.ip() == address.ip()
+                        || (!listener.is_xdp()
+                            && (bind.ip().is_unspecified() || address.ip().is_unspecified()));
+                    bind.port() == address.port() && bind.is_ipv6() == address.is_ipv6() && overlaps
+                })
+        };
+        if let Some(listener) = listeners.iter().find(same_port) {
+            match &file.api.listen {
+                Some(listen) => {
+                    let message = format!(
+                        "the API listens on `{address}`, and so does {}",
+                        listener.subject()
+                    );
+                    out.error(listen.span, collision(message, listener));
+                }
+                None => {
+                    let message = format!(
+                        "{} is where the API listens, `{address}`",
+                        listener.subject()
+                    );
+                    let complaint =
+                        Complaint::new(Kind::Duplicate, message, "expected another port");
+                    out.error(
+                        listener.bind_span(),
+                        complaint.help(
+                            "or put the API elsewhere: `listen = \"127.0.0.1:9901\"` in [api]",
+                        ),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn collision(message: String, other: &Resolved<'_, '_>) -> Complaint {
+    Complaint::new(
+        Kind::Duplicate,
+        message,
+        "expected an address and port of its own",
+    )
+    .note(other.bind_span(), format!("{} is here", other.subject()))
+}
+
+/// A local address is the node's own, a VIP is what clients use: a packet must be one or the other.
+fn check_local_addresses(file: &File<'_>, listeners: &[Resolved<'_, '_>], out: &mut Findings<'_>) {
+    let Some(l4) = &file.l4 else { return };
+    let mut vips: HashMap<IpAddr, &Resolved<'_, '_>> = HashMap::new();
+    for listener in listeners {
+        if let Some(bind) = listener.bind {
+            vips.entry(bind.ip()).or_insert(listener);
+        }
+    }
+    for local in &l4.local_addresses {
+        if let Some(listener) = vips.get(&local.value) {
+            let message = format!("local address `{}` is a VIP", local.value);
+            let complaint = Complaint::new(
+                Kind::Conflict,
+                message,
+                "expected an address that no listener is on",
+            );
+            out.error(
+                local.span,
+                complaint.note(
+                    listener.bind_span(),
+                    format!("{} is here", listener.subject()),
+                ),
+            );
+        }
+    }
+}
+
+/// What a pool's backends must be by themselves.
+fn check_backends(pool: &PoolTable<'_>, out: &mut Findings<'_>) {
+    let mut first: HashMap<SocketAddr, Span> = HashMap::new();
+    for backend in &pool.backends {
+        let address = backend.address;
+        if let Some(earlier) = first.get(&address.value) {
+            let message = format!("backend `{}` is in {} twice", address.value, pool.subject);
+            let complaint = Complaint::new(Kind::Duplicate, message, "expected each address once");
+            out.error(
+                address.span,
+                complaint
+                    .help("for more of the work, raise its `weight`")
+                    .note(*earlier, "the first is here"),
+            );
+        } else {
+            first.insert(address.value, address.span);
+        }
+    }
+    if !pool.backends.is_empty() && pool.backends.iter().all(|backend| backend.weight == 0) {
+        let message = format!("every backend of {} has weight 0", pool.subject);
+        out.warn(
+            pool.span,
+            Complaint::new(Kind::Unused, message, "none of them takes new work"),
+        );
+    }
+}
+
+/// What a pool must be for the listeners that send to it.
+fn check_users(
+    pool: &PoolTable<'_>,
+    users: &[Use],
+    listeners: &[Resolved<'_, '_>],
+    out: &mut Findings<'_>,
+) {
+    let listener_of = |user: &Use| &listeners[user.listener];
+    if let Some(sticky) = &pool.sticky
+        && let Some(user) = users.iter().find(|user| {
+            let listener = listener_of(user);
+            listener.protocol.is_some() && !listener.is_http()
+        })
+    {
+        let listener = listener_of(user);
+        let protocol = listener.protocol.map_or("", Protocol::as_str);
+        let message = format!(
+            "{} is sticky, and {} of protocol `{protocol}` sends to it",
+            pool.subject,
+            listener.subject()
+        );
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            message,
+            "cookies are seen by `http` and `https` listeners only",
+        );
+        out.error(
+            sticky.span,
+            complaint
+                .help("`scheduler = \"source_hash\"` keeps a client's connections at one backend")
+                .note(user.span, format!("{} is here", listener.subject())),
+        );
+    }
+    let Some(xdp) = users.iter().find(|user| listener_of(user).is_xdp()) else {
+        return;
+    };
+    let forward = listener_of(xdp).asked_word();
+    if let Read::Good(scheduler) = &pool.scheduler
+        && scheduler.value == Scheduler::LeastConn
+    {
+        let message = format!("`least_conn` with `forward = \"{forward}\"`");
+        let complaint = Complaint::new(
+            Kind::Unsupported,
+            message,
+            "XDP has `round_robin`, `source_hash` and `maglev` for now",
+        );
+        out.error(
+            scheduler.span,
+            complaint.note(xdp.span, format!("{} is here", listener_of(xdp).subject())),
+        );
+    }
+    for backend in &pool.backends {
+        let ip = backend.address.value.ip();
+        let note = format!("{} is here", listener_of(xdp).subject());
+        if ip.is_ipv6() {
+            out.error(
+                backend.address.span,
+                ipv4_only(listener_of(xdp).forward_or_proxy()).note(xdp.span, note),
+            );
+        } else if ip.is_loopback() {
+            let message = format!("a backend on a loopback address with `forward = \"{forward}\"`");
+            let complaint = Complaint::new(
+                Kind::Conflict,
+                message,
+                "XDP sends packets out of an interface",
+            );
+            out.error(backend.address.span, complaint.note(xdp.span, note));
+        }
+    }
+    check_direct_ports(pool, users, listeners, out);
+}
+
+/// `dr` and `tunnel` leave the port as it is.
+fn check_direct_ports(
+    pool: &PoolTable<'_>,
+    users: &[Use],
+    listeners: &[Resolved<'_, '_>],
+    out: &mut Findings<'_>,
+) {
+    let mut ports: BTreeMap<u16, Use> = BTreeMap::new();
+    let mut first = None;
+    for user in users {
+        let listener = &listeners[user.listener];
+        if let (Some(Forward::Dr | Forward::Tunnel), Some(bind)) = (listener.forward, listener.bind)
+        {
+            first.get_or_insert((bind.port(), *user));
+            ports.entry(bind.port()).or_insert(*user);
+        }
+    }
+    let Some((port, user)) = first else { return };
+    let first = &listeners[user.listener];
+    for (other_port, other) in ports {
+        if other_port != port {
+            let listener = &listeners[other.listener];
+            let message = format!(
+                "{} is on port {other_port}, {} on port {port}, and both send to {} without changing the port",
+                listener.subject(),
+                first.subject(),
+                pool.subject
+            );
+            let complaint = Complaint::new(Kind::Conflict, message, "expected a pool of its own");
+            out.error(
+                other.span,
+                complaint.note(user.span, format!("{} is here", first.subject())),
+            );
+        }
+    }
+    for backend in &pool.backends {
+        let found = backend.address.value.port();
+        if found != port {
+            let forward = first.asked_word();
+            let message = format!(
+                "`forward = \"{forward}\"` does not change the port, but the backend's is {found}"
+            );
+            let complaint = Complaint::new(
+                Kind::Conflict,
+                message,
+                format!("expected the listener's port, {port}"),
+            );
+            out.error(
+                backend.address.span,
+                complaint
+                    .help("`fullnat` and `nat` change it")
+                    .note(first.bind_span(), format!("{} is here", first.subject())),
+            );
+        }
+    }
+}
+
+/// A backend that is the listener itself: what is sent to it comes back.
+fn check_loops(
+    (at, pool): (usize, &PoolTable<'_>),
+    uses: &Uses,
+    binds: &Binds,
+    listeners: &[Resolved<'_, '_>],
+    out: &mut Findings<'_>,
+) {
+    for backend in &pool.backends {
+        let address = backend.address.value;
+        for transport in [Transport::Tcp, Transport::Udp] {
+            let exact = binds.exact.get(&(transport, address));
+            let wildcard = || {
+                binds
+                    .wildcard
+                    .get(&(transport, address.is_ipv6(), address.port()))
+            };
+            let found = exact.or_else(|| address.ip().is_loopback().then(wildcard).flatten());
+            if let Some(listener) = found
+                && uses.pairs.contains(&(*listener, at))
+            {
+                let listener = &listeners[*listener];
+                let message = format!(
+                    "backend `{address}` is {} itself, which sends to it",
+                    listener.subject()
+                );
+                let complaint =
+                    Complaint::new(Kind::Conflict, message, "expected the address of a server");
+                let note = format!("{} is here", listener.subject());
+                out.error(
+                    backend.address.span,
+                    complaint.note(listener.bind_span(), note),
+                );
+            }
+        }
+    }
+}
+
+/// Without `[l4]`, what XDP would forward is proxied.
+fn warn_of_fallback(listeners: &[Resolved<'_, '_>], out: &mut Findings<'_>) {
+    for listener in listeners {
+        if let (Some(asked), Some(_), Some(at)) = (
+            listener.asked,
+            listener.forward,
+            listener.table.forward.good(),
+        ) && asked.is_xdp()
+        {
+            let message = format!(
+                "{} is proxied in user space: the file has no [l4]",
+                listener.subject()
+            );
+            let complaint = Complaint::new(Kind::Unused, message, format!("`{asked}` needs XDP"));
+            out.warn(
+                at.span,
+                complaint.help(
+                    "add [l4] with `interfaces = [\"eth0\"]`, or write `forward = \"proxy\"`",
+                ),
+            );
+        }
+    }
+}
