@@ -1,1 +1,161 @@
 //! A packet in memory, with every access checked against its end.
+
+/// The bytes of one Ethernet frame, from `start` up to `end`.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    start: *mut u8,
+    end: *mut u8,
+}
+
+/// The part of a frame that has been found to be there: the first `N` bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<const N: usize> {
+    start: *mut u8,
+}
+
+impl Frame {
+    /// # Safety
+    /// The bytes from `start` up to `end` must be readable and writable as long as the frame is used, and nobody
+    /// else may hold a reference to them.
+    #[inline(always)]
+    pub unsafe fn new(start: *mut u8, end: *mut u8) -> Self {
+        Self { start, end }
+    }
+
+    /// Length in bytes.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.end as usize - self.start as usize
+    }
+
+    /// Whether there is no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first `N` bytes, if the frame is that long.
+    #[inline(always)]
+    pub fn head<const N: usize>(&self) -> Option<Head<N>> {
+        // Addresses are compared, as the kernel's verifier wants it; no pointer beyond the end is formed.
+        if self.start as usize + N > self.end as usize {
+            None
+        } else {
+            Some(Head { start: self.start })
+        }
+    }
+
+    /// The `N` bytes from `offset` on, if the frame is that long. `offset` is at most 255: the verifier must see a bound.
+    #[inline(always)]
+    pub fn part<const N: usize>(&self, offset: usize) -> Option<Head<N>> {
+        let offset = offset & 0xff;
+        // `wrapping_add`: the pointer is used only if it is inside.
+        let start = self.start.wrapping_add(offset);
+        if start as usize + N > self.end as usize {
+            None
+        } else {
+            Some(Head { start })
+        }
+    }
+}
+
+/// Integers that are read from and written to frames as they lie there.
+pub trait Word: Copy {}
+impl Word for u8 {}
+impl Word for u16 {}
+impl Word for u32 {}
+
+impl<const N: usize> Head<N> {
+    /// The word at `OFFSET`, in memory order.
+    #[inline(always)]
+    pub fn load<const OFFSET: usize, T: Word>(&self) -> T {
+        const { assert!(OFFSET + size_of::<T>() <= N) };
+        let word = self.start.wrapping_add(OFFSET).cast::<T>();
+        // SAFETY: the assertion above keeps the word inside the head, which the frame's maker vouched for.
+        unsafe {
+            if cfg!(feature = "bpf") {
+                word.read()
+            } else {
+                word.read_unaligned()
+            }
+        }
+    }
+
+    /// Writes the word at `OFFSET`, in memory order.
+    #[inline(always)]
+    pub fn store<const OFFSET: usize, T: Word>(&self, value: T) {
+        const { assert!(OFFSET + size_of::<T>() <= N) };
+        let word = self.start.wrapping_add(OFFSET).cast::<T>();
+        // SAFETY: as in `load`.
+        unsafe {
+            if cfg!(feature = "bpf") {
+                word.write(value);
+            } else {
+                word.write_unaligned(value);
+            }
+        }
+    }
+
+    /// The six bytes of the MAC address at `OFFSET`.
+    #[inline(always)]
+    pub fn load_mac<const OFFSET: usize>(&self) -> [u8; 6] {
+        const { assert!(OFFSET + 6 <= N) };
+        // SAFETY: inside the head, as in `load`; three halfwords, which Ethernet's layout aligns.
+        unsafe {
+            let from = self.start.wrapping_add(OFFSET).cast::<[u16; 3]>();
+            let halves = if cfg!(feature = "bpf") {
+                from.read()
+            } else {
+                from.read_unaligned()
+            };
+            core::mem::transmute::<[u16; 3], [u8; 6]>(halves)
+        }
+    }
+
+    /// Writes the six bytes of a MAC address at `OFFSET`.
+    #[inline(always)]
+    pub fn store_mac<const OFFSET: usize>(&self, mac: [u8; 6]) {
+        const { assert!(OFFSET + 6 <= N) };
+        // SAFETY: as in `load_mac`.
+        unsafe {
+            let to = self.start.wrapping_add(OFFSET).cast::<[u16; 3]>();
+            let halves = core::mem::transmute::<[u8; 6], [u16; 3]>(mac);
+            if cfg!(feature = "bpf") {
+                to.write(halves);
+            } else {
+                to.write_unaligned(halves);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec;
+
+    #[test]
+    fn refuses_heads_beyond_the_end() {
+        let mut bytes = vec![0u8; 20];
+        let range = bytes.as_mut_ptr_range();
+        // SAFETY: `bytes` lives until the end of the test and nobody else refers to it.
+        let frame = unsafe { Frame::new(range.start, range.end) };
+        assert!(frame.head::<20>().is_some());
+        assert!(frame.head::<21>().is_none());
+        assert!(frame.part::<6>(14).is_some());
+        assert!(frame.part::<6>(15).is_none());
+    }
+
+    #[test]
+    fn keeps_bytes_in_memory_order() {
+        let mut bytes = vec![1u8, 2, 3, 4, 5, 6, 7, 8];
+        let range = bytes.as_mut_ptr_range();
+        // SAFETY: as above.
+        let head = unsafe { Frame::new(range.start, range.end) }
+            .head::<8>()
+            .unwrap();
+        assert_eq!(head.load::<1, u16>(), u16::from_ne_bytes([2, 3]));
+        head.store_mac::<1>([9, 8, 7, 6, 5, 4]);
+        assert_eq!(head.load_mac::<1>(), [9, 8, 7, 6, 5, 4]);
+        assert_eq!(bytes, [1, 9, 8, 7, 6, 5, 4, 8]);
+    }
+}

@@ -9,10 +9,17 @@
 extern crate std;
 
 pub mod checksum;
+pub mod decap;
 pub mod drop;
+pub mod env;
 pub mod event;
+pub mod forward;
 pub mod frame;
 pub mod hash;
 pub mod link;
+pub mod open;
+pub mod packet;
+pub mod ping;
 pub mod service;
 pub mod session;
+pub(crate) mod table;

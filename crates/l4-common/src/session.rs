@@ -6,7 +6,7 @@
 //! it clears [`LIVE`] and sets [`DYING`]; later, when no program can still be at it, it frees the line.
 //! Each direction writes only its own line.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::AtomicU32;
 
 use crate::hash::{FlowKey4, reduce};
 
@@ -119,9 +119,17 @@ impl Place {
 }
 
 impl Line4 {
+    /// The present [`Line4::meta`]. A volatile load where an atomic one would do: BPF has none before version 4 of
+    /// its instruction set.
+    #[inline(always)]
+    pub fn meta(&self) -> u32 {
+        // SAFETY: the field is valid, and aligned words are read whole on every machine that Linux runs XDP on.
+        unsafe { self.meta.as_ptr().read_volatile() }
+    }
+
     /// The key of the packets of this line.
     pub fn key(&self) -> FlowKey4 {
-        let udp = self.meta.load(Ordering::Relaxed) & UDP != 0;
+        let udp = self.meta() & UDP != 0;
         FlowKey4 {
             src: self.src,
             dst: self.dst,
@@ -133,7 +141,7 @@ impl Line4 {
     /// The key of the line of the other direction: the reverse of what this one rewrites to. Only FullNAT and NAT
     /// have one.
     pub fn peer_key(&self) -> FlowKey4 {
-        let udp = self.meta.load(Ordering::Relaxed) & UDP != 0;
+        let udp = self.meta() & UDP != 0;
         FlowKey4 {
             src: self.new_src,
             dst: self.new_dst,

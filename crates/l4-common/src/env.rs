@@ -1,0 +1,86 @@
+//! What the packet logic asks of the machine that it runs on: maps, clock, routes.
+
+use crate::drop::Drop;
+use crate::event::Event;
+use crate::frame::Frame;
+use crate::link::Link;
+use crate::service::{Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings};
+use crate::session::Set4;
+
+/// The machine: the kernel behind the XDP program, or memory in tests and fuzzers.
+pub trait Env {
+    /// The packet as it is now.
+    fn frame(&self) -> Frame;
+    /// Puts `bytes` new bytes in front of the packet, or takes `-bytes` away; false if there is no room.
+    fn move_start(&mut self, bytes: i32) -> bool;
+    /// Kernel's index of the interface that the packet came in by.
+    fn ingress_ifindex(&self) -> u32;
+    /// The clock of session lines, in jiffies.
+    fn jiffies(&self) -> u32;
+    /// Seed of the flow hash.
+    fn seed(&self) -> u64;
+    /// Number of sets in the session table.
+    fn sets(&self) -> u32;
+    /// The set with this index; it stays valid for the packet's time.
+    fn set(&self, index: u32) -> Option<*mut Set4>;
+    /// What may change while the program runs.
+    fn settings(&self) -> Settings;
+    /// An interface that packets leave by.
+    fn link(&self, index: u32) -> Option<Link>;
+    /// The index of the link with this interface.
+    fn link_of(&self, ifindex: u32) -> Option<u8>;
+    /// The listener at this address, port and protocol.
+    fn listener(&self, key: &ListenerKey) -> Option<Listener>;
+    /// Whether the address, in network byte order, is that of a listener.
+    fn is_vip(&self, addr: u32) -> bool;
+    /// The backend number in this slot of the scheduling tables.
+    fn slot(&self, index: u32) -> Option<u16>;
+    /// The backend with this number.
+    fn backend(&self, number: u16) -> Option<Backend>;
+    /// A local address, in network byte order.
+    fn local(&self, index: u32) -> Option<u32>;
+    /// This core's counters of a listener.
+    fn listener_counters(&self, number: u16) -> Option<*mut ListenerCounters>;
+    /// This core's counters of a backend.
+    fn backend_counters(&self, number: u16) -> Option<*mut BackendCounters>;
+    /// Counts a dropped packet.
+    fn count_drop(&self, reason: Drop);
+    /// Tells user space, if it can hear.
+    fn tell(&self, event: Event);
+    /// The kernel's next hop for a packet from `src` to `dst`, both in network byte order.
+    fn next_hop(&self, src: u32, dst: u32) -> NextHop;
+}
+
+/// The kernel's answer to where a packet goes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NextHop {
+    /// Through this interface, to this MAC address.
+    Found {
+        /// Kernel's index of the interface.
+        ifindex: u32,
+        /// The neighbour's MAC address.
+        mac: [u8; 6],
+    },
+    /// Through this interface to this neighbour, whose MAC address the kernel does not know.
+    NoNeighbour {
+        /// Kernel's index of the interface.
+        ifindex: u32,
+        /// The neighbour's address, network byte order.
+        addr: u32,
+    },
+    /// There is no route, or forwarding is off.
+    None,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The kernel gets it, untouched.
+    Pass,
+    /// It ends here; a counter says why.
+    Drop,
+    /// It leaves by the interface that it came in by.
+    Transmit,
+    /// It leaves by the interface with this index.
+    Redirect(u32),
+}

@@ -1,0 +1,398 @@
+//! The first packet of a session: a backend is picked, a local port taken, both directions written.
+
+use core::sync::atomic::Ordering::AcqRel;
+
+use crate::checksum::{difference32, fold};
+use crate::drop::Drop;
+use crate::env::{Env, Verdict};
+use crate::event::{Event, EventKind};
+use crate::forward::{dropped, outer_constant};
+use crate::frame::Head;
+use crate::hash::{self, FlowKey4, reduce};
+use crate::link::LINK_NONE;
+use crate::packet::{PROTO_TCP, PROTO_UDP, UDP_HEAD, at};
+use crate::service::{BACKEND_ACCEPTS, Backend, LOCAL_PORT_MIN, Listener, ListenerKey, Mode, Pick};
+use crate::session::{
+    ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
+    SYN, UDP, seen,
+};
+use crate::table::{self, Claim};
+
+/// Local ports that are tried for a new session.
+const PORT_TRIES: u32 = 16;
+/// Local ports that there are to choose from.
+const PORTS: u32 = 65_536 - LOCAL_PORT_MIN as u32;
+
+/// What became of a packet without a session.
+pub(crate) enum Opened {
+    /// It opened one: this is the line of its direction.
+    Line(*mut Line4),
+    /// It did not.
+    Verdict(Verdict),
+}
+
+/// Whether a SYN on a line means that the session has to be scheduled anew. A SYN on a closed session (RFC 9293,
+/// section 3.6.1; nf_conntrack_proto_tcp.c treats it alike) starts it again on the same backend, if that takes new
+/// sessions; if not, both lines are taken out of use.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[cold]
+#[inline(never)]
+pub(crate) unsafe fn reopens(env: &impl Env, line: *mut Line4) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let meta = (*line).meta();
+        if meta & (REVERSE | UDP) != 0 {
+            return false;
+        }
+        let peer = match Mode::from_bits((meta >> MODE_SHIFT) as u8) {
+            Mode::Fullnat | Mode::Nat => {
+                let key = (*line).peer_key();
+                table::find(env, &key, &Place::of(key.hash(env.seed()), env.sets()))
+            }
+            Mode::Dr | Mode::Tunnel => None,
+        };
+        let here = seen(meta);
+        let there = peer.map_or(0, |peer| seen((*peer).meta()));
+        let closed = (here | there) & (FIN | RST) != 0;
+        if !closed && here & ACK != 0 {
+            return false;
+        }
+        let accepts = env
+            .backend((*line).backend)
+            .is_some_and(|backend| backend.flags & BACKEND_ACCEPTS != 0);
+        if !accepts {
+            table::retire(line);
+            if let Some(peer) = peer {
+                table::retire(peer);
+            }
+            return true;
+        }
+        if closed {
+            (*line).meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
+            if let Some(peer) = peer {
+                (*peer).meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
+            }
+            count_session(env, (*line).listener, (*line).backend);
+        }
+        false
+    }
+}
+
+/// Opens a session for a packet to a listener.
+#[inline(always)]
+pub(crate) fn session(
+    env: &impl Env,
+    head: &Head<UDP_HEAD>,
+    key: &FlowKey4,
+    place: &Place,
+    flags: u8,
+) -> Opened {
+    let proto = if key.udp { PROTO_UDP } else { PROTO_TCP };
+    let listener_key = ListenerKey {
+        addr: key.dst,
+        port: key.dst_port(),
+        proto,
+        zero: 0,
+    };
+    let Some(listener) = env.listener(&listener_key) else {
+        return Opened::Verdict(Verdict::Pass);
+    };
+    match try_session(env, head, key, place, flags, &listener) {
+        Ok(line) => Opened::Line(line),
+        Err(reason) => {
+            if matches!(reason, Drop::PortsExhausted | Drop::TableFull) {
+                let kind = if reason == Drop::TableFull {
+                    EventKind::TableFull
+                } else {
+                    EventKind::PortsExhausted
+                };
+                env.tell(Event {
+                    kind: kind as u32,
+                    ifindex: 0,
+                    addr: key.dst,
+                    listener: u32::from(listener.id),
+                });
+            }
+            Opened::Verdict(dropped(env, listener.id, reason))
+        }
+    }
+}
+
+#[inline(always)]
+fn try_session(
+    env: &impl Env,
+    head: &Head<UDP_HEAD>,
+    key: &FlowKey4,
+    place: &Place,
+    flags: u8,
+    listener: &Listener,
+) -> Result<*mut Line4, Drop> {
+    if !key.udp && flags != SYN {
+        return Err(Drop::NoSession);
+    }
+    if listener.table_len == 0 {
+        return Err(Drop::NoBackend);
+    }
+    let turn = pick(env, listener, key);
+    let number = env
+        .slot(listener.table_base + turn)
+        .ok_or(Drop::NoBackend)?;
+    let backend = env.backend(number).ok_or(Drop::NoBackend)?;
+    if backend.link == LINK_NONE {
+        return Err(Drop::NoNextHop);
+    }
+    let mode = Mode::from_bits(listener.mode);
+    let (new_src, new_dst, new_ports) = match mode {
+        Mode::Fullnat => open_fullnat(env, head, key, listener, number, &backend)?,
+        Mode::Nat => {
+            let new_ports = key.ports & 0xffff | u32::from(backend.port) << 16;
+            let reply = FlowKey4 {
+                src: key.src,
+                dst: backend.addr,
+                ports: new_ports,
+                udp: key.udp,
+            }
+            .reversed();
+            match open_reverse(env, head, key, listener, number, &reply) {
+                Claim::Line(_) => {}
+                Claim::Taken => return Err(Drop::PortsExhausted),
+                Claim::Full => return Err(Drop::TableFull),
+            }
+            (key.src, backend.addr, new_ports)
+        }
+        Mode::Dr => (key.src, key.dst, key.ports),
+        Mode::Tunnel => (
+            local(env, key).ok_or(Drop::PortsExhausted)?,
+            backend.addr,
+            key.ports,
+        ),
+    };
+    let line = match table::claim(env, key, place) {
+        Claim::Line(line) => line,
+        claim => {
+            // The reply's line, if there is one, is given up again.
+            let reply = FlowKey4 {
+                src: new_src,
+                dst: new_dst,
+                ports: new_ports,
+                udp: key.udp,
+            }
+            .reversed();
+            if let Some(peer) =
+                table::find(env, &reply, &Place::of(reply.hash(env.seed()), env.sets()))
+                && matches!(mode, Mode::Fullnat | Mode::Nat)
+            {
+                table::retire(peer);
+            }
+            // Taken: another core has just opened the same flow.
+            return if claim == Claim::Taken {
+                table::find(env, key, place).ok_or(Drop::TableFull)
+            } else {
+                Err(Drop::TableFull)
+            };
+        }
+    };
+    let rewrite = Rewrite {
+        new_src,
+        new_dst,
+        new_ports,
+        mac: backend.mac,
+        link: backend.link,
+        mode,
+        reverse: false,
+        listener: listener.id,
+        backend: number,
+    };
+    // SAFETY: the line is claimed by us and not published.
+    unsafe { fill(env, line, key, &rewrite) };
+    if !table::publish(env, line, key, place, rewrite.bits(env, key.udp)) {
+        return table::find(env, key, place).ok_or(Drop::TableFull);
+    }
+    count_session(env, listener.id, number);
+    Ok(line)
+}
+
+/// Index into the listener's scheduling table.
+#[inline(always)]
+fn pick(env: &impl Env, listener: &Listener, key: &FlowKey4) -> u32 {
+    if listener.pick == Pick::Next as u8 {
+        let Some(counters) = env.listener_counters(listener.id) else {
+            return 0;
+        };
+        // SAFETY: the environment gave this core's counters, which nobody else writes.
+        let turn = unsafe { (*counters).turn as u32 };
+        let turn = if turn >= listener.table_len { 0 } else { turn };
+        // SAFETY: as above.
+        unsafe { (*counters).turn = u64::from(turn + 1) };
+        turn
+    } else {
+        let port = if listener.pick == Pick::HashAddress as u8 {
+            0
+        } else {
+            key.src_port()
+        };
+        reduce(hash::client(key.src, port), listener.table_len)
+    }
+}
+
+/// A local address for this flow.
+#[inline(always)]
+fn local(env: &impl Env, key: &FlowKey4) -> Option<u32> {
+    let locals = env.settings().locals;
+    if locals == 0 {
+        return None;
+    }
+    env.local(reduce(
+        hash::client(key.src, key.src_port()).rotate_left(16),
+        locals,
+    ))
+    .filter(|addr| *addr != 0)
+}
+
+/// Takes a local port that is free towards this backend, and writes the reply's line.
+#[inline(always)]
+fn open_fullnat(
+    env: &impl Env,
+    head: &Head<UDP_HEAD>,
+    key: &FlowKey4,
+    listener: &Listener,
+    number: u16,
+    backend: &Backend,
+) -> Result<(u32, u32, u32), Drop> {
+    let local = local(env, key).ok_or(Drop::PortsExhausted)?;
+    // Ports are tried in an order of the flow's own: a start, and an odd step, so that flows with the same start part.
+    let order = hash::client(key.ports ^ key.dst, key.src_port()) ^ hash::client(key.src, 0);
+    let step = order >> 16 | 1;
+    let mut at = order;
+    let mut tries = 0;
+    while tries < PORT_TRIES {
+        let port = (u32::from(LOCAL_PORT_MIN) + reduce(at.wrapping_mul(0x9e37_79b9), PORTS)) as u16;
+        let new_ports = u32::from(port.to_be()) | u32::from(backend.port) << 16;
+        let reply = FlowKey4 {
+            src: backend.addr,
+            dst: local,
+            ports: new_ports.rotate_left(16),
+            udp: key.udp,
+        };
+        match open_reverse(env, head, key, listener, number, &reply) {
+            Claim::Line(_) => return Ok((local, backend.addr, new_ports)),
+            Claim::Taken => {}
+            Claim::Full => return Err(Drop::TableFull),
+        }
+        at = at.wrapping_add(step);
+        tries += 1;
+    }
+    Err(Drop::PortsExhausted)
+}
+
+/// Claims, fills and publishes the line of the replies to `key`, which arrive as `reply`. Until the kernel is asked
+/// for the way, with the first reply, they go back the way the request came.
+#[inline(always)]
+fn open_reverse(
+    env: &impl Env,
+    head: &Head<UDP_HEAD>,
+    key: &FlowKey4,
+    listener: &Listener,
+    number: u16,
+    reply: &FlowKey4,
+) -> Claim {
+    let place = Place::of(reply.hash(env.seed()), env.sets());
+    let claim = table::claim(env, reply, &place);
+    if let Claim::Line(line) = claim {
+        let back = key.reversed();
+        let rewrite = Rewrite {
+            new_src: back.src,
+            new_dst: back.dst,
+            new_ports: back.ports,
+            mac: head.load_mac::<{ at::ETH_SRC }>(),
+            link: env.link_of(env.ingress_ifindex()).unwrap_or(0),
+            mode: Mode::from_bits(listener.mode),
+            reverse: true,
+            listener: listener.id,
+            backend: number,
+        };
+        // SAFETY: the line is claimed by us and not published.
+        unsafe { fill(env, line, reply, &rewrite) };
+        if !table::publish(env, line, reply, &place, rewrite.bits(env, key.udp)) {
+            return Claim::Taken;
+        }
+    }
+    claim
+}
+
+/// What a new line says about its packets.
+struct Rewrite {
+    new_src: u32,
+    new_dst: u32,
+    new_ports: u32,
+    mac: [u8; 6],
+    link: u8,
+    mode: Mode,
+    reverse: bool,
+    listener: u16,
+    backend: u16,
+}
+
+impl Rewrite {
+    /// The bits of `meta`. A reply's line gets a route generation that is not the present one.
+    #[inline(always)]
+    fn bits(&self, env: &impl Env, udp: bool) -> u32 {
+        let generation = env
+            .settings()
+            .route_generation
+            .wrapping_sub(u32::from(self.reverse))
+            & 0xff;
+        (self.mode as u32) << MODE_SHIFT
+            | if udp { UDP } else { 0 }
+            | if self.reverse { REVERSE } else { 0 }
+            | u32::from(self.link & 0x3f) << LINK_SHIFT
+            | generation << GENERATION_SHIFT
+    }
+}
+
+/// Writes everything but `meta` of a claimed line.
+///
+/// # Safety
+/// `line` must be a line of the session table that the caller has claimed and not published.
+#[inline(always)]
+unsafe fn fill(env: &impl Env, line: *mut Line4, key: &FlowKey4, rewrite: &Rewrite) {
+    let addresses = difference32(key.src, rewrite.new_src) + difference32(key.dst, rewrite.new_dst);
+    let ip_delta = if rewrite.mode as u8 == Mode::Tunnel as u8 {
+        outer_constant(rewrite.new_src, rewrite.new_dst)
+    } else {
+        fold(addresses)
+    };
+    // SAFETY: by the caller's promise; nobody reads the fields before the line is published.
+    unsafe {
+        (*line).src = key.src;
+        (*line).dst = key.dst;
+        (*line).ports = key.ports;
+        (*line).new_src = rewrite.new_src;
+        (*line).new_dst = rewrite.new_dst;
+        (*line).new_ports = rewrite.new_ports;
+        (*line).ip_delta = ip_delta;
+        (*line).l4_delta = fold(addresses + difference32(key.ports, rewrite.new_ports));
+        (*line).mac = rewrite.mac;
+        (*line).listener = rewrite.listener;
+        (*line).backend = rewrite.backend;
+        (*line).changes = 0;
+        (*line).last_seen = env.jiffies();
+        (*line).packets = 0;
+        (*line).bytes = 0;
+    }
+}
+
+#[inline(always)]
+fn count_session(env: &impl Env, listener: u16, backend: u16) {
+    // SAFETY: the environment gives this core's counters, which nobody else writes.
+    unsafe {
+        if let Some(counters) = env.listener_counters(listener) {
+            (*counters).sessions += 1;
+        }
+        if let Some(counters) = env.backend_counters(backend) {
+            (*counters).sessions += 1;
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Programs of the benchmark. The generator writes the headers of one flow after the other into the buffer of a test
+//! run and tail-calls the program under test: ours, an empty one (the generator's own cost), or a reference that
+//! keeps sessions in the kernel's LRU hash map, as most load balancers do.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, xdp_action};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_map_update_elem, bpf_xdp_adjust_head};
+use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::maps::{Array, LruHashMap, ProgramArray};
+use aya_ebpf::programs::XdpContext;
+use weir_l4_common::checksum;
+use weir_l4_common::frame::{Frame, Head};
+use weir_l4_common::packet::{TCP_HEAD, at};
+
+/// What the generator writes of a flow. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flow {
+    /// Source address, destination address, ports, as in the packet.
+    pub src: u32,
+    pub dst: u32,
+    pub ports: u32,
+    /// Checksums of IP and of TCP or UDP.
+    pub ip_checksum: u16,
+    pub l4_checksum: u16,
+    /// IP protocol and TCP flags.
+    pub proto: u8,
+    pub flags: u8,
+    pub length: u16,
+    pub reserved: [u32; 3],
+}
+
+/// How the generator goes through the flows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Plan {
+    /// Index of the next packet.
+    pub at: u64,
+    /// Number of flows, a power of two, less one.
+    pub mask: u64,
+    /// Factor of the order: packet `i` takes flow `(i * factor) & mask`; odd, so that every flow has its turn.
+    pub factor: u64,
+    /// 14 + the flow's length: what is longer is cut at the front before it is written again.
+    pub frame_len: u64,
+}
+
+/// Flows; sized by the loader.
+#[map]
+pub static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// One element.
+#[map]
+pub static PLAN: Array<Plan> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// The program under test at 0.
+#[map]
+pub static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Key of the reference's session.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ReferenceKey {
+    src: u32,
+    dst: u32,
+    ports: u32,
+    proto: u32,
+}
+
+/// The reference's session: what FullNAT needs to rewrite a packet.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct ReferenceSession {
+    new_src: u32,
+    new_dst: u32,
+    new_ports: u32,
+    ip_delta: u16,
+    l4_delta: u16,
+    dst_mac: [u8; 6],
+    src_mac: [u8; 6],
+    last_seen: u32,
+    packets: u64,
+    bytes: u64,
+}
+
+/// The reference's sessions; sized by the loader.
+#[map]
+pub static REFERENCE: LruHashMap<ReferenceKey, ReferenceSession> =
+    LruHashMap::with_max_entries(1, 0);
+
+#[inline(always)]
+fn frame(ctx: &XdpContext) -> Frame {
+    // SAFETY: the verifier proves that every access is inside.
+    unsafe { Frame::new(ctx.data() as *mut u8, ctx.data_end() as *mut u8) }
+}
+
+/// Writes the next flow's packet and calls the program under test.
+#[xdp]
+pub fn bench_generate(ctx: XdpContext) -> u32 {
+    let Some(plan) = PLAN.get_ptr_mut(0) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: the element lives as long as the map, and one core runs the benchmark.
+    let flow = unsafe {
+        let at = (*plan).at;
+        (*plan).at = at + 1;
+        if frame(&ctx).len() as u64 > (*plan).frame_len {
+            bpf_xdp_adjust_head(
+                ctx.ctx,
+                (frame(&ctx).len() as u64 - (*plan).frame_len) as i32,
+            );
+        }
+        FLOWS.get_ptr((at.wrapping_mul((*plan).factor) & (*plan).mask) as u32)
+    };
+    let Some(flow) = flow else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let Some(head) = frame(&ctx).head::<TCP_HEAD>() else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: as above.
+    let flow = unsafe { &*flow };
+    head.store::<{ at::ETHERTYPE }, u16>(0x0800u16.to_be());
+    head.store::<{ at::IP_VERSION }, u16>(0x0045);
+    head.store::<{ at::IP_LEN }, u16>(flow.length);
+    head.store::<{ at::IP_ID }, u32>(0x0040_0000);
+    head.store::<{ at::IP_TTL }, u16>(64 | u16::from(flow.proto) << 8);
+    head.store::<{ at::IP_CHECKSUM }, u16>(flow.ip_checksum);
+    head.store::<{ at::IP_SRC }, u32>(flow.src);
+    head.store::<{ at::IP_DST }, u32>(flow.dst);
+    head.store::<{ at::PORTS }, u32>(flow.ports);
+    if flow.proto == 6 {
+        head.store::<{ at::TCP_FLAGS - 1 }, u16>(0x50 | u16::from(flow.flags) << 8);
+        head.store::<{ at::TCP_CHECKSUM }, u16>(flow.l4_checksum);
+    } else {
+        head.store::<{ at::UDP_CHECKSUM }, u16>(flow.l4_checksum);
+    }
+    // SAFETY: on success it does not return.
+    let _ = unsafe { NEXT.tail_call(&ctx, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+/// The empty program: what is left is the generator's own cost.
+#[xdp]
+pub fn bench_nothing(_: XdpContext) -> u32 {
+    xdp_action::XDP_TX
+}
+
+#[inline(always)]
+fn reference_key(head: &Head<TCP_HEAD>) -> ReferenceKey {
+    ReferenceKey {
+        src: head.load::<{ at::IP_SRC }, u32>(),
+        dst: head.load::<{ at::IP_DST }, u32>(),
+        ports: head.load::<{ at::PORTS }, u32>(),
+        proto: u32::from(head.load::<{ at::IP_PROTO }, u8>()),
+    }
+}
+
+/// The reference: one lookup in an LRU hash map and the FullNAT rewrite that it holds; no services, no TCP states.
+#[xdp]
+pub fn bench_lru(ctx: XdpContext) -> u32 {
+    let frame = frame(&ctx);
+    let Some(head) = frame.head::<TCP_HEAD>() else {
+        return xdp_action::XDP_PASS;
+    };
+    if head.load::<{ at::ETHERTYPE }, u16>() != 0x0800u16.to_be()
+        || head.load::<{ at::IP_VERSION }, u8>() != 0x45
+    {
+        return xdp_action::XDP_PASS;
+    }
+    let Some(session) = REFERENCE.get_ptr_mut(reference_key(&head)) else {
+        return xdp_action::XDP_DROP;
+    };
+    // SAFETY: the value stays valid while the program runs.
+    unsafe {
+        (*session).last_seen = bpf_jiffies64() as u32;
+        (*session).packets += 1;
+        (*session).bytes += frame.len() as u64;
+        let ttl = head.load::<{ at::IP_TTL }, u8>();
+        head.store::<{ at::IP_TTL }, u8>(ttl - 1);
+        let old = head.load::<{ at::IP_CHECKSUM }, u16>();
+        head.store::<{ at::IP_CHECKSUM }, u16>(checksum::apply(old, (*session).ip_delta));
+        head.store::<{ at::IP_SRC }, u32>((*session).new_src);
+        head.store::<{ at::IP_DST }, u32>((*session).new_dst);
+        head.store::<{ at::PORTS }, u32>((*session).new_ports);
+        let old = head.load::<{ at::TCP_CHECKSUM }, u16>();
+        head.store::<{ at::TCP_CHECKSUM }, u16>(checksum::apply(old, (*session).l4_delta));
+        head.store_mac::<{ at::ETH_DST }>((*session).dst_mac);
+        head.store_mac::<{ at::ETH_SRC }>((*session).src_mac);
+    }
+    xdp_action::XDP_TX
+}
+
+/// One insertion into the reference's map: what a new session of one direction costs there.
+#[xdp]
+pub fn bench_lru_insert(ctx: XdpContext) -> u32 {
+    let Some(head) = frame(&ctx).head::<TCP_HEAD>() else {
+        return xdp_action::XDP_PASS;
+    };
+    let key = reference_key(&head);
+    let session = ReferenceSession {
+        new_src: key.dst,
+        new_dst: key.src,
+        new_ports: key.ports,
+        ip_delta: 0,
+        l4_delta: 0,
+        dst_mac: [2; 6],
+        src_mac: [4; 6],
+        last_seen: 0,
+        packets: 0,
+        bytes: 0,
+    };
+    // SAFETY: key and value are valid for the map's sizes.
+    let answer = unsafe {
+        bpf_map_update_elem(
+            (&raw const REFERENCE).cast_mut().cast(),
+            (&raw const key).cast(),
+            (&raw const session).cast(),
+            u64::from(BPF_ANY),
+        )
+    };
+    if answer == 0 {
+        xdp_action::XDP_TX
+    } else {
+        xdp_action::XDP_ABORTED
+    }
+}

@@ -1,0 +1,219 @@
+//! The kernel as the packet logic's [`Env`].
+
+use core::ffi::c_void;
+use core::mem;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action, xdp_md};
+use aya_ebpf::helpers::{
+    bpf_fib_lookup as fib_lookup, bpf_jiffies64, bpf_redirect, bpf_xdp_adjust_head,
+};
+use aya_ebpf::programs::XdpContext;
+use weir_l4_common::drop::Drop;
+use weir_l4_common::env::{Env, NextHop, Verdict};
+use weir_l4_common::event::Event;
+use weir_l4_common::frame::Frame;
+use weir_l4_common::link::Link;
+use weir_l4_common::service::{
+    Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings,
+};
+use weir_l4_common::session::Set4;
+
+use crate::maps;
+
+/// `AF_INET` of the kernel's socket interface.
+const AF_INET: u8 = 2;
+/// `BPF_FIB_LKUP_RET_SUCCESS` (include/uapi/linux/bpf.h).
+const FIB_SUCCESS: i64 = 0;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`.
+const FIB_NO_NEIGHBOUR: i64 = 7;
+
+/// One packet in the kernel.
+pub struct Kernel {
+    ctx: XdpContext,
+}
+
+impl Kernel {
+    #[inline(always)]
+    pub fn new(ctx: XdpContext) -> Self {
+        Self { ctx }
+    }
+
+    #[inline(always)]
+    pub fn frame(&self) -> Frame {
+        // SAFETY: the kernel's driver owns the packet's memory while the program runs, and the verifier proves that
+        // every access is inside.
+        unsafe { Frame::new(self.ctx.data() as *mut u8, self.ctx.data_end() as *mut u8) }
+    }
+
+    #[inline(always)]
+    pub fn move_start(&mut self, bytes: i32) -> bool {
+        // SAFETY: the helper checks room; pointers into the old packet are not used after it, or the verifier refuses.
+        unsafe { bpf_xdp_adjust_head(self.ctx.ctx, bytes) == 0 }
+    }
+}
+
+/// The action for a verdict.
+#[inline(always)]
+pub fn action(verdict: Verdict) -> u32 {
+    match verdict {
+        Verdict::Pass => xdp_action::XDP_PASS,
+        Verdict::Drop => xdp_action::XDP_DROP,
+        Verdict::Transmit => xdp_action::XDP_TX,
+        // SAFETY: the helper takes any interface index; one that is gone drops the packet.
+        Verdict::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
+    }
+}
+
+impl Env for Kernel {
+    #[inline(always)]
+    fn frame(&self) -> Frame {
+        self.frame()
+    }
+
+    #[inline(always)]
+    fn move_start(&mut self, bytes: i32) -> bool {
+        self.move_start(bytes)
+    }
+
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        let md: *const xdp_md = self.ctx.ctx;
+        // SAFETY: the context is the kernel's; the verifier turns this load into the right one.
+        unsafe { (&raw const (*md).ingress_ifindex).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn jiffies(&self) -> u32 {
+        // SAFETY: no arguments; inlined by the verifier into a load (kernel/bpf/verifier.c, do_misc_fixups).
+        unsafe { bpf_jiffies64() as u32 }
+    }
+
+    #[inline(always)]
+    fn seed(&self) -> u64 {
+        // SAFETY: a read-only map of the program; volatile, as the loader sets the value after it was compiled.
+        unsafe { (&raw const maps::SEED).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn sets(&self) -> u32 {
+        // SAFETY: as for the seed.
+        unsafe { (&raw const maps::SETS).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set(&self, index: u32) -> Option<*mut Set4> {
+        maps::SESSIONS4.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn settings(&self) -> Settings {
+        // SAFETY: an array element lives as long as the map.
+        maps::CONFIG
+            .get_ptr(0)
+            .map_or(Settings::default(), |settings| unsafe {
+                settings.read_volatile()
+            })
+    }
+
+    #[inline(always)]
+    fn link(&self, index: u32) -> Option<Link> {
+        // SAFETY: as for the settings.
+        maps::LINKS.get_ptr(index).map(|link| unsafe { *link })
+    }
+
+    #[inline(always)]
+    fn link_of(&self, ifindex: u32) -> Option<u8> {
+        // SAFETY: the value is copied at once.
+        unsafe { maps::LINK_OF.get(ifindex).map(|link| *link as u8) }
+    }
+
+    #[inline(always)]
+    fn listener(&self, key: &ListenerKey) -> Option<Listener> {
+        // SAFETY: the value is copied at once, and replaced whole by user space.
+        unsafe { maps::LISTENERS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn is_vip(&self, addr: u32) -> bool {
+        // SAFETY: the value is not looked at.
+        unsafe { maps::VIPS.get(addr).is_some() }
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u16> {
+        let element = maps::SCHEDULE.get_ptr(index >> 2)?;
+        // SAFETY: an array element lives as long as the map; the lane is inside it.
+        Some(unsafe {
+            element
+                .cast::<u16>()
+                .add(index as usize & 3)
+                .read_volatile()
+        })
+    }
+
+    #[inline(always)]
+    fn backend(&self, number: u16) -> Option<Backend> {
+        let backend = maps::BACKENDS.get_ptr(u32::from(number))?.cast::<u64>();
+        // SAFETY: an array element lives as long as the map; both halves are read as they are written, whole.
+        let halves = unsafe { [backend.read_volatile(), backend.add(1).read_volatile()] };
+        // SAFETY: the same 16 bytes; every bit pattern is a backend.
+        Some(unsafe { mem::transmute::<[u64; 2], Backend>(halves) })
+    }
+
+    #[inline(always)]
+    fn local(&self, index: u32) -> Option<u32> {
+        // SAFETY: as for the settings.
+        maps::LOCALS.get_ptr(index).map(|local| unsafe { *local })
+    }
+
+    #[inline(always)]
+    fn listener_counters(&self, number: u16) -> Option<*mut ListenerCounters> {
+        maps::LISTENER_COUNTERS.get_ptr_mut(u32::from(number))
+    }
+
+    #[inline(always)]
+    fn backend_counters(&self, number: u16) -> Option<*mut BackendCounters> {
+        maps::BACKEND_COUNTERS.get_ptr_mut(u32::from(number))
+    }
+
+    #[inline(always)]
+    fn count_drop(&self, reason: Drop) {
+        if let Some(count) = maps::DROPS.get_ptr_mut(reason as u32) {
+            // SAFETY: this core's element; nobody else writes it.
+            unsafe { *count += 1 };
+        }
+    }
+
+    #[inline(always)]
+    fn tell(&self, event: Event) {
+        // A full ring loses the event: what it asks for will be asked again.
+        let _ = maps::EVENTS.output::<Event>(event, 0);
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, src: u32, dst: u32) -> NextHop {
+        // SAFETY: all fields are integers; zero is right for those that are not set.
+        let mut params: bpf_fib_lookup = unsafe { mem::zeroed() };
+        params.family = AF_INET;
+        params.ifindex = self.ingress_ifindex();
+        params.__bindgen_anon_3.ipv4_src = src;
+        params.__bindgen_anon_4.ipv4_dst = dst;
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: context and parameters are valid, and the size is theirs.
+        let answer =
+            unsafe { fib_lookup(self.ctx.as_ptr().cast::<c_void>(), &raw mut params, size, 0) };
+        match answer {
+            FIB_SUCCESS => NextHop::Found {
+                ifindex: params.ifindex,
+                mac: params.dmac,
+            },
+            // SAFETY: with this answer the kernel has put the next hop's IPv4 address here.
+            FIB_NO_NEIGHBOUR => NextHop::NoNeighbour {
+                ifindex: params.ifindex,
+                addr: unsafe { params.__bindgen_anon_4.ipv4_dst },
+            },
+            _ => NextHop::None,
+        }
+    }
+}

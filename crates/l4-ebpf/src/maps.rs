@@ -1,0 +1,71 @@
+//! The maps. Sizes given as 1 are set by the loader.
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use weir_l4_common::link::{LINKS_MAX, Link};
+use weir_l4_common::service::{
+    BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, Listener, ListenerCounters,
+    ListenerKey, ScheduleElement, Settings,
+};
+use weir_l4_common::session::Set4;
+
+/// The session table of IPv4.
+#[map]
+pub static SESSIONS4: Array<Set4> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Scheduling tables, one behind the other.
+#[map]
+pub static SCHEDULE: Array<ScheduleElement> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Backends by number.
+#[map]
+pub static BACKENDS: Array<Backend> = Array::with_max_entries(BACKENDS_MAX + 1, BPF_F_MMAPABLE);
+/// What may change while the program runs: one element.
+#[map]
+pub static CONFIG: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Interfaces that packets leave by.
+#[map]
+pub static LINKS: Array<Link> = Array::with_max_entries(LINKS_MAX, 0);
+/// Index into `LINKS` by the kernel's index of the interface.
+#[map]
+pub static LINK_OF: HashMap<u32, u32> = HashMap::with_max_entries(LINKS_MAX, 0);
+/// Local addresses, network byte order.
+#[map]
+pub static LOCALS: Array<u32> = Array::with_max_entries(LOCALS_MAX, 0);
+/// Listeners by VIP, port and protocol.
+#[map]
+pub static LISTENERS: HashMap<ListenerKey, Listener> =
+    HashMap::with_max_entries(LISTENERS_MAX + 1, 0);
+/// Addresses of listeners, network byte order.
+#[map]
+pub static VIPS: HashMap<u32, u32> = HashMap::with_max_entries(LISTENERS_MAX + 1, 0);
+/// Packets dropped, by reason.
+#[map]
+pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
+/// Counters of listeners by number.
+#[map]
+pub static LISTENER_COUNTERS: PerCpuArray<ListenerCounters> =
+    PerCpuArray::with_max_entries(LISTENERS_MAX + 1, 0);
+/// Counters of backends by number.
+#[map]
+pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters> =
+    PerCpuArray::with_max_entries(BACKENDS_MAX + 1, 0);
+/// Events for user space.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+/// Jiffies and nanoseconds since boot, written by `weir_clock`.
+#[map]
+pub static CLOCK: Array<[u64; 2]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Addresses, network byte order, where tunnels end on a backend's machine.
+#[map]
+pub static TUNNEL_ENDS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+/// Packets taken out of tunnels: one element.
+#[map]
+pub static DECAPSULATED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Number of sets in `SESSIONS4`; set by the loader.
+#[unsafe(no_mangle)]
+pub static SETS: u32 = 0;
+/// Seed of the flow hash; set by the loader.
+#[unsafe(no_mangle)]
+pub static SEED: u64 = 0;
