@@ -17,6 +17,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// A TCP server that begins each connection with its name and a newline, and then says back what it hears.
 pub struct TcpEcho {
     accepted: Arc<AtomicU64>,
+    refusing: Arc<AtomicBool>,
     server: Server,
 }
 
@@ -43,6 +44,8 @@ impl TcpEcho {
             .unwrap_or_else(|error| panic!("listen on {address}: {error}"));
         let accepted = Arc::new(AtomicU64::new(0));
         let (counter, greeting) = (Arc::clone(&accepted), format!("{name}\n"));
+        let refusing = Arc::new(AtomicBool::new(false));
+        let refuse = Arc::clone(&refusing);
         let server = Server::start(move |stop| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -51,7 +54,7 @@ impl TcpEcho {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)
                     .expect("a listener fits the runtime");
-                while !stop.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) && !refuse.load(Ordering::Relaxed) {
                     let Ok(Ok((stream, _))) = tokio::time::timeout(TICK, listener.accept()).await
                     else {
                         continue;
@@ -63,9 +66,22 @@ impl TcpEcho {
                         let _ = echo(stream, &greeting).await;
                     });
                 }
+                drop(listener);
+                while !stop.load(Ordering::Relaxed) {
+                    tokio::time::sleep(TICK).await;
+                }
             });
         });
-        Self { accepted, server }
+        Self {
+            accepted,
+            refusing,
+            server,
+        }
+    }
+
+    /// Stops listening; what is connected goes on.
+    pub fn refuse(&self) {
+        self.refusing.store(true, Ordering::Relaxed);
     }
 
     /// Connections accepted so far.

@@ -1,7 +1,6 @@
 //! The binary under test.
 
 use std::env;
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -87,6 +86,21 @@ impl Weir {
         assert_eq!(answer.status, 200, "{part}: {}", answer.body);
         serde_json::from_str(&answer.body)
             .unwrap_or_else(|error| panic!("{part}: {error}: {}", answer.body))
+    }
+
+    /// The verdict on a backend, as the API shows it: `unknown`, `up` or `down`.
+    ///
+    /// # Panics
+    /// Where there is no such backend.
+    pub fn health_of(&self, pool: &str, address: &str) -> String {
+        let backends = self.api("backends");
+        let found = backends["items"].as_array().and_then(|items| {
+            let matches = |item: &&Value| item["pool"] == pool && item["address"] == address;
+            items.iter().find(matches)?["health"].as_str()
+        });
+        found
+            .unwrap_or_else(|| panic!("no backend {pool}/{address} in {backends}"))
+            .to_owned()
     }
 
     /// The text of `/metrics`.
@@ -233,15 +247,6 @@ fn metric(text: &str, name: &str, labels: &[&str]) -> f64 {
             .then(|| value.parse::<f64>().ok())?
     });
     series.sum()
-}
-
-/// Processors of this machine.
-pub fn cores() -> usize {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    text.lines()
-        .filter(|line| line.starts_with("processor"))
-        .count()
-        .max(1)
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use crate::netlink::{Request, find_attribute};
 
 /// First attribute of a veth's link data: the other end (include/uapi/linux/veth.h).
 const VETH_INFO_PEER: u16 = 1;
+/// How XDP is attached, inside `IFLA_XDP` (include/uapi/linux/if_link.h).
+const XDP_ATTACHED: u16 = 2;
 /// `struct ifinfomsg`.
 const IFINFO_LEN: usize = 16;
 /// `IFLA_OPERSTATE` of an interface that carries packets (RFC 2863, ifOperStatus).
@@ -182,6 +184,17 @@ impl Link {
         let asked = self.namespace.ask(request);
         asked.map_err(|source| self.error(&format!("add neighbour {address}"), source))?;
         Ok(())
+    }
+
+    /// Whether an XDP program is attached to it, in whatever mode.
+    pub fn has_xdp(&self) -> Result<bool, Error> {
+        let answer = ask_about(&self.namespace, &self.name)
+            .map_err(|source| self.error("read the state", source))?;
+        let xdp = find_attribute(&answer, IFINFO_LEN, libc::IFLA_XDP);
+        // 0: XDP_ATTACHED_NONE
+        Ok(xdp
+            .and_then(|xdp| find_attribute(xdp, 0, XDP_ATTACHED))
+            .is_some_and(|mode| mode != [0]))
     }
 
     /// Makes frames that an XDP program sends reach this end, and gives the program at the other end whole packets:

@@ -1,0 +1,139 @@
+//! Backends that fail and come back.
+
+use std::collections::BTreeMap;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use weir_lab::{ready, until};
+
+use crate::client::{Echo, noise};
+use crate::scene::{Arms, ECHO, Mode, Scene, names, vip};
+
+/// Checks run every 200 ms and two of them decide; the rest is for a busy machine.
+const VERDICT: Duration = Duration::from_secs(10);
+
+fn wait_for_health(scene: &Scene, name: &str, health: &str) {
+    let address = scene.echo_address(name);
+    until(&format!("{name} is {health}"), VERDICT, || {
+        scene.weir.health_of("echo", &address) == health
+    });
+}
+
+/// Connections to the VIP, counted by who answered; none may fail.
+fn connect_all(scene: &Scene, count: usize) -> BTreeMap<String, usize> {
+    let mut by_name = BTreeMap::new();
+    for _ in 0..count {
+        let echo = Echo::connect(&scene.network.client, vip(ECHO)).unwrap();
+        *by_name.entry(echo.name).or_default() += 1;
+    }
+    by_name
+}
+
+/// One open connection to each backend.
+fn one_to_each(scene: &Scene) -> BTreeMap<String, Echo> {
+    let mut held = BTreeMap::new();
+    while held.len() < names().count() {
+        let echo = Echo::connect(&scene.network.client, vip(ECHO)).unwrap();
+        held.entry(echo.name.clone()).or_insert(echo);
+    }
+    held
+}
+
+fn a_dead_backend_leaves_and_returns(scenario: &str, mode: Mode) {
+    if !ready(scenario, &[]) {
+        return;
+    }
+    let mut scene = Scene::new(Arms::Two, mode);
+    for name in names() {
+        wait_for_health(&scene, &name, "up");
+    }
+    let mut held = one_to_each(&scene);
+
+    scene.stop_echo("b1");
+    wait_for_health(&scene, "b1", "down");
+    let by_name = connect_all(&scene, 20);
+    assert!(!by_name.contains_key("b1"), "{by_name:?}");
+    held.remove("b1");
+    for echo in held.values_mut() {
+        echo.say(b"still here").unwrap();
+    }
+
+    scene.start_echo("b1");
+    wait_for_health(&scene, "b1", "up");
+    let by_name = connect_all(&scene, 21);
+    assert_eq!(by_name.len(), 3, "{by_name:?}");
+    for echo in held.values_mut() {
+        echo.say(&noise(10_000)).unwrap();
+    }
+}
+
+#[test]
+fn fullnat_leaves_a_dead_backend_out_until_it_is_back() {
+    a_dead_backend_leaves_and_returns(
+        "fullnat_leaves_a_dead_backend_out_until_it_is_back",
+        Mode::Fullnat,
+    );
+}
+
+#[test]
+fn dr_leaves_a_dead_backend_out_until_it_is_back() {
+    a_dead_backend_leaves_and_returns("dr_leaves_a_dead_backend_out_until_it_is_back", Mode::Dr);
+}
+
+#[test]
+fn established_sessions_go_on_when_their_backend_fails_its_checks() {
+    if !ready(
+        "established_sessions_go_on_when_their_backend_fails_its_checks",
+        &[],
+    ) {
+        return;
+    }
+    let scene = Scene::new(Arms::Two, Mode::Fullnat);
+    let mut held = one_to_each(&scene);
+    scene.echoes[0].refuse();
+    wait_for_health(&scene, "b1", "down");
+    let by_name = connect_all(&scene, 10);
+    assert!(!by_name.contains_key("b1"), "{by_name:?}");
+    held.get_mut("b1").unwrap().say(&noise(100_000)).unwrap();
+}
+
+#[test]
+fn without_a_backend_new_connections_are_dropped_and_counted() {
+    if !ready(
+        "without_a_backend_new_connections_are_dropped_and_counted",
+        &[],
+    ) {
+        return;
+    }
+    let mut scene = Scene::new(Arms::One, Mode::Fullnat);
+    assert_eq!(connect_all(&scene, 3).len(), 3);
+    for name in names() {
+        scene.stop_echo(&name);
+    }
+    for name in names() {
+        wait_for_health(&scene, &name, "down");
+    }
+    let dropped = || {
+        scene.weir.metric(
+            "weir_listener_drops_total",
+            &["listener=\"echo\"", "reason=\"no_backend\""],
+        )
+    };
+    let before = dropped();
+    let refused = scene
+        .network
+        .client
+        .run(|| TcpStream::connect_timeout(&vip(ECHO), Duration::from_millis(1500)));
+    assert!(refused.is_err());
+    until("the drop is counted", Duration::from_secs(5), || {
+        dropped() > before
+    });
+
+    for name in names() {
+        scene.start_echo(&name);
+    }
+    for name in names() {
+        wait_for_health(&scene, &name, "up");
+    }
+    assert_eq!(connect_all(&scene, 3).len(), 3);
+}
