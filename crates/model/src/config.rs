@@ -11,7 +11,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,11 +57,13 @@ impl Config {
         let mut out = Findings::new(Source::new(text, file));
         let (root, syntax) = DeTable::parse_recoverable(text);
         if !syntax.is_empty() {
+            // What follows on a line is mostly the consequence of its first mistake.
+            let mut lines = HashSet::new();
             for error in &syntax {
-                out.error(
-                    error.span().map_or(Span { start: 0, end: 0 }, Span::from),
-                    syntax_complaint(error),
-                );
+                let span = error.span().map_or(Span { start: 0, end: 0 }, Span::from);
+                if lines.insert(out.source().place(span).line) {
+                    out.error(span, syntax_complaint(error));
+                }
             }
             return Err(ConfigErrors::new(out.into_parts().0));
         }
@@ -134,7 +136,7 @@ impl Config {
 
     /// The pools that a listener sends to, each once: its own, then those of its routes.
     pub fn pools_of<'c>(&'c self, listener: &'c Listener) -> impl Iterator<Item = &'c Arc<Pool>> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         listener
             .pool_names()
             .filter(move |name| seen.insert(*name))

@@ -73,7 +73,7 @@ mod tests {
         check("least-conn", &["least_conn", "maglev"], Some("least_conn"));
         check("backends", &["backend", "bind"], Some("backend"));
         check("cert", &["cert_file", "key_file"], Some("cert_file"));
-        check("timeout_connect", &["timeout", "timeouts"], None);
+        check("timeout_ms", &["timeout", "interval"], Some("timeout"));
         check("a", &["b"], None);
         check("zebra", &["tcp", "udp"], None);
         check("", &["tcp"], None);

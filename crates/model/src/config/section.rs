@@ -30,6 +30,8 @@ pub(super) struct Section<'t> {
     /// The table's header, or the whole of an inline table.
     pub(super) span: Span,
     grammar: &'static Grammar,
+    /// Keys that unknown ones were probably meant to be.
+    meant: Vec<(&'static str, Span)>,
 }
 
 /// What became of a key.
@@ -83,17 +85,27 @@ impl<'t> Section<'t> {
         all: &[&'static Grammar],
         out: &mut Findings<'_>,
     ) -> Self {
+        let mut meant = Vec::new();
         for key in table.keys() {
             let name = key.get_ref().as_ref();
             if !grammar.keys.contains(&name) {
-                out.error(key.span().into(), unknown_key(name, grammar, all));
+                let near = near_key(name, grammar);
+                meant.extend(near.map(|near| (near, key.span().into())));
+                out.error(key.span().into(), unknown_key(name, near, grammar, all));
             }
         }
         Self {
             table,
             span,
             grammar,
+            meant,
         }
+    }
+
+    /// A key that is not there: truly absent, or misspelt, which has been reported.
+    fn absent<T>(&self, key: &str) -> Read<T> {
+        let misspelt = self.meant.iter().find(|(meant, _)| *meant == key);
+        misspelt.map_or(Read::Absent, |(_, span)| Read::Bad(*span))
     }
 
     /// Reads a key if it is there, and reports what `parse` complains about.
@@ -109,7 +121,7 @@ impl<'t> Section<'t> {
             self.grammar.title
         );
         let Some(found) = self.table.get(key) else {
-            return Read::Absent;
+            return self.absent(key);
         };
         let span = found.span().into();
         match parse(found.get_ref()) {
@@ -179,7 +191,7 @@ impl<'t> Section<'t> {
         out: &mut Findings<'_>,
     ) -> Read<Vec<Section<'t>>> {
         let Some(found) = self.table.get(key) else {
-            return Read::Absent;
+            return self.absent(key);
         };
         let span: Span = found.span().into();
         let wrong = |value: &DeValue<'_>| {
@@ -259,7 +271,11 @@ impl<'t> Section<'t> {
         let mut strings = Vec::with_capacity(array.value.len());
         for item in array.value {
             let span = item.span().into();
-            match text(key)(item.get_ref()).and_then(&mut parse) {
+            let text = item.get_ref().as_str().ok_or_else(|| {
+                let what = format!("an item of `{key}`");
+                wrong_type(&what, "a string", item.get_ref())
+            });
+            match text.and_then(&mut parse) {
                 Ok(value) => strings.push(At { value, span }),
                 Err(complaint) => out.error(span, complaint),
             }
@@ -301,22 +317,27 @@ impl<'t> Section<'t> {
     }
 }
 
-fn unknown_key(name: &str, grammar: &Grammar, all: &[&'static Grammar]) -> Complaint {
+/// The key that an unknown one was probably meant to be.
+fn near_key(name: &str, grammar: &Grammar) -> Option<&'static str> {
+    let synonym = grammar.synonyms.iter().find(|(word, _)| *word == name);
+    let synonym = synonym.map(|(_, key)| *key);
+    synonym.or_else(|| nearest(name, grammar.keys.iter().copied()))
+}
+
+fn unknown_key(
+    name: &str,
+    near: Option<&str>,
+    grammar: &Grammar,
+    all: &[&'static Grammar],
+) -> Complaint {
     let message = format!("unknown key {} in {}", quoted(name), grammar.title);
     let label = format!("expected {}", alternatives(grammar.keys.iter().copied()));
-    let synonym = grammar
-        .synonyms
-        .iter()
-        .find(|(word, _)| *word == name)
-        .map(|(_, key)| *key);
-    let help = synonym
-        .or_else(|| nearest(name, grammar.keys.iter().copied()))
-        .map(|key| format!("did you mean `{key}`?"));
-    let elsewhere = || {
-        let owner = all.iter().find(|other| other.keys.contains(&name))?;
-        Some(format!("`{name}` belongs into {}", owner.title))
+    let owner = || all.iter().find(|other| other.keys.contains(&name));
+    let help = match near {
+        Some(key) => Some(format!("did you mean `{key}`?")),
+        None => owner().map(|owner| format!("`{name}` belongs into {}", owner.title)),
     };
-    Complaint::new(Kind::UnknownKey, message, label).maybe_help(help.or_else(elsewhere))
+    Complaint::new(Kind::UnknownKey, message, label).maybe_help(help)
 }
 
 /// "`weight` is a string", "expected an integer".
