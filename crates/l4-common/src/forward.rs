@@ -9,7 +9,7 @@ use crate::event::{Event, EventKind};
 use crate::frame::{Frame, Head};
 use crate::hash::FlowKey4;
 use crate::link::{LINK_NONE, Link};
-use crate::open::{self, Opened};
+use crate::open::{self, Arrival};
 use crate::packet::{
     DONT_FRAGMENT, ETH_LEN, ETHERTYPE_IPV4, FRAGMENT_MASK, IPV4_LEN, IPV4_PLAIN, PROTO_ICMP,
     PROTO_IPIP, PROTO_TCP, PROTO_UDP, TCP_HEAD, UDP_HEAD, at,
@@ -70,10 +70,20 @@ pub fn forward(env: &mut impl Env) -> Verdict {
     let line = match found {
         // SAFETY: the table found the line; lines never leave its memory.
         Some(line) if flags != SYN || unsafe { !open::reopens(env, line) } => line,
-        _ => match open::session(env, &head, &key, &place, flags) {
-            Opened::Line(line) => line,
-            Opened::Verdict(verdict) => return verdict,
-        },
+        _ => {
+            let verdict = Verdict::Drop;
+            let mut arrival = Arrival {
+                head,
+                key,
+                place,
+                flags,
+                verdict,
+            };
+            match open::session(env, &mut arrival) {
+                Some(line) => line.as_ptr(),
+                None => return arrival.verdict,
+            }
+        }
     };
     // SAFETY: as above; this direction of the session is the only writer of the line.
     unsafe { rewrite(env, &frame, &head, line, flags) }
@@ -246,7 +256,6 @@ pub(crate) fn dropped(env: &impl Env, listener: u16, reason: Drop) -> Verdict {
 ///
 /// # Safety
 /// As for `rewrite`.
-#[cold]
 #[inline(never)]
 unsafe fn refresh_next_hop(env: &impl Env, line: *mut Line4, meta: u32, generation: u32) {
     // SAFETY: by the caller's promise; only this direction writes the line's next hop.
@@ -286,7 +295,6 @@ unsafe fn refresh_next_hop(env: &impl Env, line: *mut Line4, meta: u32, generati
 }
 
 /// A packet whose lengths contradict each other: dropped where it is for a listener.
-#[cold]
 #[inline(never)]
 fn malformed(env: &impl Env, key: &FlowKey4) -> Verdict {
     let proto = if key.udp { PROTO_UDP } else { PROTO_TCP };
@@ -303,7 +311,6 @@ fn malformed(env: &impl Env, key: &FlowKey4) -> Verdict {
 
 /// Packets with IPv4 options, and first fragments: dropped where they are for a listener, as no session can be
 /// found for what follows them.
-#[cold]
 #[inline(never)]
 fn unusual(env: &impl Env, frame: &Frame, head: &Head<UDP_HEAD>) -> Verdict {
     let version = head.load::<{ at::IP_VERSION }, u8>();

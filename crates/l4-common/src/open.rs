@@ -1,5 +1,6 @@
 //! The first packet of a session: a backend is picked, a local port taken, both directions written.
 
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::AcqRel;
 
 use crate::checksum::{difference32, fold};
@@ -23,12 +24,18 @@ const PORT_TRIES: u32 = 16;
 /// Local ports that there are to choose from.
 const PORTS: u32 = 65_536 - LOCAL_PORT_MIN as u32;
 
-/// What became of a packet without a session.
-pub(crate) enum Opened {
-    /// It opened one: this is the line of its direction.
-    Line(*mut Line4),
-    /// It did not.
-    Verdict(Verdict),
+/// A packet without a session.
+pub(crate) struct Arrival {
+    /// Its headers.
+    pub(crate) head: Head<UDP_HEAD>,
+    /// Its flow.
+    pub(crate) key: FlowKey4,
+    /// Where the flow's line may be.
+    pub(crate) place: Place,
+    /// Its TCP flags; 0 for UDP.
+    pub(crate) flags: u8,
+    /// What becomes of it if it opens no session.
+    pub(crate) verdict: Verdict,
 }
 
 /// Whether a SYN on a line means that the session has to be scheduled anew. A SYN on a closed session (RFC 9293,
@@ -37,7 +44,6 @@ pub(crate) enum Opened {
 ///
 /// # Safety
 /// `line` must be a line of the session table.
-#[cold]
 #[inline(never)]
 pub(crate) unsafe fn reopens(env: &impl Env, line: *mut Line4) -> bool {
     // SAFETY: by the caller's promise.
@@ -80,15 +86,13 @@ pub(crate) unsafe fn reopens(env: &impl Env, line: *mut Line4) -> bool {
     }
 }
 
-/// Opens a session for a packet to a listener.
-#[inline(always)]
-pub(crate) fn session(
-    env: &impl Env,
-    head: &Head<UDP_HEAD>,
-    key: &FlowKey4,
-    place: &Place,
-    flags: u8,
-) -> Opened {
+/// Opens a session for a packet to a listener: the line of its direction. Without one, `verdict` is set.
+///
+/// A function of its own, so that what it needs of stack and registers costs established packets nothing. BPF
+/// functions return one word: hence the pointer that cannot be null.
+#[inline(never)]
+pub(crate) fn session(env: &impl Env, arrival: &mut Arrival) -> Option<NonNull<Line4>> {
+    let key = &arrival.key;
     let proto = if key.udp { PROTO_UDP } else { PROTO_TCP };
     let listener_key = ListenerKey {
         addr: key.dst,
@@ -97,39 +101,43 @@ pub(crate) fn session(
         zero: 0,
     };
     let Some(listener) = env.listener(&listener_key) else {
-        return Opened::Verdict(Verdict::Pass);
+        arrival.verdict = Verdict::Pass;
+        return None;
     };
-    match try_session(env, head, key, place, flags, &listener) {
-        Ok(line) => Opened::Line(line),
+    match try_session(env, arrival, &listener) {
+        Ok(line) => NonNull::new(line),
         Err(reason) => {
             if matches!(reason, Drop::PortsExhausted | Drop::TableFull) {
-                let kind = if reason == Drop::TableFull {
+                let full = reason == Drop::TableFull;
+                let kind = if full {
                     EventKind::TableFull
                 } else {
                     EventKind::PortsExhausted
                 };
+                let listener = u32::from(listener.id);
                 env.tell(Event {
                     kind: kind as u32,
                     ifindex: 0,
                     addr: key.dst,
-                    listener: u32::from(listener.id),
+                    listener,
                 });
             }
-            Opened::Verdict(dropped(env, listener.id, reason))
+            arrival.verdict = dropped(env, listener.id, reason);
+            None
         }
     }
 }
 
 #[inline(always)]
-fn try_session(
-    env: &impl Env,
-    head: &Head<UDP_HEAD>,
-    key: &FlowKey4,
-    place: &Place,
-    flags: u8,
-    listener: &Listener,
-) -> Result<*mut Line4, Drop> {
-    if !key.udp && flags != SYN {
+fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result<*mut Line4, Drop> {
+    let Arrival {
+        head,
+        key,
+        place,
+        flags,
+        ..
+    } = arrival;
+    if !key.udp && *flags != SYN {
         return Err(Drop::NoSession);
     }
     if listener.table_len == 0 {
@@ -268,18 +276,22 @@ fn open_fullnat(
     let mut at = order;
     let mut tries = 0;
     while tries < PORT_TRIES {
-        let port = (u32::from(LOCAL_PORT_MIN) + reduce(at.wrapping_mul(0x9e37_79b9), PORTS)) as u16;
-        let new_ports = u32::from(port.to_be()) | u32::from(backend.port) << 16;
+        let port = LOCAL_PORT_MIN as u32 + reduce(at.wrapping_mul(0x9e37_79b9), PORTS);
+        let new_ports = u32::from((port as u16).to_be()) | u32::from(backend.port) << 16;
         let reply = FlowKey4 {
             src: backend.addr,
             dst: local,
             ports: new_ports.rotate_left(16),
             udp: key.udp,
         };
-        match open_reverse(env, head, key, listener, number, &reply) {
-            Claim::Line(_) => return Ok((local, backend.addr, new_ports)),
-            Claim::Taken => {}
-            Claim::Full => return Err(Drop::TableFull),
+        let place = Place::of(reply.hash(env.seed()), env.sets());
+        if table::find(env, &reply, &place).is_none() {
+            return match open_reverse(env, head, key, listener, number, &reply) {
+                Claim::Line(_) => Ok((local, backend.addr, new_ports)),
+                // Another core took it in this moment; the client's next try finds another.
+                Claim::Taken => Err(Drop::PortsExhausted),
+                Claim::Full => Err(Drop::TableFull),
+            };
         }
         at = at.wrapping_add(step);
         tries += 1;

@@ -12,7 +12,6 @@ const ECHO_REPLY: u16 = 0;
 const TTL: u8 = 64;
 
 /// Turns an echo request to a VIP into its answer; everything else of ICMP is the kernel's.
-#[cold]
 #[inline(never)]
 pub(crate) fn answer(env: &impl Env, head: &Head<UDP_HEAD>) -> Verdict {
     let dst = head.load::<{ at::IP_DST }, u32>();

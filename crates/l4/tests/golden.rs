@@ -1,0 +1,374 @@
+//! Packets in, verdicts and packets out, through the program in the kernel.
+#![allow(clippy::unwrap_used)]
+
+mod rig;
+
+use std::net::Ipv4Addr;
+
+use rig::{
+    ACK, BACKEND, BACKEND_MAC, CLIENT, CLIENT_MAC, EGRESS, FIN, L4, LB_MAC, LOCAL, OTHER_MAC,
+    Packet, RST, Rig, SYN, VIP, privileged, source_port,
+};
+use weir_l4_common::drop::Drop;
+use weir_l4_common::env::Verdict;
+use weir_l4_common::service::{Backend, Mode, Pick, Settings};
+
+const PORT: u16 = 40_000;
+
+/// Runs `input` and compares the verdict and, byte for byte, the packet.
+#[track_caller]
+fn check(rig: &mut Rig, input: &Packet, verdict: Verdict, expected: &Packet) {
+    let outcome = rig.run(&input.bytes());
+    assert_eq!(outcome.verdict, verdict);
+    assert_eq!(outcome.packet, expected.bytes(), "packet out");
+}
+
+#[track_caller]
+fn check_drop(rig: &mut Rig, input: &Packet, reason: Drop) {
+    let before = rig.drops(reason);
+    assert_eq!(rig.run(&input.bytes()).verdict, Verdict::Drop);
+    assert_eq!(rig.drops(reason), before + 1, "counter of {}", reason.as_str());
+}
+
+#[track_caller]
+fn check_untouched(rig: &mut Rig, input: &Packet) {
+    check(rig, input, Verdict::Pass, input);
+}
+
+fn syn() -> Packet {
+    Packet::tcp((CLIENT, PORT), (VIP, 80), SYN)
+}
+
+/// What leaves towards the backend: one hop further, with our MAC and the backend's.
+fn sent(packet: Packet) -> Packet {
+    Packet { eth_src: OTHER_MAC, eth_dst: BACKEND_MAC, ttl: packet.ttl - 1, ..packet }
+}
+
+/// What leaves towards the client, by the way that the request came.
+fn answered(packet: Packet) -> Packet {
+    Packet { eth_src: LB_MAC, eth_dst: CLIENT_MAC, ttl: packet.ttl - 1, ..packet }
+}
+
+fn replies(packet: Packet) -> Packet {
+    Packet { eth_src: BACKEND_MAC, eth_dst: OTHER_MAC, ..packet }
+}
+
+#[test]
+fn fullnat_rewrites_both_directions() {
+    if !privileged() {
+        return;
+    }
+    for udp in [false, true] {
+        let mut rig = Rig::new(64);
+        rig.serve(Mode::Fullnat);
+        let packet = |src, dst, flags| {
+            if udp { Packet::udp(src, dst) } else { Packet::tcp(src, dst, flags) }
+        };
+        let request = packet((CLIENT, PORT), (VIP, 80), SYN);
+        let port = source_port(&rig.run(&request.bytes()).packet);
+        assert!(port >= 1024);
+        let forwarded = sent(packet((LOCAL, port), (BACKEND, 8080), SYN));
+        check(&mut rig, &request, Verdict::Redirect(EGRESS), &forwarded);
+        let reply = replies(packet((BACKEND, 8080), (LOCAL, port), SYN | ACK));
+        let delivered = answered(packet((VIP, 80), (CLIENT, PORT), SYN | ACK));
+        check(&mut rig, &reply, Verdict::Transmit, &delivered);
+        let more = packet((CLIENT, PORT), (VIP, 80), ACK);
+        check(&mut rig, &more, Verdict::Redirect(EGRESS), &sent(packet((LOCAL, port), (BACKEND, 8080), ACK)));
+    }
+}
+
+#[test]
+fn nat_keeps_the_client() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Nat);
+    let forwarded = sent(Packet::tcp((CLIENT, PORT), (BACKEND, 8080), SYN));
+    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &forwarded);
+    let reply = replies(Packet::tcp((BACKEND, 8080), (CLIENT, PORT), SYN | ACK));
+    let delivered = answered(Packet::tcp((VIP, 80), (CLIENT, PORT), SYN | ACK));
+    check(&mut rig, &reply, Verdict::Transmit, &delivered);
+}
+
+#[test]
+fn dr_changes_nothing_but_macs_and_ttl() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Dr);
+    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &sent(syn()));
+    let udp = Packet::udp((CLIENT, PORT), (VIP, 80));
+    check(&mut rig, &udp, Verdict::Redirect(EGRESS), &sent(udp.clone()));
+}
+
+#[test]
+fn tunnel_puts_the_packet_into_another_and_decap_takes_it_out() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Tunnel);
+    let request = Packet { tos: 0x28, ..syn() };
+    let inner = Packet { ttl: 63, ..request.clone() };
+    let outer = Packet {
+        eth_src: OTHER_MAC,
+        eth_dst: BACKEND_MAC,
+        tos: 0x28,
+        l4: L4::Other(4),
+        payload: inner.bytes()[14..].to_vec(),
+        ..Packet::tcp((LOCAL, 0), (BACKEND, 0), 0)
+    };
+    check(&mut rig, &request, Verdict::Redirect(EGRESS), &outer);
+    let mut end = Rig::decap(BACKEND);
+    let taken_out = Packet { eth_src: OTHER_MAC, eth_dst: BACKEND_MAC, ..inner };
+    check(&mut end, &outer, Verdict::Pass, &taken_out);
+    let elsewhere = Packet { dst: Ipv4Addr::new(10, 0, 2, 12), ..outer };
+    check_untouched(&mut end, &elsewhere);
+}
+
+#[test]
+fn tunnel_drops_what_does_not_fit() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Tunnel);
+    let fits = Packet { payload: vec![1; 1500 - 20 - 20 - 20], ..syn() };
+    assert_eq!(rig.run(&fits.bytes()).verdict, Verdict::Redirect(EGRESS));
+    let larger = Packet { payload: vec![1; 1500 - 20 - 20 - 20 + 1], ..syn() };
+    check_drop(&mut rig, &larger, Drop::TooBig);
+}
+
+#[test]
+fn udp_without_checksum_stays_without() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Nat);
+    let bare = |src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)| Packet {
+        l4: L4::Udp { src: src.1, dst: dst.1, checksum: false },
+        ..Packet::udp(src, dst)
+    };
+    let request = bare((CLIENT, PORT), (VIP, 80));
+    check(&mut rig, &request, Verdict::Redirect(EGRESS), &sent(bare((CLIENT, PORT), (BACKEND, 8080))));
+}
+
+#[test]
+fn vips_answer_ping() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Fullnat);
+    let request = Packet { ttl: 3, ..Packet::echo(CLIENT, VIP) };
+    let reply = Packet {
+        eth_src: LB_MAC,
+        eth_dst: CLIENT_MAC,
+        l4: L4::Icmp { kind: 0, code: 0 },
+        ..Packet::echo(VIP, CLIENT)
+    };
+    check(&mut rig, &request, Verdict::Transmit, &reply);
+    check_untouched(&mut rig, &Packet::echo(CLIENT, LOCAL));
+    check_untouched(&mut rig, &Packet { l4: L4::Icmp { kind: 13, code: 0 }, ..Packet::echo(CLIENT, VIP) });
+}
+
+#[test]
+fn what_is_not_ours_goes_to_the_kernel_untouched() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Fullnat);
+    let cases = [
+        Packet::tcp((CLIENT, PORT), (VIP, 22), SYN),
+        Packet::tcp((CLIENT, PORT), (LOCAL, 80), SYN),
+        Packet::udp((CLIENT, PORT), (VIP, 53)),
+        Packet { l4: L4::Other(47), ..syn() },
+        Packet { options: vec![1, 1, 1, 0], ..Packet::tcp((CLIENT, PORT), (VIP, 22), SYN) },
+        Packet { fragment: 0x2000, ..Packet::tcp((CLIENT, PORT), (VIP, 22), SYN) },
+        // A later fragment has no ports; whose it is, nobody can tell.
+        Packet { fragment: 0x2010, ..syn() },
+    ];
+    for packet in &cases {
+        check_untouched(&mut rig, packet);
+    }
+    let mut arp = syn().bytes();
+    arp[12..14].copy_from_slice(&[8, 6]);
+    let outcome = rig.run(&arp);
+    assert_eq!((outcome.verdict, outcome.packet), (Verdict::Pass, arp));
+}
+
+#[test]
+fn every_drop_has_its_reason() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Fullnat);
+    for flags in [0, ACK, FIN, RST, SYN | ACK, SYN | FIN, SYN | RST] {
+        check_drop(&mut rig, &Packet::tcp((CLIENT, PORT), (VIP, 80), flags), Drop::NoSession);
+    }
+    check_drop(&mut rig, &Packet { ttl: 1, ..syn() }, Drop::TtlExpired);
+    check_drop(&mut rig, &Packet { fragment: 0x2000, ..syn() }, Drop::Fragment);
+    check_drop(&mut rig, &Packet { options: vec![1, 1, 1, 0], ..syn() }, Drop::IpOptions);
+    let mut lies = syn();
+    lies.payload.clear();
+    let mut bytes = lies.bytes();
+    bytes[16..18].copy_from_slice(&100u16.to_be_bytes());
+    let before = rig.drops(Drop::Malformed);
+    assert_eq!(rig.run(&bytes).verdict, Verdict::Drop);
+    assert_eq!(rig.drops(Drop::Malformed), before + 1);
+
+    rig.listener(3, 81, 6, Mode::Fullnat, Pick::Next, &[]);
+    check_drop(&mut rig, &Packet::tcp((CLIENT, PORT), (VIP, 81), SYN), Drop::NoBackend);
+    rig.backend(9, Backend::default());
+    rig.listener(4, 82, 6, Mode::Fullnat, Pick::Next, &[9]);
+    check_drop(&mut rig, &Packet::tcp((CLIENT, PORT), (VIP, 82), SYN), Drop::NoNextHop);
+    rig.settings(Settings::default());
+    let other = Packet::tcp((CLIENT, PORT + 1), (VIP, 80), SYN);
+    check_drop(&mut rig, &other, Drop::PortsExhausted);
+}
+
+#[test]
+fn truncated_packets_do_no_harm() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Fullnat);
+    let whole = syn().bytes();
+    // The kernel's test run takes no less than an Ethernet header.
+    for length in 14..whole.len() {
+        let outcome = rig.run(&whole[..length]);
+        assert!(matches!(outcome.verdict, Verdict::Pass | Verdict::Drop), "length {length}");
+        assert_eq!(outcome.packet, &whole[..length], "length {length}");
+    }
+}
+
+#[test]
+fn a_full_table_is_a_counter_and_keeps_its_sessions() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(4);
+    rig.serve(Mode::Fullnat);
+    let mut opened = Vec::new();
+    for port in 1000..1200 {
+        let packet = Packet::tcp((CLIENT, port), (VIP, 80), SYN);
+        let outcome = rig.run(&packet.bytes());
+        if outcome.verdict == Verdict::Redirect(EGRESS) {
+            opened.push((port, source_port(&outcome.packet)));
+        }
+    }
+    // 16 lines hold at most 8 sessions.
+    assert!((4..=8).contains(&opened.len()), "{} sessions", opened.len());
+    assert!(rig.drops(Drop::TableFull) > 0);
+    for (port, local_port) in opened {
+        let packet = Packet::tcp((CLIENT, port), (VIP, 80), ACK);
+        let forwarded = sent(Packet::tcp((LOCAL, local_port), (BACKEND, 8080), ACK));
+        check(&mut rig, &packet, Verdict::Redirect(EGRESS), &forwarded);
+        let reply = replies(Packet::tcp((BACKEND, 8080), (LOCAL, local_port), ACK));
+        let delivered = answered(Packet::tcp((VIP, 80), (CLIENT, port), ACK));
+        check(&mut rig, &reply, Verdict::Transmit, &delivered);
+    }
+}
+
+#[test]
+fn a_closed_session_is_reopened_by_a_syn() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Fullnat);
+    let port = source_port(&rig.run(&syn().bytes()).packet);
+    rig.run(&Packet::tcp((CLIENT, PORT), (VIP, 80), ACK).bytes());
+    rig.run(&Packet::tcp((CLIENT, PORT), (VIP, 80), FIN | ACK).bytes());
+    let forwarded = sent(Packet::tcp((LOCAL, port), (BACKEND, 8080), SYN));
+    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &forwarded);
+
+    // The backend has left the rotation, and the session is closed: another one takes the new connection.
+    let other = Ipv4Addr::new(10, 0, 2, 12);
+    let gone = Backend {
+        addr: rig::be(BACKEND),
+        port: 8080u16.to_be(),
+        mac: BACKEND_MAC,
+        link: 1,
+        ..Backend::default()
+    };
+    let fresh = Backend { addr: rig::be(other), flags: 1, ..gone };
+    rig.backend(1, gone);
+    rig.backend(2, fresh);
+    rig.listener(1, 80, 6, Mode::Fullnat, Pick::Next, &[2]);
+    rig.run(&Packet::tcp((CLIENT, PORT), (VIP, 80), RST).bytes());
+    let port = source_port(&rig.run(&syn().bytes()).packet);
+    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &sent(Packet::tcp((LOCAL, port), (other, 8080), SYN)));
+}
+
+#[test]
+fn round_robin_takes_turns_and_hashes_stay() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(256);
+    let addresses: Vec<Ipv4Addr> = (1..=3).map(|n| Ipv4Addr::new(10, 0, 2, n)).collect();
+    for (number, addr) in (1..).zip(&addresses) {
+        let backend = Backend {
+            addr: rig::be(*addr),
+            port: 8080u16.to_be(),
+            mac: BACKEND_MAC,
+            link: 1,
+            flags: 1,
+            ..Backend::default()
+        };
+        rig.backend(number, backend);
+    }
+    rig.listener(1, 80, 6, Mode::Fullnat, Pick::Next, &[1, 2, 3]);
+    rig.listener(2, 81, 6, Mode::Fullnat, Pick::HashAddress, &[1, 2, 3]);
+    let backend_of = |rig: &mut Rig, client: Ipv4Addr, port, vip_port| {
+        let packet = Packet::tcp((client, port), (VIP, vip_port), SYN);
+        let out = rig.run(&packet.bytes()).packet;
+        Ipv4Addr::new(out[30], out[31], out[32], out[33])
+    };
+    // Test runs are free to move between cores, and each core has its own turn.
+    let pinned = pin_to_first_core();
+    let turns: Vec<_> = (0..6).map(|port| backend_of(&mut rig, CLIENT, 2000 + port, 80)).collect();
+    drop(pinned);
+    assert_eq!(turns, [&addresses[..], &addresses[..]].concat());
+    let first = backend_of(&mut rig, CLIENT, 3000, 81);
+    assert!((3001..3020).all(|port| backend_of(&mut rig, CLIENT, port, 81) == first));
+    let spread: std::collections::HashSet<_> =
+        (0..50).map(|n| backend_of(&mut rig, Ipv4Addr::new(198, 51, 100, n), 3000, 81)).collect();
+    assert_eq!(spread.len(), 3);
+}
+
+/// Keeps the thread on core 0; each test has a thread of its own.
+fn pin_to_first_core() -> impl std::any::Any {
+    // SAFETY: the set is ours and of the size given.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
+    }
+}
+
+#[test]
+fn a_new_route_generation_takes_the_next_hop_anew() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Fullnat);
+    let port = source_port(&rig.run(&syn().bytes()).packet);
+    let moved = [2, 0, 0, 0, 9, 9];
+    rig.backend(
+        1,
+        Backend { addr: rig::be(BACKEND), port: 8080u16.to_be(), zero: 0, mac: moved, link: 1, flags: 1 },
+    );
+    let forwarded = sent(Packet::tcp((LOCAL, port), (BACKEND, 8080), SYN));
+    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &forwarded);
+    rig.settings(Settings { route_generation: 1, locals: 1 });
+    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &Packet { eth_dst: moved, ..forwarded });
+}

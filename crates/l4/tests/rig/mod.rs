@@ -1,0 +1,322 @@
+//! The loaded program with maps that a test fills, and packets that a test builds and takes apart.
+#![allow(dead_code)]
+
+use std::net::Ipv4Addr;
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader, Pod};
+use weir_l4_common::checksum;
+use weir_l4_common::drop::Drop;
+use weir_l4_common::env::Verdict;
+use weir_l4_common::link::Link;
+use weir_l4_common::service::{
+    BACKEND_ACCEPTS, Backend, Listener, ListenerKey, Mode, Pick, Settings,
+};
+
+/// Gives foreign types of plain bytes to aya.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Plain<T>(T);
+// SAFETY: used with the map types of weir-l4-common alone, which are integers without padding.
+unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
+
+pub const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
+pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
+/// The interface that test runs come in by: loopback.
+pub const INGRESS: u32 = 1;
+/// An interface that does not exist; a redirect to it is only a verdict.
+pub const EGRESS: u32 = 4711;
+
+/// Whether the kernel lets us load programs; says so when not.
+pub fn privileged() -> bool {
+    // SAFETY: no arguments, no memory.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        eprintln!("skipped: loading BPF programs needs root");
+    }
+    root
+}
+
+pub struct Rig {
+    ebpf: Ebpf,
+    run_name: &'static str,
+}
+
+/// What came out of a run.
+pub struct Outcome {
+    pub verdict: Verdict,
+    pub packet: Vec<u8>,
+}
+
+pub fn be(addr: Ipv4Addr) -> u32 {
+    u32::from_ne_bytes(addr.octets())
+}
+
+impl Rig {
+    /// `weir_forward` with a table of `sets` sets, links 0 (ingress) and 1 (egress), one local address.
+    pub fn new(sets: u32) -> Self {
+        let seed = 0x5eed_u64;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("SETS", &sets, true)
+            .override_global("SEED", &seed, true)
+            .map_max_entries("SESSIONS4", sets)
+            .map_max_entries("SCHEDULE", 65_536)
+            .load(weir_l4::program::FORWARD)
+            .unwrap();
+        let program: &mut Xdp = ebpf.program_mut("weir_forward").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let mut rig = Self { ebpf, run_name: "weir_forward" };
+        for (slot, ifindex, mac) in [(0, INGRESS, LB_MAC), (1, EGRESS, OTHER_MAC)] {
+            rig.array("LINKS").set(slot, Plain(Link { ifindex, mtu: 1500, mac, reserved: [0; 4] }), 0).unwrap();
+            rig.hash::<u32, u32>("LINK_OF").insert(Plain(ifindex), Plain(slot), 0).unwrap();
+        }
+        rig.locals(&[LOCAL]);
+        rig
+    }
+
+    /// `weir_decap` where tunnels to `end` end.
+    pub fn decap(end: Ipv4Addr) -> Self {
+        let mut ebpf = EbpfLoader::new().load(weir_l4::program::DECAP).unwrap();
+        let program: &mut Xdp = ebpf.program_mut("weir_decap").unwrap().try_into().unwrap();
+        program.load().unwrap();
+        let mut rig = Self { ebpf, run_name: "weir_decap" };
+        rig.hash::<u32, u32>("TUNNEL_ENDS").insert(Plain(be(end)), Plain(1), 0).unwrap();
+        rig
+    }
+
+    fn array<T: Copy + 'static>(&mut self, name: &str) -> Array<&mut MapData, Plain<T>> {
+        self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    fn hash<K: Copy + 'static, V: Copy + 'static>(
+        &mut self,
+        name: &str,
+    ) -> HashMap<&mut MapData, Plain<K>, Plain<V>> {
+        self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    pub fn locals(&mut self, locals: &[Ipv4Addr]) {
+        for (slot, local) in locals.iter().enumerate() {
+            self.array("LOCALS").set(slot as u32, Plain(be(*local)), 0).unwrap();
+        }
+        self.settings(Settings { route_generation: 0, locals: locals.len() as u32 });
+    }
+
+    pub fn settings(&mut self, settings: Settings) {
+        self.array("CONFIG").set(0, Plain(settings), 0).unwrap();
+    }
+
+    pub fn backend(&mut self, number: u16, backend: Backend) {
+        self.array("BACKENDS").set(u32::from(number), Plain(backend), 0).unwrap();
+    }
+
+    /// A listener with the backends given by number, in turn.
+    pub fn listener(&mut self, id: u16, port: u16, proto: u8, mode: Mode, pick: Pick, slots: &[u16]) {
+        let base = u32::from(id) * 1024;
+        let mut padded = slots.to_vec();
+        padded.resize(slots.len().next_multiple_of(4), 0);
+        for (element, lanes) in padded.chunks(4).enumerate() {
+            let lanes: [u16; 4] = lanes.try_into().unwrap();
+            self.array("SCHEDULE").set(base / 4 + element as u32, Plain(lanes), 0).unwrap();
+        }
+        let key = ListenerKey { addr: be(VIP), port: port.to_be(), proto, zero: 0 };
+        let listener = Listener {
+            id,
+            mode: mode as u8,
+            pick: pick as u8,
+            table_base: base,
+            table_len: slots.len() as u32,
+            zero: 0,
+        };
+        self.hash("LISTENERS").insert(Plain(key), Plain(listener), 0).unwrap();
+        self.hash::<u32, u32>("VIPS").insert(Plain(be(VIP)), Plain(1), 0).unwrap();
+    }
+
+    /// One TCP and one UDP listener on port 80 in this mode, with one backend on link 1.
+    pub fn serve(&mut self, mode: Mode) {
+        let port = if matches!(mode, Mode::Dr | Mode::Tunnel) { 80u16 } else { 8080 };
+        self.backend(
+            1,
+            Backend {
+                addr: be(BACKEND),
+                port: port.to_be(),
+                zero: 0,
+                mac: BACKEND_MAC,
+                link: 1,
+                flags: BACKEND_ACCEPTS,
+            },
+        );
+        self.listener(1, 80, 6, mode, Pick::Next, &[1]);
+        self.listener(2, 80, 17, mode, Pick::Next, &[1]);
+    }
+
+    pub fn run(&mut self, packet: &[u8]) -> Outcome {
+        let mut out = vec![0u8; packet.len() + 128];
+        let program: &mut Xdp = self.ebpf.program_mut(self.run_name).unwrap().try_into().unwrap();
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ..TestRunOptions::new()
+        };
+        let result = program.test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        let verdict = match result.return_value {
+            1 => Verdict::Drop,
+            2 => Verdict::Pass,
+            3 => Verdict::Transmit,
+            4 => Verdict::Redirect(EGRESS),
+            other => panic!("XDP action {other}"),
+        };
+        Outcome { verdict, packet: out }
+    }
+
+    /// Packets dropped for this reason so far.
+    pub fn drops(&mut self, reason: Drop) -> u64 {
+        let map: PerCpuArray<&mut MapData, u64> =
+            self.ebpf.map_mut("DROPS").unwrap().try_into().unwrap();
+        map.get(&(reason as u32), 0).unwrap().iter().sum()
+    }
+}
+
+/// What a test says about a packet; checksums and lengths are filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Packet {
+    pub eth_dst: [u8; 6],
+    pub eth_src: [u8; 6],
+    pub src: Ipv4Addr,
+    pub dst: Ipv4Addr,
+    pub ttl: u8,
+    pub tos: u8,
+    pub id: u16,
+    pub fragment: u16,
+    pub options: Vec<u8>,
+    pub l4: L4,
+    pub payload: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum L4 {
+    Tcp { src: u16, dst: u16, flags: u8 },
+    Udp { src: u16, dst: u16, checksum: bool },
+    Icmp { kind: u8, code: u8 },
+    /// Any other protocol: the payload is all there is.
+    Other(u8),
+}
+
+pub const FIN: u8 = 1;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
+
+impl Packet {
+    fn new(src: Ipv4Addr, dst: Ipv4Addr, l4: L4) -> Self {
+        Self {
+            eth_dst: LB_MAC,
+            eth_src: CLIENT_MAC,
+            src,
+            dst,
+            ttl: 64,
+            tos: 0,
+            id: 0x1234,
+            fragment: 0x4000,
+            options: Vec::new(),
+            l4,
+            payload: b"weir".to_vec(),
+        }
+    }
+
+    pub fn tcp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8) -> Self {
+        Self::new(src.0, dst.0, L4::Tcp { src: src.1, dst: dst.1, flags })
+    }
+
+    pub fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Self {
+        Self::new(src.0, dst.0, L4::Udp { src: src.1, dst: dst.1, checksum: true })
+    }
+
+    pub fn echo(src: Ipv4Addr, dst: Ipv4Addr) -> Self {
+        Self::new(src, dst, L4::Icmp { kind: 8, code: 0 })
+    }
+
+    fn proto(&self) -> u8 {
+        match self.l4 {
+            L4::Tcp { .. } => 6,
+            L4::Udp { .. } => 17,
+            L4::Icmp { .. } => 1,
+            L4::Other(proto) => proto,
+        }
+    }
+
+    /// The frame, with every length and checksum computed in full.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut l4 = Vec::new();
+        let length_at = match self.l4 {
+            L4::Tcp { src, dst, flags } => {
+                l4.extend(src.to_be_bytes());
+                l4.extend(dst.to_be_bytes());
+                l4.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+                Some(16)
+            }
+            L4::Udp { src, dst, checksum } => {
+                l4.extend(src.to_be_bytes());
+                l4.extend(dst.to_be_bytes());
+                l4.extend(((8 + self.payload.len()) as u16).to_be_bytes());
+                l4.extend([0, 0]);
+                checksum.then_some(6)
+            }
+            L4::Icmp { kind, code } => {
+                l4.extend([kind, code, 0, 0, 0, 7, 0, 1]);
+                Some(2)
+            }
+            L4::Other(_) => None,
+        };
+        l4.extend(&self.payload);
+        if let Some(at) = length_at {
+            let pseudo = match self.l4 {
+                L4::Icmp { .. } => 0,
+                _ => {
+                    let mut pseudo = Vec::new();
+                    pseudo.extend(self.src.octets());
+                    pseudo.extend(self.dst.octets());
+                    pseudo.extend([0, self.proto()]);
+                    pseudo.extend((l4.len() as u16).to_be_bytes());
+                    checksum::sum(&pseudo)
+                }
+            };
+            let mut sum = !checksum::fold(pseudo + checksum::sum(&l4));
+            if sum == 0 && matches!(self.l4, L4::Udp { .. }) {
+                sum = 0xffff;
+            }
+            l4[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
+        }
+        let header = 20 + self.options.len();
+        let mut ip = vec![0x40 | (header / 4) as u8, self.tos];
+        ip.extend(((header + l4.len()) as u16).to_be_bytes());
+        ip.extend(self.id.to_be_bytes());
+        ip.extend(self.fragment.to_be_bytes());
+        ip.extend([self.ttl, self.proto(), 0, 0]);
+        ip.extend(self.src.octets());
+        ip.extend(self.dst.octets());
+        ip.extend(&self.options);
+        let sum = !checksum::fold(checksum::sum(&ip));
+        ip[10..12].copy_from_slice(&sum.to_ne_bytes());
+        let mut frame = Vec::new();
+        frame.extend(self.eth_dst);
+        frame.extend(self.eth_src);
+        frame.extend([8, 0]);
+        frame.extend(ip);
+        frame.extend(l4);
+        frame
+    }
+}
+
+/// The local port that FullNAT put into a packet, for tests that must answer to it.
+pub fn source_port(frame: &[u8]) -> u16 {
+    u16::from_be_bytes([frame[34], frame[35]])
+}
