@@ -56,24 +56,23 @@ impl Config {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
         let mut out = Findings::new(Source::new(text, file));
         let (root, syntax) = DeTable::parse_recoverable(text);
-        if !syntax.is_empty() {
-            // What follows on a line is mostly the consequence of its first mistake.
-            let mut lines = HashSet::new();
-            for error in &syntax {
-                let span = error.span().map_or(Span { start: 0, end: 0 }, Span::from);
-                if lines.insert(out.source().place(span).line) {
-                    out.error(span, syntax_complaint(error));
-                }
+        // What follows on a line is mostly the consequence of its first mistake.
+        let mut lines = HashSet::new();
+        for error in &syntax {
+            let span = error.span().map_or(Span { start: 0, end: 0 }, Span::from);
+            if lines.insert(out.source().place(span).line) {
+                out.error(span, syntax_complaint(error));
             }
-            return Err(ConfigErrors::new(out.into_parts().0));
         }
-        let file = file::read_file(root.get_ref(), root.span().into(), &mut out);
-        let config = resolve::resolve(&file, &mut out);
-        let (errors, warnings) = out.into_parts();
-        match config {
-            Some(config) if errors.is_empty() => Ok(Self { warnings, ..config }),
-            _ => Err(ConfigErrors::new(errors)),
-        }
+        let config = if syntax.is_empty() {
+            let file = file::read_file(root.get_ref(), root.span().into(), &mut out);
+            resolve::resolve(&file, &mut out)
+        } else {
+            None
+        };
+        let warnings = out.into_result()?;
+        let config = config.expect("what is missing has been reported as an error");
+        Ok(Self { warnings, ..config })
     }
 
     /// Puts a config together from parts that are valid.

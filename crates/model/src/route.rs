@@ -293,3 +293,179 @@ impl PathError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::listener::{Forward, HttpLimits, Protocol, Timeouts};
+
+    type Line<'a> = (&'a [&'a str], Option<&'a str>, &'a str);
+
+    fn listener(routes: &[Line<'_>]) -> Listener {
+        let route = |(hosts, path, pool): &Line<'_>| Route {
+            hosts: hosts
+                .iter()
+                .map(|host| HostPattern::parse(host).unwrap())
+                .collect(),
+            path_prefix: path.map(str::to_owned),
+            pool: Name::new(pool),
+        };
+        Listener {
+            name: Name::new("web"),
+            bind: "203.0.113.1:80".parse().unwrap(),
+            protocol: Protocol::Http,
+            forward: Forward::Proxy,
+            pool: Some(Name::new("default")),
+            routes: routes.iter().map(route).collect(),
+            certificates: Vec::new(),
+            timeouts: Timeouts::default(),
+            limits: HttpLimits::default(),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_route_wins() {
+        let listener = listener(&[
+            (&[], Some("/deep/er"), "any-deep"),
+            (&["*.com"], None, "com"),
+            (&["*.example.com"], None, "example"),
+            (&["*.example.com"], Some("/v1/"), "example-v1"),
+            (&["www.example.com", "example.com"], None, "www"),
+            (&["www.example.com"], Some("/v1"), "www-v1"),
+            (&["www.example.com"], Some("/v1/users"), "www-users"),
+            (&["www.example.com"], Some("/v1/users/"), "never"),
+            (&[], None, "any"),
+            (&["only.example.net"], Some("/a"), "only-a"),
+        ]);
+        let check = |host, path, expected: &str| {
+            assert_eq!(
+                listener.pool_for(host, path).unwrap().as_str(),
+                expected,
+                "{host}{path}"
+            );
+        };
+        // Hosts.
+        check("www.example.com", "/", "www");
+        check("WWW.Example.COM.", "/", "www");
+        check("example.com", "/v1", "www");
+        check("a.example.com", "/", "example");
+        check("a.b.example.com", "/", "example");
+        check("example.net", "/", "any");
+        check("wwwexample.com", "/", "com");
+        check(".example.com", "/", "com");
+        check("com", "/", "any");
+        check("", "/", "any");
+        // Paths, in whole segments.
+        check("www.example.com", "/v1", "www-v1");
+        check("www.example.com", "/v1/", "www-v1");
+        check("www.example.com", "/v1x", "www");
+        check("www.example.com", "/v1/users", "www-users");
+        check("www.example.com", "/v1/users/7", "www-users");
+        check("a.example.com", "/v1", "example-v1");
+        check("a.example.com", "/V1", "example");
+        check("www.example.com", "*", "www");
+        // The host counts before the path, and a host without a fitting path leaves the others their turn.
+        check("www.example.com", "/deep/er", "www");
+        check("example.org", "/deep/er/x", "any-deep");
+        check("only.example.net", "/a", "only-a");
+        check("only.example.net", "/b", "any");
+    }
+
+    #[test]
+    fn what_no_route_matches_goes_to_the_pool_of_the_listener() {
+        let mut listener = listener(&[(&["a.example"], None, "a")]);
+        assert_eq!(listener.route("b.example", "/"), None);
+        assert_eq!(
+            listener.pool_for("b.example", "/").unwrap().as_str(),
+            "default"
+        );
+        listener.pool = None;
+        assert_eq!(listener.pool_for("b.example", "/"), None);
+        assert_eq!(listener.pool_for("a.example", "/").unwrap().as_str(), "a");
+    }
+
+    #[test]
+    fn of_equals_the_first_wins() {
+        let listener = listener(&[
+            (&[], Some("/a/"), "first"),
+            (&[], Some("/a"), "second"),
+            (&[], Some("/"), "root"),
+        ]);
+        assert_eq!(listener.pool_for("x", "/a").unwrap().as_str(), "first");
+        assert_eq!(listener.pool_for("x", "/").unwrap().as_str(), "root");
+    }
+
+    #[test]
+    fn hosts_are_kept_as_they_are_compared() {
+        let check = |written: &str, expected: Result<&str, HostError>| {
+            let parsed = HostPattern::parse(written).map(|host| host.to_string());
+            assert_eq!(parsed, expected.map(str::to_owned), "{written}");
+        };
+        check("WWW.Example.com.", Ok("www.example.com"));
+        check("*.Example.com", Ok("*.example.com"));
+        check("localhost", Ok("localhost"));
+        check("192.0.2.1", Ok("192.0.2.1"));
+        check("[2001:DB8:0::1]", Ok("[2001:db8::1]"));
+        check("_dmarc.example.com", Ok("_dmarc.example.com"));
+        check("", Err(HostError::Empty));
+        check(".", Err(HostError::Empty));
+        check("*", Err(HostError::Star));
+        check("*.", Err(HostError::Star));
+        check("a.*.com", Err(HostError::Star));
+        check("a b", Err(HostError::Character(' ')));
+        check("a:80", Err(HostError::Character(':')));
+        check("a..b", Err(HostError::Label));
+        check("a-.b", Err(HostError::Label));
+        check("[::1", Err(HostError::Character('[')));
+        check("[x]", Err(HostError::Address));
+        let longest = format!("{}b", "a.".repeat(126));
+        check(&longest, Ok(&longest));
+        check(&format!("a{longest}"), Err(HostError::TooLong));
+    }
+
+    #[test]
+    fn prefixes_are_kept_without_the_slash_at_the_end() {
+        let check = |written: &str, expected: Result<Option<&str>, PathError>| {
+            let parsed = PathPrefix::parse(written).map(PathPrefix::into_option);
+            assert_eq!(
+                parsed,
+                expected.map(|path| path.map(str::to_owned)),
+                "{written}"
+            );
+        };
+        check("/", Ok(None));
+        check("//", Ok(None));
+        check("/v1/", Ok(Some("/v1")));
+        check("/v1", Ok(Some("/v1")));
+        check("/a%20b/c", Ok(Some("/a%20b/c")));
+        check("", Err(PathError::Beginning));
+        check("v1", Err(PathError::Beginning));
+        check("/a b", Err(PathError::Character(' ')));
+        check("/a?b", Err(PathError::Character('?')));
+        check("/a/./b", Err(PathError::Dots));
+        check("/..", Err(PathError::Dots));
+        check(&format!("/{}", "a".repeat(1024)), Err(PathError::TooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_the_file_decides_only_between_equals(
+            host in "(www|api)[.](a|b)[.]example", path in "(/v1|/v1/x|/v2|/)", turn in 0usize..6,
+        ) {
+            let routes: [Line<'_>; 6] = [
+                (&["www.a.example"], None, "1"),
+                (&["*.a.example"], Some("/v1"), "2"),
+                (&["*.example"], Some("/v1/x"), "3"),
+                (&["*.example"], Some("/v1"), "4"),
+                (&[], Some("/v2"), "5"),
+                (&["api.b.example"], Some("/v1"), "6"),
+            ];
+            let mut turned = routes;
+            turned.rotate_left(turn);
+            let (listener, turned) = (listener(&routes), listener(&turned));
+            prop_assert_eq!(listener.pool_for(&host, &path), turned.pool_for(&host, &path));
+        }
+    }
+}

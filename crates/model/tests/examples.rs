@@ -261,7 +261,7 @@ fn http() {
             web.pool_for(host, path).unwrap().as_str(),
             expected,
             "{host}{path}"
-        )
+        );
     };
     check("api.example.com", "/v1/users", "api-v1");
     check("api.example.com", "/v10", "api");

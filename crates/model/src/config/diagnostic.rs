@@ -8,6 +8,8 @@ use super::source::{Source, Span};
 
 /// Characters of a source line that are printed around the place in question; a config on one long line stays legible.
 const EXCERPT_CHARS: usize = 120;
+/// Errors, and warnings, that are kept: what is wrong more often than this is wrong in one way.
+const KEPT: usize = 1_000;
 /// Characters of a value that a message repeats.
 const QUOTED_CHARS: usize = 60;
 
@@ -90,9 +92,13 @@ pub struct Note {
     excerpt: Excerpt,
 }
 
-/// All mistakes of a config, in the order of the file. Never empty.
+/// All mistakes of a config, in the order of the file; of more than a thousand the rest is only counted. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigErrors(Vec<Diagnostic>);
+pub struct ConfigErrors {
+    errors: Vec<Diagnostic>,
+    /// Mistakes beyond those that are kept.
+    omitted: usize,
+}
 
 /// A source line as it is printed: tabs are spaces, control characters are replaced, long lines are cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,23 +125,20 @@ pub(super) struct Findings<'t> {
     source: Source<'t>,
     file: Arc<Path>,
     found: Vec<(Span, Diagnostic)>,
+    errors: usize,
+    warnings: usize,
 }
 
 impl ConfigErrors {
     /// The mistakes in the order of the file.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
-        self.0.iter()
+        self.errors.iter()
     }
 
     /// How many there are; at least one.
     #[allow(clippy::len_without_is_empty, reason = "never empty")]
     pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(super) fn new(errors: Vec<Diagnostic>) -> Self {
-        debug_assert!(!errors.is_empty(), "an error says what is wrong");
-        Self(errors)
+        self.errors.len() + self.omitted
     }
 }
 
@@ -144,7 +147,7 @@ impl<'e> IntoIterator for &'e ConfigErrors {
     type IntoIter = std::slice::Iter<'e, Diagnostic>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.iter()
+        self.errors.iter()
     }
 }
 
@@ -153,7 +156,7 @@ impl IntoIterator for ConfigErrors {
     type IntoIter = std::vec::IntoIter<Diagnostic>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+        self.errors.into_iter()
     }
 }
 
@@ -162,15 +165,18 @@ impl std::error::Error for ConfigErrors {}
 impl fmt::Display for ConfigErrors {
     /// Every mistake, then a line that counts them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for error in &self.0 {
+        for error in &self.errors {
             writeln!(f, "{error}\n")?;
         }
         let file = self
-            .0
+            .errors
             .first()
             .map(|error| error.file.display().to_string())
             .unwrap_or_default();
-        match self.0.len() {
+        if self.omitted > 0 {
+            writeln!(f, "and {} more\n", self.omitted)?;
+        }
+        match self.len() {
             1 => write!(f, "{file}: 1 mistake"),
             many => write!(f, "{file}: {many} mistakes"),
         }
@@ -353,6 +359,8 @@ impl<'t> Findings<'t> {
             source,
             file,
             found: Vec::new(),
+            errors: 0,
+            warnings: 0,
         }
     }
 
@@ -369,6 +377,14 @@ impl<'t> Findings<'t> {
     }
 
     fn add(&mut self, severity: Severity, span: Span, complaint: Complaint) {
+        let count = match severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count > KEPT {
+            return;
+        }
         let (position, excerpt) = self.locate(span);
         let note = complaint.note.map(|(span, message)| {
             let (position, excerpt) = self.locate(span);
@@ -415,13 +431,17 @@ impl<'t> Findings<'t> {
         )
     }
 
-    /// Errors and warnings, each in the order of the file.
-    pub(super) fn into_parts(mut self) -> (Vec<Diagnostic>, Vec<Diagnostic>) {
+    /// The warnings if there are no errors, each in the order of the file.
+    pub(super) fn into_result(mut self) -> Result<Vec<Diagnostic>, ConfigErrors> {
         self.found.sort_by_key(|(span, _)| span.start);
-        self.found
-            .into_iter()
-            .map(|(_, found)| found)
-            .partition(|found| found.severity == Severity::Error)
+        let found = self.found.into_iter().map(|(_, found)| found);
+        let (errors, warnings): (Vec<_>, Vec<_>) =
+            found.partition(|found| found.severity == Severity::Error);
+        if errors.is_empty() {
+            return Ok(warnings);
+        }
+        let omitted = self.errors - errors.len();
+        Err(ConfigErrors { errors, omitted })
     }
 }
 

@@ -323,7 +323,7 @@ impl<'f, 't> Pools<'f, 't> {
                 .iter()
                 .filter_map(|pool| pool.name.good().map(|at| at.value))
         };
-        let count = names().count();
+        let count = self.by_name.len();
         let label = match count {
             0 => "expected the name of a [[pool]], and the file has none".to_owned(),
             1..=LISTED_NAMES => format!("expected {}", alternatives(names())),
