@@ -16,7 +16,9 @@ pub mod route;
 pub mod snapshot;
 
 pub use backend::{Backend, BackendId, MAX_WEIGHT};
-pub use config::{Config, ConfigErrors, Diagnostic, Kind, Note, Position, Severity};
+pub use config::{
+    Config, ConfigErrors, Diagnostic, Kind as DiagnosticKind, Note, Position, Severity,
+};
 pub use health::{Health, HealthCheck, HealthProbe};
 pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
 pub use name::{Name, NameError};

@@ -1,7 +1,7 @@
 //! What is wrong with a config, where, and what would be right; printed the way rustc prints it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::source::{Source, Span};
@@ -448,12 +448,5 @@ impl<'t> Findings<'t> {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
-    }
-}
-
-impl Diagnostic {
-    /// The file, as a path that can be opened.
-    pub fn path(&self) -> PathBuf {
-        self.file.to_path_buf()
     }
 }

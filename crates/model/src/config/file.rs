@@ -393,7 +393,7 @@ pub(super) fn read_file<'t>(root: &'t DeTable<'t>, span: Span, out: &mut Finding
 
 fn read_node(section: &Section<'_>, out: &mut Findings<'_>) -> Node {
     let default = Node::default();
-    let name = section.read("name", out, |value| name("name", value));
+    let name = section.read("name", out, |value| check_name(text("name")(value)?));
     let drain_timeout = section.read(
         "drain_timeout",
         out,
@@ -544,7 +544,7 @@ fn read_path(section: &Section<'_>, key: &'static str, out: &mut Findings<'_>) -
 }
 
 fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerTable<'t> {
-    let name = section.require("name", "\"web\"", out, |value| name("name", value));
+    let name = read_name(section, out);
     let bind = section.require("bind", "\"203.0.113.10:80\"", out, |value| {
         listen_address("bind", text("bind")(value)?)
     });
@@ -730,7 +730,7 @@ fn read_limits(section: &Section<'_>, out: &mut Findings<'_>) -> HttpLimits {
 }
 
 fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t> {
-    let name = section.require("name", "\"web\"", out, |value| name("name", value));
+    let name = read_name(section, out);
     let scheduler = section.read(
         "scheduler",
         out,
@@ -982,8 +982,18 @@ fn status_range(value: &DeValue<'_>) -> Result<(u16, u16), Complaint> {
     }
 }
 
-fn name<'t>(key: &str, value: &'t DeValue<'t>) -> Result<&'t str, Complaint> {
-    let written = text(key)(value)?;
+/// A name that something has. One that cannot be is reported, and stands all the same for those that refer to it.
+fn read_name<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> Read<&'t str> {
+    let name = section.require("name", "\"web\"", out, text("name"));
+    if let Read::Good(at) = &name
+        && let Err(complaint) = check_name(at.value)
+    {
+        out.error(at.span, complaint);
+    }
+    name
+}
+
+fn check_name(written: &str) -> Result<&str, Complaint> {
     Name::parse(written).map(|_| written).map_err(|error| {
         let message = format!("{} cannot be a name: {error}", quoted(written));
         let label = format!(
@@ -1018,4 +1028,56 @@ fn interface(written: &str) -> Result<&str, Complaint> {
         message,
         format!("expected 1 to {MAX_INTERFACE} characters, as `eth0`"),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_in_the_reference() {
+        let reference = include_str!("../../../../docs/config.md");
+        for grammar in ALL {
+            for key in grammar.keys {
+                assert!(
+                    reference.contains(&format!("\n| `{key}` |")),
+                    "`{key}` of {}",
+                    grammar.title
+                );
+            }
+        }
+        let words = [
+            SCHEDULERS.map(|(word, _)| word).as_slice(),
+            &FORWARDS.map(|(word, _)| word),
+        ]
+        .concat();
+        for word in words {
+            assert!(reference.contains(&format!("\n| `{word}` |")), "`{word}`");
+        }
+        for (word, _) in PROTOCOLS {
+            assert!(reference.contains(&format!("`\"{word}\"`")), "`{word}`");
+        }
+    }
+
+    #[test]
+    fn synonyms_lead_to_keys_and_are_none() {
+        for grammar in ALL.into_iter().chain([&ROOT]) {
+            for (word, key) in grammar.synonyms {
+                assert!(grammar.keys.contains(key), "{key} in {}", grammar.title);
+                assert!(!grammar.keys.contains(word), "{word} in {}", grammar.title);
+            }
+        }
+        for (word, name) in SCHEDULER_SYNONYMS {
+            assert!(
+                SCHEDULERS.iter().any(|(scheduler, _)| *scheduler == name),
+                "{word}"
+            );
+        }
+        for (word, name) in FORWARD_SYNONYMS {
+            assert!(
+                FORWARDS.iter().any(|(forward, _)| *forward == name),
+                "{word}"
+            );
+        }
+    }
 }

@@ -475,6 +475,17 @@ fn check_routes(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
                 );
             }
         }
+        let is_address = |host: &HostPattern| match host {
+            HostPattern::Exact(host) => host.starts_with('[') || host.parse::<IpAddr>().is_ok(),
+            HostPattern::Wildcard(_) => false,
+        };
+        for at in &route.hosts {
+            if listener.protocol == Some(Protocol::Tls) && is_address(&at.value) {
+                let message = format!("`{}` as `host` on a listener of protocol `tls`", at.value);
+                let label = "SNI carries names, never addresses (RFC 6066, section 3)";
+                out.error(at.span, Complaint::new(Kind::Conflict, message, label));
+            }
+        }
         // `/` alone is the same as no prefix.
         let path = route
             .path_prefix
