@@ -91,6 +91,15 @@ fn ci(steps: &mut Steps) -> Result<()> {
             "warnings",
         ]),
     )?;
+    // The kernel's program, as optimized as it is built: it has no unwinding, which other profiles want.
+    let manifest = root()?.join("crates/l4-ebpf/Cargo.toml");
+    let mut clippy = cargo(&["clippy", "--release", "--manifest-path"]);
+    clippy
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(target_folder()?.join("clippy-l4-ebpf"));
+    clippy.args(["--", "-D", "warnings"]);
+    steps.cargo("clippy l4-ebpf", clippy)?;
     if packages::find("cargo-deny").is_some() {
         steps.cargo(
             "dependencies",
