@@ -1,1 +1,31 @@
-//! weir-l7.
+//! The proxy engine: HTTP/1.1, TLS and TCP in user space.
+//!
+//! [`Engine`] serves the listeners of a [`weir_model::Snapshot`]. One worker thread per core has its own listening
+//! sockets, buffers, deadlines and upstream connections; on the path of a request workers share nothing but the
+//! plan that the snapshot was compiled to. The codecs do no I/O: bytes in, events out.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod balance;
+mod buffer;
+pub mod codec;
+mod deadlines;
+mod downstream;
+mod engine;
+pub mod errors;
+mod forwarded;
+mod listener;
+mod plan;
+mod relay;
+pub mod routing;
+pub mod stats;
+mod tls;
+mod transport;
+mod tunnel;
+mod upstream;
+mod worker;
+
+pub use engine::{Drained, Engine, Error, Prepared};
+pub use errors::{Reason, Side};
+pub use stats::{BackendStats, ListenerStats, Stats};
+pub use tls::CertificateError;

@@ -1,0 +1,3 @@
+//! Protocols without I/O: bytes in, events out.
+
+pub mod h1;

@@ -1,0 +1,282 @@
+//! One request and its answer, both directions at once: the request goes to the backend as it comes, the answer to
+//! the client as it comes, and neither waits for the other to be complete.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use weir_model::{HttpLimits, Timeouts};
+
+use crate::buffer::Buffer;
+use crate::codec::h1::response::After;
+use crate::codec::h1::{Framing, Progress, RequestHead, ResponseHead, Version};
+use crate::deadlines::{Phase, Watch};
+use crate::errors::Reason;
+use crate::relay::{Failure, Relay, WaitsFor};
+use crate::transport::Transport;
+use crate::upstream::Connection;
+use crate::worker::Worker;
+
+/// Interim answers to one request. Early hints come once or twice; a stream of them is an attack or a defect.
+const INTERIM_MAX: u32 = 16;
+
+/// How an exchange ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The answer was sent.
+    Answered {
+        /// The backend's connection can carry another request.
+        upstream_goes_on: bool,
+        /// The client's connection can.
+        downstream_goes_on: bool,
+    },
+    /// The backend has agreed to an upgrade, and the client was told.
+    Upgraded,
+    /// It failed.
+    Failed {
+        /// Why.
+        reason: Reason,
+        /// The answer's head has gone to the client, at least in part.
+        answered: bool,
+        /// Not a byte of an answer has come.
+        nothing_came: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The answer's head is to come.
+    Head,
+    /// An interim answer is on its way to the client.
+    Interim,
+    /// The final answer is.
+    Final,
+    Done,
+}
+
+/// One request and its answer.
+pub(crate) struct Exchange<'e, T> {
+    pub(crate) io: &'e mut T,
+    pub(crate) buffer: &'e mut Buffer,
+    pub(crate) connection: &'e mut Connection,
+    pub(crate) upload: &'e mut Relay,
+    pub(crate) download: &'e mut Relay,
+    pub(crate) request: &'e RequestHead,
+    pub(crate) response: &'e mut ResponseHead,
+    pub(crate) worker: &'e Worker,
+    pub(crate) watch: &'e Watch,
+    pub(crate) limits: &'e HttpLimits,
+    pub(crate) timeouts: &'e Timeouts,
+    /// The listener closes, or the worker drains: the client is told that the connection ends.
+    pub(crate) closing: bool,
+    pub(crate) state: State,
+}
+
+/// How far an exchange is.
+pub(crate) struct State {
+    stage: Stage,
+    upload_over: bool,
+    /// The backend does not take the request any more; it may have answered before.
+    upload_broken: bool,
+    interim: u32,
+    after: After,
+    /// What `moved` of both directions was when the deadline was set.
+    moved: Option<u64>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            stage: Stage::Head,
+            upload_over: false,
+            upload_broken: false,
+            interim: 0,
+            after: After::Close,
+            moved: None,
+        }
+    }
+}
+
+impl<T: Transport> Exchange<'_, T> {
+    /// Goes on as far as both sides allow.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        match self.advance(cx) {
+            Ok(Some(end)) => Poll::Ready(end),
+            Ok(None) if self.watch.is_expired() => Poll::Ready(self.failed(self.timeout_reason())),
+            Ok(None) => {
+                self.set_deadline();
+                Poll::Pending
+            }
+            Err(reason) => Poll::Ready(self.failed(reason)),
+        }
+    }
+
+    fn failed(&self, reason: Reason) -> End {
+        let answered = matches!(self.state.stage, Stage::Final | Stage::Done);
+        let nothing_came = self.state.stage == Stage::Head && self.state.interim == 0 && self.connection.buffer.is_empty();
+        End::Failed { reason, answered, nothing_came }
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>) -> Result<Option<End>, Reason> {
+        if !self.state.upload_over {
+            self.advance_upload(cx)?;
+        }
+        loop {
+            match self.state.stage {
+                Stage::Head => {
+                    if !self.advance_head(cx)? {
+                        return Ok(None);
+                    }
+                }
+                Stage::Interim | Stage::Final => {
+                    let pool = &self.worker.buffers;
+                    let Connection { io, buffer, .. } = &mut *self.connection;
+                    match self.download.poll(cx, io, buffer, self.io, pool) {
+                        Poll::Pending => return Ok(None),
+                        Poll::Ready(Ok(())) if self.state.stage == Stage::Interim => self.state.stage = Stage::Head,
+                        Poll::Ready(Ok(())) => self.state.stage = Stage::Done,
+                        Poll::Ready(Err(Failure::Write(_))) => return Err(Reason::DownstreamClosed),
+                        Poll::Ready(Err(Failure::Malformed(_))) => return Err(Reason::BadResponseFraming),
+                        Poll::Ready(Err(Failure::Read(_) | Failure::Ended)) => return Err(Reason::UpstreamTruncated),
+                    }
+                }
+                Stage::Done => return Ok(self.end()),
+            }
+        }
+    }
+
+    /// What there is to say once the answer is out. `None`: the request is still being sent, and somebody wants it.
+    fn end(&self) -> Option<End> {
+        if self.state.after == After::Upgrade {
+            return Some(End::Upgraded);
+        }
+        let goes_on = matches!(self.state.after, After::KeepAlive | After::KeepAliveHttp10);
+        if self.state.upload_over || !goes_on || !self.response.keep_alive {
+            let whole = self.state.upload_over && !self.state.upload_broken;
+            return Some(End::Answered {
+                upstream_goes_on: whole && self.response.keep_alive && self.connection.buffer.is_empty(),
+                downstream_goes_on: whole && goes_on,
+            });
+        }
+        None
+    }
+
+    fn advance_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
+        let pool = &self.worker.buffers;
+        match self.upload.poll(cx, self.io, self.buffer, &mut self.connection.io, pool) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                self.state.upload_over = true;
+                Ok(())
+            }
+            // The answer may have been sent before the backend closed: it is what the client should see.
+            Poll::Ready(Err(Failure::Write(_))) => {
+                self.state.upload_over = true;
+                self.state.upload_broken = true;
+                Ok(())
+            }
+            Poll::Ready(Err(Failure::Malformed(reason))) => Err(reason),
+            Poll::Ready(Err(Failure::Read(_) | Failure::Ended)) => Err(Reason::DownstreamClosed),
+        }
+    }
+
+    /// Reads and parses the answer's head. `false`: more is to come.
+    fn advance_head(&mut self, cx: &mut Context<'_>) -> Result<bool, Reason> {
+        loop {
+            let buffer = &mut self.connection.buffer;
+            if !buffer.is_empty() {
+                match self.response.parse(buffer.filled(), self.request.method, self.limits)? {
+                    Progress::Complete => {
+                        self.take_head()?;
+                        return Ok(true);
+                    }
+                    Progress::Partial if buffer.len() == buffer.capacity() => {
+                        buffer.grow(self.limits.header_bytes.max(buffer.capacity() + 1));
+                    }
+                    Progress::Partial => {}
+                }
+            }
+            match self.connection.io.poll_read(cx, &mut self.connection.buffer, &self.worker.buffers) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Reason::UpstreamClosed),
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// Decides what becomes of the head that was parsed, and assembles it for the client.
+    fn take_head(&mut self) -> Result<(), Reason> {
+        let head = self.connection.buffer.filled();
+        let old_client = self.request.version == Version::Http10;
+        self.download.head.clear();
+        if self.response.is_interim() {
+            self.state.interim += 1;
+            if self.state.interim > INTERIM_MAX {
+                return Err(Reason::BadResponse);
+            }
+            // HTTP/1.0 has no interim answers (RFC 9110, section 15.2).
+            if !old_client {
+                self.response.write(head, After::KeepAlive, false, &mut self.download.head);
+            }
+            self.download.begin(Framing::None, false);
+            self.state.stage = Stage::Interim;
+        } else {
+            let dechunk = old_client && self.response.framing == Framing::Chunked;
+            self.state.after = self.after(dechunk)?;
+            self.response.write(head, self.state.after, dechunk, &mut self.download.head);
+            self.download.begin(self.response.framing, dechunk);
+            self.state.stage = Stage::Final;
+        }
+        self.connection.buffer.consume(self.response.length);
+        Ok(())
+    }
+
+    fn after(&self, dechunk: bool) -> Result<After, Reason> {
+        if self.response.status == 101 {
+            // Only what was asked for, and only once the whole request is out: what the client sends from here on
+            // is not HTTP (CVE-2026-2833 is about sending it on too early).
+            let asked = self.request.upgrade && self.state.upload_over && !self.state.upload_broken;
+            return if asked { Ok(After::Upgrade) } else { Err(Reason::UnaskedUpgrade) };
+        }
+        // The client that waits for 100 may or may not send its body after a final answer: nobody can tell what the
+        // next bytes are (RFC 9110, section 10.1.1).
+        let body_in_doubt =
+            self.request.expects_continue && !self.state.upload_over && self.upload.waits_for_first_byte();
+        let ends = !self.request.keep_alive
+            || self.closing
+            || dechunk
+            || body_in_doubt
+            || self.state.upload_broken
+            || self.response.framing == Framing::UntilClose;
+        Ok(match self.request.version {
+            _ if ends => After::Close,
+            Version::Http11 => After::KeepAlive,
+            Version::Http10 => After::KeepAliveHttp10,
+        })
+    }
+
+    /// Sets the deadline for what is waited for now, if anything has moved since it was set.
+    fn set_deadline(&mut self) {
+        let moved = self.upload.moved + self.download.moved;
+        if self.state.moved != Some(moved) {
+            self.state.moved = Some(moved);
+            self.watch.arm(self.timeout(), Phase::Busy);
+        }
+    }
+
+    fn timeout(&self) -> Duration {
+        if self.waits_for_answer() { self.timeouts.response_header } else { self.timeouts.idle }
+    }
+
+    fn waits_for_answer(&self) -> bool {
+        self.state.stage == Stage::Head && self.state.upload_over
+    }
+
+    fn timeout_reason(&self) -> Reason {
+        let direction = if self.state.upload_over { &self.download } else { &self.upload };
+        match (direction.waits_for, self.state.upload_over) {
+            _ if self.waits_for_answer() => Reason::ResponseTimeout,
+            (WaitsFor::Source, false) | (WaitsFor::Sink, true) => Reason::DownstreamIdle,
+            (WaitsFor::Sink, false) | (WaitsFor::Source, true) => Reason::UpstreamIdle,
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! A client's HTTP/1.x connection: one request after the other.
+
+use std::future::poll_fn;
+use std::io::{IoSlice, Write};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::buffer::Buffer;
+use crate::codec::h1::{Framing, Method, Progress, RequestHead, ResponseHead, Version};
+use crate::deadlines::{Phase, Watch};
+use crate::downstream::exchange::{End, Exchange, State};
+use crate::errors::{Reason, Side, phrase};
+use crate::forwarded::Forwarded;
+use crate::listener::LocalListener;
+use crate::plan::ListenerPlan;
+use crate::relay::Relay;
+use crate::transport::Transport;
+use crate::tunnel;
+use crate::upstream::{Connection, LocalBackend, Work};
+use crate::worker::Worker;
+
+/// Bytes that are read and thrown away after a refusal, so that the client sees the answer before a reset.
+const LINGER_BYTES_MAX: usize = 512 * 1024;
+/// How long that may take.
+const LINGER: Duration = Duration::from_secs(2);
+
+struct Downstream<T> {
+    worker: Rc<Worker>,
+    listener: Rc<LocalListener>,
+    io: T,
+    client: SocketAddr,
+    local: SocketAddr,
+    forwarded: Forwarded,
+    buffer: Buffer,
+    request: RequestHead,
+    response: ResponseHead,
+    upload: Relay,
+    download: Relay,
+    watch: Watch,
+    /// No request has been answered yet.
+    first: bool,
+}
+
+/// What becomes of the connection.
+enum Next {
+    Request,
+    /// Everything that the client sent was read: it can be closed.
+    Close,
+    /// The client may still be sending.
+    Linger,
+    /// The client must not take what it has for the whole answer.
+    Abort,
+    Tunnel(Connection, Work),
+}
+
+/// What reading a head came to.
+enum Read {
+    Head,
+    /// The client closed, or was silent, between two requests.
+    Ended,
+    Refused(Reason),
+}
+
+/// Serves a connection until its end.
+pub(crate) async fn serve<T: Transport>(
+    worker: Rc<Worker>,
+    listener: Rc<LocalListener>,
+    io: T,
+    (client, local): (SocketAddr, SocketAddr),
+    proto: &'static str,
+) {
+    let watch = poll_fn(|cx| Poll::Ready(Watch::new(&worker.deadlines, listener.number, cx))).await;
+    let mut downstream = Downstream {
+        worker,
+        listener,
+        io,
+        client,
+        local,
+        forwarded: Forwarded::new(client.ip(), proto),
+        buffer: Buffer::default(),
+        request: RequestHead::default(),
+        response: ResponseHead::default(),
+        upload: Relay::default(),
+        download: Relay::default(),
+        watch,
+        first: true,
+    };
+    let next = downstream.serve_requests().await;
+    match next {
+        Next::Request | Next::Close => downstream.close().await,
+        Next::Linger => downstream.linger().await,
+        Next::Abort => downstream.io.abort(),
+        Next::Tunnel(connection, work) => {
+            downstream.give_heads_back();
+            let Downstream { worker, listener, io, buffer, watch, .. } = downstream;
+            tunnel::upgraded(&worker, &listener, io, buffer, connection, &watch).await;
+            drop(work);
+            return;
+        }
+    }
+    downstream.give_heads_back();
+    downstream.worker.buffers.take_back(&mut downstream.buffer);
+}
+
+impl<T: Transport> Downstream<T> {
+    async fn serve_requests(&mut self) -> Next {
+        loop {
+            match self.read_head().await {
+                Read::Head => {}
+                Read::Ended => return Next::Close,
+                Read::Refused(reason) => {
+                    self.count(reason, None);
+                    return match reason.status() {
+                        0 => Next::Close,
+                        _ => self.refuse(reason).await,
+                    };
+                }
+            }
+            match self.answer().await {
+                Next::Request => self.first = false,
+                next => return next,
+            }
+            self.give_heads_back();
+            if self.buffer.is_empty() {
+                self.worker.buffers.take_back(&mut self.buffer);
+            }
+        }
+    }
+
+    fn give_heads_back(&mut self) {
+        self.worker.buffers.take_head_back(&mut self.upload.head);
+        self.worker.buffers.take_head_back(&mut self.download.head);
+    }
+
+    async fn read_head(&mut self) -> Read {
+        let plan = self.plan();
+        let timeouts = &plan.listener.timeouts;
+        if self.first {
+            self.watch.arm(timeouts.request_header, Phase::Idle);
+        } else {
+            self.watch.arm(timeouts.keep_alive, Phase::Idle);
+        }
+        let mut scanned = 0;
+        poll_fn(|cx| self.poll_head(cx, &plan, &mut scanned)).await
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>, plan: &ListenerPlan, scanned: &mut usize) -> Poll<Read> {
+        let limits = &plan.listener.limits;
+        loop {
+            if self.buffer.len() > *scanned {
+                let bytes = self.buffer.filled();
+                if *scanned == 0 || may_be_complete(bytes, *scanned) || bytes.len() >= limits.header_bytes {
+                    match self.request.parse(bytes, limits) {
+                        Ok(Progress::Complete) => return Poll::Ready(Read::Head),
+                        Ok(Progress::Partial) => {}
+                        Err(reason) => return Poll::Ready(Read::Refused(reason)),
+                    }
+                }
+                if *scanned == 0 {
+                    self.watch.arm(plan.listener.timeouts.request_header, Phase::Busy);
+                }
+                *scanned = self.buffer.len();
+                if self.buffer.len() == self.buffer.capacity() {
+                    self.buffer.grow(limits.header_bytes.max(self.buffer.capacity()) + 64);
+                }
+            }
+            match self.io.poll_read(cx, &mut self.buffer, &self.worker.buffers) {
+                Poll::Ready(Ok(0) | Err(_)) if self.buffer.is_empty() => return Poll::Ready(Read::Ended),
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Read::Refused(Reason::DownstreamClosed)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending if !self.watch.is_expired() => return Poll::Pending,
+                Poll::Pending if self.buffer.is_empty() => return Poll::Ready(Read::Ended),
+                Poll::Pending => return Poll::Ready(Read::Refused(Reason::HeadTimeout)),
+            }
+        }
+    }
+
+    /// Answers the request whose head was read.
+    async fn answer(&mut self) -> Next {
+        self.worker.refresh();
+        let plan = self.plan();
+        self.listener.counters().requests.add(1);
+
+        let head = self.buffer.filled();
+        let (authority, target) = (self.request.authority.of(head), self.request.target.of(head));
+        let pool = plan.routes.find(authority, target).and_then(|number| self.worker.pool(number));
+
+        self.upload.head = self.worker.buffers.head();
+        self.download.head = self.worker.buffers.head();
+        let out = &mut self.upload.head;
+        if self.request.authority.is_empty() {
+            self.request.write(head, self.local.to_string().as_bytes(), out);
+        } else {
+            self.request.write(head, b"", out);
+        }
+        self.forwarded.write(&self.request, head, out);
+        self.buffer.consume(self.request.length);
+        self.upload.begin(self.request.framing, false);
+
+        let Some(pool) = pool else { return self.fail(Reason::NoRoute, None).await };
+        let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
+        loop {
+            let excluded = failed.as_ref().map(|(backend, _)| &**backend);
+            // A backend whose idle connection was dead may be well; one that refuses a connection is not.
+            let or_excluded = failed.as_ref().is_some_and(|(_, reason)| *reason == Reason::UpstreamClosed);
+            let Some(work) = pool.pick(self.client.ip(), self.first, excluded, or_excluded) else {
+                let reason = failed.map_or(Reason::NoBackend, |(_, reason)| reason);
+                return self.fail(reason, None).await;
+            };
+            let reused = if failed.is_none() { work.backend.reuse() } else { None };
+            let connection = match reused {
+                Some(connection) => Ok(connection),
+                None => self.connect(&work.backend, plan.listener.timeouts.connect).await,
+            };
+            let mut connection = match connection {
+                Ok(connection) => connection,
+                Err(reason) => {
+                    self.count_failure(reason, &work.backend);
+                    if failed.is_some() {
+                        return self.fail(reason, Some(&work.backend)).await;
+                    }
+                    failed = Some((Rc::clone(&work.backend), reason));
+                    continue;
+                }
+            };
+            if failed.is_some() {
+                work.backend.counters().retries.add(1);
+            }
+            let end = self.exchange(&plan, &mut connection).await;
+            self.count_bytes();
+            match end {
+                End::Answered { upstream_goes_on, downstream_goes_on } => {
+                    self.listener.counters().count_answer(self.response.status);
+                    let buffers = &self.worker.buffers;
+                    buffers.take_back(&mut connection.buffer);
+                    if upstream_goes_on {
+                        work.backend.keep(connection, self.worker.deadlines.now_ms());
+                    }
+                    return if downstream_goes_on { Next::Request } else { Next::Linger };
+                }
+                End::Upgraded => {
+                    self.listener.counters().count_answer(self.response.status);
+                    return Next::Tunnel(connection, work);
+                }
+                End::Failed { reason, answered, nothing_came } => {
+                    self.worker.buffers.take_back(&mut connection.buffer);
+                    self.count_failure(reason, &work.backend);
+                    let repeats = reason == Reason::UpstreamClosed
+                        && nothing_came
+                        && connection.reused
+                        && failed.is_none()
+                        && self.request.method.is_idempotent()
+                        && self.upload.can_be_repeated();
+                    if repeats {
+                        self.upload.repeat();
+                        failed = Some((Rc::clone(&work.backend), reason));
+                        continue;
+                    }
+                    if answered {
+                        self.count(reason, Some(&work.backend));
+                        return Next::Abort;
+                    }
+                    return self.fail(reason, Some(&work.backend)).await;
+                }
+            }
+        }
+    }
+
+    async fn exchange(&mut self, plan: &ListenerPlan, connection: &mut Connection) -> End {
+        let mut exchange = Exchange {
+            io: &mut self.io,
+            buffer: &mut self.buffer,
+            connection,
+            upload: &mut self.upload,
+            download: &mut self.download,
+            request: &self.request,
+            response: &mut self.response,
+            worker: &self.worker,
+            watch: &self.watch,
+            limits: &plan.listener.limits,
+            timeouts: &plan.listener.timeouts,
+            closing: self.listener.is_closing() || self.worker.draining.get(),
+            state: State::default(),
+        };
+        poll_fn(|cx| exchange.poll(cx)).await
+    }
+
+    async fn connect(&mut self, backend: &LocalBackend, timeout: Duration) -> Result<Connection, Reason> {
+        self.watch.arm(timeout, Phase::Busy);
+        let mut connecting = pin!(backend.connect());
+        poll_fn(|cx| match connecting.as_mut().poll(cx) {
+            Poll::Ready(Ok(connection)) => Poll::Ready(Ok(connection)),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(Reason::ConnectFailed)),
+            Poll::Pending if self.watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    fn plan(&self) -> Rc<Arc<ListenerPlan>> {
+        Rc::clone(&self.listener.plan.borrow())
+    }
+
+    fn count_bytes(&mut self) {
+        self.listener.counters().bytes_in.add(std::mem::take(&mut self.upload.moved));
+        self.listener.counters().bytes_out.add(std::mem::take(&mut self.download.moved));
+    }
+
+    /// Counts a failure of a backend.
+    fn count_failure(&self, reason: Reason, backend: &LocalBackend) {
+        if reason.side() == Side::Upstream {
+            backend.counters().count_failure(reason);
+        }
+    }
+
+    /// Counts and logs a failed request.
+    fn count(&self, reason: Reason, backend: Option<&LocalBackend>) {
+        self.listener.counters().count_error(reason);
+        let listener = &self.listener.plan.borrow().listener.name;
+        let backend = backend.map(|backend| tracing::field::display(&backend.id));
+        if reason.side() == Side::Downstream {
+            tracing::debug!(%listener, client = %self.client, backend, %reason, "request failed");
+        } else {
+            tracing::warn!(%listener, client = %self.client, backend, %reason, "request failed");
+        }
+    }
+
+    /// Ends a request whose answer has not begun.
+    async fn fail(&mut self, reason: Reason, backend: Option<&LocalBackend>) -> Next {
+        self.count(reason, backend);
+        let bodiless = self.request.framing == Framing::None;
+        let closing = self.listener.is_closing() || self.worker.draining.get();
+        let status = reason.status();
+        if reason.side() != Side::Downstream && bodiless && self.request.keep_alive && !closing {
+            let told = if self.request.version == Version::Http10 { "Connection: keep-alive\r\n" } else { "" };
+            return if self.send_answer(reason, status, told).await { Next::Request } else { Next::Close };
+        }
+        if status == 0 {
+            return Next::Close;
+        }
+        self.refuse(reason).await
+    }
+
+    /// Tells the client why its request is refused, and that the connection ends.
+    async fn refuse(&mut self, reason: Reason) -> Next {
+        if self.send_answer(reason, reason.status(), "Connection: close\r\n").await { Next::Linger } else { Next::Close }
+    }
+
+    /// Sends a short answer of our own; `false` where the client does not take it.
+    async fn send_answer(&mut self, reason: Reason, status: u16, connection_field: &str) -> bool {
+        let body = format!("{status} {}: {reason}\n", phrase(status));
+        let out = &mut self.download.head;
+        out.clear();
+        // Writing to a vector does not fail.
+        let _ = write!(
+            out,
+            "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection_field}\r\n",
+            phrase(status),
+            body.len(),
+        );
+        if self.request.method != Method::Head {
+            out.extend_from_slice(body.as_bytes());
+        }
+        let plan = self.plan();
+        self.watch.arm(plan.listener.timeouts.idle, Phase::Busy);
+        let mut sent = 0;
+        let Self { io, download, watch, .. } = self;
+        let written = poll_fn(|cx| {
+            while sent < download.head.len() {
+                match io.poll_write(cx, &[IoSlice::new(&download.head[sent..])]) {
+                    Poll::Ready(Ok(count)) => sent += count,
+                    Poll::Ready(Err(_)) => return Poll::Ready(false),
+                    Poll::Pending if watch.is_expired() => return Poll::Ready(false),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            match io.poll_flush(cx) {
+                Poll::Ready(result) => Poll::Ready(result.is_ok()),
+                Poll::Pending if watch.is_expired() => Poll::Ready(false),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        let written = written.await;
+        let counters = self.listener.counters();
+        counters.bytes_out.add(sent as u64);
+        counters.count_answer(status);
+        written
+    }
+
+    /// Ends the connection in order.
+    async fn close(&mut self) {
+        self.watch.arm(LINGER, Phase::Busy);
+        let Self { io, watch, .. } = self;
+        poll_fn(|cx| match io.poll_shutdown(cx) {
+            Poll::Pending if !watch.is_expired() => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
+    }
+
+    /// Ends the connection in order, and reads for a while what the client still sends: closing with unread bytes
+    /// resets the connection, and the client would lose the answer (RFC 9112, section 9.6).
+    async fn linger(&mut self) {
+        self.close().await;
+        let mut read = 0;
+        let Self { io, watch, buffer, worker, .. } = self;
+        poll_fn(|cx| {
+            loop {
+                buffer.consume(buffer.len());
+                match io.poll_read(cx, buffer, &worker.buffers) {
+                    Poll::Ready(Ok(count)) if count > 0 && read + count < LINGER_BYTES_MAX => read += count,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending if watch.is_expired() => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// Whether an empty line ends within the bytes behind `scanned`. Bare LFs count: they are refused by the parser.
+fn may_be_complete(bytes: &[u8], scanned: usize) -> bool {
+    let from = scanned.saturating_sub(3);
+    memchr::memchr_iter(b'\n', &bytes[from..]).any(|lf| matches!(&bytes[from + lf + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+}

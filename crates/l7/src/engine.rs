@@ -1,0 +1,219 @@
+//! The engine: workers, and the changes that reach them.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use weir_model::{L7, Name, Snapshot};
+
+use crate::listener;
+use crate::plan::{Plan, Registry};
+use crate::stats::{BackendStats, ListenerStats, Stats};
+use crate::tls::CertificateError;
+use crate::worker::{Command, Mailbox, Shared, Worker};
+
+/// Why the engine cannot start, or cannot serve a snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A worker thread cannot be started.
+    #[error("cannot start worker {worker}: {source}")]
+    Worker {
+        /// Its number.
+        worker: usize,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A listener's address cannot be had.
+    #[error("listener `{listener}`: cannot bind {address}: {source}")]
+    Bind {
+        /// The listener.
+        listener: Name,
+        /// Its address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A listener's certificate cannot be used.
+    #[error("listener `{listener}`: {source}")]
+    Certificate {
+        /// The listener.
+        listener: Name,
+        /// What is wrong with it.
+        source: Box<CertificateError>,
+    },
+    /// TLS cannot be set up.
+    #[error("listener `{listener}`: cannot set up TLS: {source}")]
+    Tls {
+        /// The listener.
+        listener: Name,
+        /// What the library says.
+        source: rustls::Error,
+    },
+    /// Sticky sessions are not there yet.
+    #[error("pool `{pool}`: `sticky` is not supported yet")]
+    StickyUnsupported {
+        /// The pool.
+        pool: Name,
+    },
+}
+
+/// The proxy engine: serves every listener that is forwarded in user space.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    workers: Vec<Handle>,
+    registry: Mutex<Registry>,
+}
+
+#[derive(Debug)]
+struct Handle {
+    mailbox: Arc<Mailbox>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A snapshot that can be served: certificates are read, sockets bound. Dropped, it leaves no trace.
+#[derive(Debug)]
+#[must_use = "a prepared snapshot is served only when it is committed"]
+pub struct Prepared {
+    plan: Plan,
+    /// New sockets by the number of their listener, one for each worker.
+    sockets: Vec<(usize, Vec<socket2::Socket>)>,
+}
+
+/// What a drain came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were still open at the deadline; 0 when all had ended.
+    pub connections_left: usize,
+}
+
+impl Engine {
+    /// Starts the workers; they serve nothing yet.
+    pub fn start(config: &L7) -> Result<Self, Error> {
+        let count = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            count => count,
+        };
+        let mut engine =
+            Self { shared: Arc::default(), workers: Vec::with_capacity(count), registry: Mutex::new(Registry::new(count)) };
+        for worker in 0..count {
+            engine.workers.push(engine.start_worker(worker).map_err(|source| Error::Worker { worker, source })?);
+        }
+        Ok(engine)
+    }
+
+    fn start_worker(&self, index: usize) -> io::Result<Handle> {
+        let mailbox = Arc::new(Mailbox::default());
+        let (shared, of_worker) = (Arc::clone(&self.shared), Arc::clone(&mailbox));
+        let (report, started) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name(format!("weir-l7-{index}")).spawn(move || {
+            // A local runtime stays on the thread that built it.
+            match Worker::runtime() {
+                Ok(runtime) => {
+                    let _ = report.send(Ok(()));
+                    runtime.block_on(Worker::run(index, shared, of_worker));
+                }
+                Err(error) => {
+                    let _ = report.send(Err(error));
+                }
+            }
+        })?;
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
+        Ok(Handle { mailbox, thread: Some(thread) })
+    }
+
+    /// Does everything that can fail for serving `snapshot`: reads certificates, binds sockets. Nothing changes for
+    /// clients until it is committed. What is the same as now costs next to nothing.
+    pub fn prepare(&self, snapshot: Arc<Snapshot>) -> Result<Prepared, Error> {
+        let before = self.shared.plan.load_full();
+        let plan = self.registry.lock().unwrap_or_else(PoisonError::into_inner).compile(&snapshot, &before)?;
+        let mut sockets = Vec::new();
+        for listener in plan.listeners.iter().flatten() {
+            let key = listener.socket_key();
+            if before.listener(listener.number).is_some_and(|before| before.socket_key() == key) {
+                continue;
+            }
+            let (address, udp) = key;
+            let bound: io::Result<Vec<_>> = self.workers.iter().map(|_| listener::bind(address, udp)).collect();
+            let name = || listener.listener.name.clone();
+            sockets.push((listener.number, bound.map_err(|source| Error::Bind { listener: name(), address, source })?));
+        }
+        Ok(Prepared { plan, sockets })
+    }
+
+    /// Serves a prepared snapshot, which was prepared after the last commit. The next request of every connection
+    /// goes by it; connections go on.
+    pub fn commit(&self, prepared: Prepared) {
+        let Prepared { plan, sockets } = prepared;
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner).forget_all_but(&plan);
+        let plan = Arc::new(plan);
+        self.shared.plan.store(Arc::clone(&plan));
+        self.shared.generation.fetch_add(1, Ordering::Release);
+        for (number, bound) in sockets {
+            let Some(listener) = plan.listener(number) else { continue };
+            for (socket, worker) in bound.into_iter().zip(&self.workers) {
+                if !listener.listener.protocol.is_udp() && let Err(error) = listener::listen(&socket) {
+                    // Bound, so this is not about the address being taken by a stranger.
+                    tracing::error!(listener = %listener.listener.name, %error, "cannot listen");
+                    continue;
+                }
+                worker.mailbox.send(Command::Serve(number, socket));
+            }
+        }
+        for worker in &self.workers {
+            worker.mailbox.send(Command::Refresh);
+        }
+    }
+
+    /// What was counted since the start.
+    pub fn stats(&self) -> Stats {
+        let plan = self.shared.plan.load();
+        let mut stats = Stats::default();
+        for listener in plan.listeners.iter().flatten() {
+            stats.listeners.push(ListenerStats::sum(&listener.listener.name, listener.counters.iter()));
+        }
+        for backend in plan.pools.iter().flatten().flat_map(|pool| &pool.backends) {
+            stats.backends.push(BackendStats::sum(&backend.id, backend.cell.counters.iter()));
+        }
+        stats
+    }
+
+    /// Connections that are open now.
+    pub fn connections(&self) -> usize {
+        self.workers.iter().map(|worker| worker.mailbox.active.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Stops accepting, lets requests and tunnels end, and returns when all have or when `limit` is over. What is
+    /// open then ends when the engine is dropped. Blocks; there is no way back.
+    pub fn drain(&self, limit: Duration) -> Drained {
+        let deadline = Instant::now() + limit;
+        self.shared.draining.store(true, Ordering::Release);
+        for worker in &self.workers {
+            worker.mailbox.send(Command::Refresh);
+        }
+        loop {
+            let connections_left = self.connections();
+            if connections_left == 0 || Instant::now() >= deadline {
+                return Drained { connections_left };
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        for worker in &self.workers {
+            worker.mailbox.send(Command::Stop);
+        }
+        for worker in &mut self.workers {
+            if let Some(thread) = worker.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}

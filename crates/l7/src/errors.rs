@@ -1,0 +1,175 @@
+//! What goes wrong with a request or a connection: whose fault it is, what the client is told, and why.
+
+use std::fmt;
+
+/// Who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The client.
+    Downstream,
+    /// The backend, or the way to it.
+    Upstream,
+    /// This node, or what it was told to do.
+    Internal,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Downstream => "downstream",
+            Self::Upstream => "upstream",
+            Self::Internal => "internal",
+        })
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $side:ident, $status:literal;)+) => {
+        /// Why a request or a connection failed. The list is closed: each has a name in logs and metrics,
+        /// a side, and the status that the client is told where it can still be told.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The word in logs and metrics.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)+ }
+            }
+
+            /// Who is to blame.
+            pub fn side(self) -> Side {
+                match self { $(Self::$name => Side::$side,)+ }
+            }
+
+            /// What the client is told; 0 where nobody is left to tell, or nothing is spoken that could.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The request line is not one.
+    BadRequestLine = "bad_request_line", Downstream, 400;
+    /// The request target has none of the forms of RFC 9112, section 3.2, or bytes that none may have.
+    BadTarget = "bad_target", Downstream, 400;
+    /// A field line is not one: a bad name, a space before the colon, a control byte, a folded line.
+    BadField = "bad_field", Downstream, 400;
+    /// A line ends with a bare LF, or has a bare CR in it.
+    BareLineEnd = "bare_line_end", Downstream, 400;
+    /// No `Host` in an HTTP/1.1 request.
+    MissingHost = "missing_host", Downstream, 400;
+    /// More than one `Host`.
+    DuplicateHost = "duplicate_host", Downstream, 400;
+    /// `Host` is not a host with an optional port.
+    BadHost = "bad_host", Downstream, 400;
+    /// `Content-Length` is not a number, or two of them differ.
+    BadContentLength = "bad_content_length", Downstream, 400;
+    /// `Content-Length` together with `Transfer-Encoding`.
+    LengthAndCoding = "length_and_coding", Downstream, 400;
+    /// `Transfer-Encoding` in HTTP/1.0, more than once, or with `chunked` not last and alone.
+    BadTransferEncoding = "bad_transfer_encoding", Downstream, 400;
+    /// A transfer coding that is not `chunked`.
+    UnknownTransferCoding = "unknown_transfer_coding", Downstream, 501;
+    /// A chunk's size line, its end or a trailer is not one.
+    BadChunk = "bad_chunk", Downstream, 400;
+    /// A version that is neither HTTP/1.0 nor HTTP/1.1.
+    UnknownVersion = "unknown_version", Downstream, 505;
+    /// `CONNECT`: this is no forward proxy.
+    ConnectRefused = "connect_refused", Downstream, 501;
+    /// The request line alone is longer than the head may be.
+    TargetTooLong = "target_too_long", Downstream, 414;
+    /// The head is longer, or has more fields, than the listener's limits.
+    HeadTooLarge = "head_too_large", Downstream, 431;
+    /// The request's head did not come in time.
+    HeadTimeout = "head_timeout", Downstream, 408;
+    /// The client sent nothing, or took nothing, for too long.
+    DownstreamIdle = "downstream_idle", Downstream, 408;
+    /// The client closed or reset its connection in the middle of a request.
+    DownstreamClosed = "downstream_closed", Downstream, 0;
+    /// The TLS handshake with the client failed.
+    TlsHandshake = "tls_handshake", Downstream, 0;
+    /// A TLS record from the client was not valid.
+    TlsRecord = "tls_record", Downstream, 0;
+    /// A connection on a `tls` listener did not begin with a TLS ClientHello.
+    BadClientHello = "bad_client_hello", Downstream, 0;
+    /// No route matches, and the listener has no pool of its own.
+    NoRoute = "no_route", Internal, 404;
+    /// No backend of the pool takes new work.
+    NoBackend = "no_backend", Upstream, 503;
+    /// The connection to the backend was refused or failed.
+    ConnectFailed = "connect_failed", Upstream, 502;
+    /// The connection to the backend took too long.
+    ConnectTimeout = "connect_timeout", Upstream, 504;
+    /// The backend closed the connection before its answer's head was complete.
+    UpstreamClosed = "upstream_closed", Upstream, 502;
+    /// The backend closed the connection in the middle of its answer's body.
+    UpstreamTruncated = "upstream_truncated", Upstream, 502;
+    /// The head of the answer did not come in time.
+    ResponseTimeout = "response_timeout", Upstream, 504;
+    /// The backend sent nothing, or took nothing, for too long in the middle of a message.
+    UpstreamIdle = "upstream_idle", Upstream, 504;
+    /// The answer's head is not one, or is larger than the limits.
+    BadResponse = "bad_response", Upstream, 502;
+    /// The answer's framing is ambiguous or broken.
+    BadResponseFraming = "bad_response_framing", Upstream, 502;
+    /// The backend answered 101 to a request that asked for no upgrade.
+    UnaskedUpgrade = "unasked_upgrade", Upstream, 502;
+    /// A tunnel was silent for too long.
+    TunnelIdle = "tunnel_idle", Downstream, 0;
+    /// The drain's deadline passed while the connection was in use.
+    DrainDeadline = "drain_deadline", Internal, 0;
+    /// The bound on connections or UDP sessions was reached.
+    TooMany = "too_many", Internal, 503;
+}
+
+impl Reason {
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The standard phrase of a status that this proxy answers by itself.
+pub(crate) fn phrase(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        414 => "URI Too Long",
+        431 => "Request Header Fields Too Large",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "Error",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn reasons_have_numbers_in_order_and_names_of_their_own() {
+        let mut names = HashSet::new();
+        for (number, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, number);
+            assert!(names.insert(reason.as_str()));
+            assert!(reason.status() == 0 || phrase(reason.status()) != "Error", "{reason}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! A snapshot, compiled for the workers: names are numbers, routes are tables, certificates are loaded. Immutable,
+//! and shared by all workers. What a change does not touch is the same object as before.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex};
+
+use weir_model::{BackendId, Listener, Name, Pool, Protocol, Scheduler, Snapshot};
+
+use crate::balance::{Maglev, RoundRobin, SourceHash};
+use crate::engine::Error;
+use crate::routing::Routes;
+use crate::stats::{BackendCounters, ListenerCounters};
+use crate::tls;
+
+/// Everything that the workers serve.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+    /// By number; `None` where a number's listener is not served any more.
+    pub(crate) listeners: Vec<Option<Arc<ListenerPlan>>>,
+    /// By number, likewise.
+    pub(crate) pools: Vec<Option<Arc<PoolPlan>>>,
+}
+
+/// A listener, compiled.
+#[derive(Debug)]
+pub(crate) struct ListenerPlan {
+    pub(crate) number: usize,
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) routes: Routes,
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    /// One for each worker.
+    pub(crate) counters: Arc<[ListenerCounters]>,
+}
+
+/// A pool, compiled.
+#[derive(Debug)]
+pub(crate) struct PoolPlan {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) backends: Vec<BackendPlan>,
+    /// The weights that count now: 0 for a backend that takes no new work.
+    pub(crate) weights: Vec<u32>,
+    pub(crate) source_hash: Option<SourceHash>,
+    pub(crate) maglev: Option<Maglev>,
+    /// Turns for the first request of each connection, so that even single requests go round over all workers. A
+    /// worker that finds it taken goes by its own.
+    pub(crate) turns: Mutex<RoundRobin>,
+}
+
+/// A backend, and what all workers know about it.
+#[derive(Debug)]
+pub(crate) struct BackendPlan {
+    pub(crate) id: BackendId,
+    pub(crate) cell: Arc<BackendCell>,
+}
+
+/// What lives as long as a backend is in the config.
+#[derive(Debug)]
+pub(crate) struct BackendCell {
+    /// Work under way over all workers; kept for `least_conn` only.
+    pub(crate) active: AtomicUsize,
+    /// One for each worker.
+    pub(crate) counters: Box<[BackendCounters]>,
+}
+
+/// What outlives plans: numbers and counters.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    workers: usize,
+    listeners: HashMap<Name, (usize, Arc<[ListenerCounters]>)>,
+    pools: HashMap<Name, usize>,
+    backends: HashMap<BackendId, Arc<BackendCell>>,
+}
+
+impl Registry {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { workers, listeners: HashMap::new(), pools: HashMap::new(), backends: HashMap::new() }
+    }
+
+    fn pool_number(&mut self, name: &Name) -> usize {
+        let next = self.pools.len();
+        *self.pools.entry(name.clone()).or_insert(next)
+    }
+
+    fn listener_cells(&mut self, name: &Name) -> (usize, Arc<[ListenerCounters]>) {
+        let next = self.listeners.len();
+        let workers = self.workers;
+        let cells = || (next, (0..workers).map(|_| ListenerCounters::default()).collect());
+        self.listeners.entry(name.clone()).or_insert_with(cells).clone()
+    }
+
+    fn backend_cell(&mut self, id: &BackendId) -> Arc<BackendCell> {
+        let workers = self.workers;
+        let cell = || BackendCell {
+            active: AtomicUsize::new(0),
+            counters: (0..workers).map(|_| BackendCounters::default()).collect(),
+        };
+        Arc::clone(self.backends.entry(id.clone()).or_insert_with(|| Arc::new(cell())))
+    }
+
+    /// Forgets backends that a committed plan does not have; connections that still use one keep its cell.
+    pub(crate) fn forget_all_but(&mut self, plan: &Plan) {
+        let kept = |id: &BackendId| {
+            let number = self.pools.get(&id.pool)?;
+            let pool = plan.pools.get(*number)?.as_ref()?;
+            pool.backends.iter().find(|backend| backend.id.address == id.address)
+        };
+        let ids: Vec<BackendId> = self.backends.keys().filter(|id| kept(id).is_none()).cloned().collect();
+        for id in ids {
+            self.backends.remove(&id);
+        }
+    }
+
+    /// Compiles a snapshot; takes over from `before` what has not changed.
+    pub(crate) fn compile(&mut self, snapshot: &Arc<Snapshot>, before: &Plan) -> Result<Plan, Error> {
+        let config = &snapshot.config;
+        let mut pools: Vec<Option<Arc<PoolPlan>>> = Vec::new();
+        for pool in &config.pools {
+            let number = self.pool_number(&pool.name);
+            if pools.len() <= number {
+                pools.resize(number + 1, None);
+            }
+            let weights = weights(pool, snapshot);
+            let same = before.pools.get(number).and_then(Option::as_ref).filter(|before| {
+                (Arc::ptr_eq(&before.pool, pool) || before.pool == *pool) && before.weights == weights
+            });
+            pools[number] = Some(match same {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(self.compile_pool(pool, weights)?),
+            });
+        }
+        let mut listeners: Vec<Option<Arc<ListenerPlan>>> = Vec::new();
+        for listener in config.listeners.iter().filter(|listener| !listener.forward.is_xdp()) {
+            let (number, counters) = self.listener_cells(&listener.name);
+            if listeners.len() <= number {
+                listeners.resize(number + 1, None);
+            }
+            let same = before.listeners.get(number).and_then(Option::as_ref).filter(|before| {
+                // Certificates are read again with every change of the listener, and at a reload of the file, which
+                // makes a new object even of an equal listener.
+                Arc::ptr_eq(&before.listener, listener)
+                    || (before.listener == *listener && listener.certificates.is_empty())
+            });
+            listeners[number] = Some(match same {
+                Some(same) => Arc::clone(same),
+                None => Arc::new(self.compile_listener(number, listener, counters)?),
+            });
+        }
+        Ok(Plan { snapshot: Some(Arc::clone(snapshot)), listeners, pools })
+    }
+
+    fn compile_pool(&mut self, pool: &Arc<Pool>, weights: Vec<u32>) -> Result<PoolPlan, Error> {
+        if pool.sticky.is_some() {
+            return Err(Error::StickyUnsupported { pool: pool.name.clone() });
+        }
+        let backends = pool.backends.iter().map(|backend| {
+            let id = BackendId { pool: pool.name.clone(), address: backend.address };
+            let cell = self.backend_cell(&id);
+            BackendPlan { id, cell }
+        });
+        let backends: Vec<BackendPlan> = backends.collect();
+        let maglev = (pool.scheduler == Scheduler::Maglev).then(|| {
+            let named = |(backend, weight): (&BackendPlan, &u32)| (backend.id.address.to_string().into_bytes(), *weight);
+            Maglev::new(&backends.iter().zip(&weights).map(named).collect::<Vec<_>>())
+        });
+        Ok(PoolPlan {
+            source_hash: (pool.scheduler == Scheduler::SourceHash).then(|| SourceHash::new(&weights)),
+            maglev: maglev.flatten(),
+            turns: Mutex::new(RoundRobin::new(&weights)),
+            pool: Arc::clone(pool),
+            backends,
+            weights,
+        })
+    }
+
+    fn compile_listener(
+        &mut self,
+        number: usize,
+        listener: &Arc<Listener>,
+        counters: Arc<[ListenerCounters]>,
+    ) -> Result<ListenerPlan, Error> {
+        let default_pool = listener.pool.as_ref().map(|pool| self.pool_number(pool));
+        let routes = Routes::new(&listener.routes, default_pool, |pool| Ok::<_, Error>(self.pool_number(pool)))?;
+        let tls = match listener.protocol {
+            Protocol::Https => Some(tls::server_config(listener)?),
+            _ => None,
+        };
+        Ok(ListenerPlan { number, listener: Arc::clone(listener), routes, tls, counters })
+    }
+}
+
+impl Plan {
+    /// The listener that is served under a number.
+    pub(crate) fn listener(&self, number: usize) -> Option<&Arc<ListenerPlan>> {
+        self.listeners.get(number)?.as_ref()
+    }
+}
+
+impl ListenerPlan {
+    /// What a listening socket is bound to: when this changes, the sockets do.
+    pub(crate) fn socket_key(&self) -> (SocketAddr, bool) {
+        (self.listener.bind, self.listener.protocol.is_udp())
+    }
+}
+
+fn weights(pool: &Pool, snapshot: &Snapshot) -> Vec<u32> {
+    let weight = |backend: &weir_model::Backend| {
+        let id = BackendId { pool: pool.name.clone(), address: backend.address };
+        if snapshot.takes_new_work(&id) { u32::from(backend.weight) } else { 0 }
+    };
+    pool.backends.iter().map(weight).collect()
+}

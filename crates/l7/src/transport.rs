@@ -1,0 +1,120 @@
+//! What carries bytes: the seam between the engine and the way it reaches its peers. Kernel sockets and TLS over
+//! them now; nothing above knows which.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::buffer::{Buffer, BufferPool};
+
+/// A stream of bytes to and from one peer. Reads and writes are tried at once; a caller waits only when told to.
+pub(crate) trait Transport {
+    /// Reads into `buffer`, which is lent from `pool` only when there is something to read. 0 is the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Buffer, pool: &BufferPool) -> Poll<io::Result<usize>>;
+
+    /// Takes bytes to be sent, and says how many.
+    fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+
+    /// Sends what was taken and is held back.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Tells the peer that no more bytes will come; reading goes on.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Makes the end of the connection look like what it is when it is dropped now: a failure.
+    fn abort(&mut self);
+}
+
+/// A TCP connection.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    stream: TcpStream,
+}
+
+impl Plain {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream }
+    }
+
+    /// Whether nothing has come and the peer has not closed, as far as epoll has told: no system call.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.stream.try_io(Interest::READABLE, || Ok(())).is_err()
+    }
+
+    /// One read into memory of the caller.
+    pub(crate) fn poll_read_slice(&mut self, cx: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.try_read(target) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// One read. One that does not fill its target has emptied the socket: the next waits for epoll without asking
+    /// the kernel first (epoll(7), "Possible pitfalls", on edge-triggered stream sockets).
+    fn try_read(&self, target: &mut [u8]) -> io::Result<usize> {
+        let mut count = None;
+        let tried = self.stream.try_io(Interest::READABLE, || {
+            let read = (&*SockRef::from(&self.stream)).read(target)?;
+            count = Some(read);
+            if read == 0 || read == target.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        });
+        match (count, tried) {
+            (Some(count), _) => Ok(count),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Transport for Plain {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Buffer, pool: &BufferPool) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            pool.lend(buffer);
+            match self.try_read(buffer.spare()) {
+                Ok(count) => {
+                    buffer.advance(count);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let tried = self.stream.try_io(Interest::WRITABLE, || {
+                let socket = SockRef::from(&self.stream);
+                match parts {
+                    [part] => (&*socket).write(part),
+                    parts => (&*socket).write_vectored(parts),
+                }
+            });
+            match tried {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write))
+    }
+
+    fn abort(&mut self) {
+        // Without lingering, close(2) sends a reset. Where that cannot be had, the peer sees an ordinary end.
+        let _ = SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+    }
+}

@@ -1,0 +1,234 @@
+//! The backends' side: choosing one, and the connections that a worker keeps to each.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::net::{TcpSocket, TcpStream};
+use weir_model::{BackendId, Scheduler};
+
+use crate::balance::{LeastConn, RoundRobin, client_hash};
+use crate::buffer::Buffer;
+use crate::plan::{BackendCell, PoolPlan};
+use crate::stats::BackendCounters;
+use crate::transport::Plain;
+
+/// Idle connections to one backend that a worker keeps. More than these were needed only in a burst.
+const IDLE_MAX: usize = 256;
+
+/// How long a connection may wait for its next request. Servers commonly close theirs after 60 s or more; where one
+/// does so earlier, epoll tells.
+const IDLE_MAX_MS: u64 = 55_000;
+
+/// A worker's view of a pool.
+#[derive(Debug)]
+pub(crate) struct LocalPool {
+    pub(crate) plan: Arc<PoolPlan>,
+    backends: Vec<Rc<LocalBackend>>,
+    round_robin: RefCell<RoundRobin>,
+    least_conn: RefCell<LeastConn>,
+}
+
+/// A worker's view of a backend, and its connections.
+#[derive(Debug)]
+pub(crate) struct LocalBackend {
+    pub(crate) id: BackendId,
+    cell: Arc<BackendCell>,
+    worker: usize,
+    /// Still in the config; a connection to a backend that is gone is not kept.
+    current: Cell<bool>,
+    idle: RefCell<Vec<Connection>>,
+}
+
+/// A connection to a backend.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) io: Plain,
+    /// What was read and not yet used; without memory while the connection is idle.
+    pub(crate) buffer: Buffer,
+    /// It has carried a request before.
+    pub(crate) reused: bool,
+    idle_since_ms: u64,
+    _open: OpenGuard,
+}
+
+#[derive(Debug)]
+struct OpenGuard {
+    cell: Arc<BackendCell>,
+    worker: usize,
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.cell.counters[self.worker].connections_active.sub(1);
+    }
+}
+
+/// A piece of work that a backend has been given; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) backend: Rc<LocalBackend>,
+    shared: bool,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.backend.counters().requests_active.sub(1);
+        if self.shared {
+            self.backend.cell.active.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl LocalPool {
+    /// A view of `plan`; backends that `before` had keep their connections.
+    pub(crate) fn new(plan: &Arc<PoolPlan>, before: Option<&Self>, worker: usize) -> Self {
+        let known = |id: &BackendId| before?.backends.iter().find(|backend| backend.id == *id);
+        let backends = plan.backends.iter().map(|backend| match known(&backend.id) {
+            Some(known) => Rc::clone(known),
+            None => Rc::new(LocalBackend {
+                id: backend.id.clone(),
+                cell: Arc::clone(&backend.cell),
+                worker,
+                current: Cell::new(true),
+                idle: RefCell::default(),
+            }),
+        });
+        let backends: Vec<_> = backends.collect();
+        for old in before.iter().flat_map(|before| &before.backends) {
+            if !backends.iter().any(|backend| Rc::ptr_eq(backend, old)) {
+                old.retire();
+            }
+        }
+        Self {
+            round_robin: RefCell::new(RoundRobin::new(&plan.weights)),
+            least_conn: RefCell::new(LeastConn::new(&plan.weights)),
+            backends,
+            plan: Arc::clone(plan),
+        }
+    }
+
+    /// The pool is not in the config any more.
+    pub(crate) fn retire(&self) {
+        for backend in &self.backends {
+            backend.retire();
+        }
+    }
+
+    /// Gives a piece of work to a backend, by the pool's scheduler. `excluded` has just failed, and is given it only
+    /// when `or_excluded` and nobody else is there. `first`: of its connection.
+    pub(crate) fn pick(
+        &self,
+        client: IpAddr,
+        first: bool,
+        excluded: Option<&LocalBackend>,
+        or_excluded: bool,
+    ) -> Option<Work> {
+        let excluded = excluded
+            .and_then(|excluded| self.backends.iter().position(|backend| std::ptr::eq(Rc::as_ptr(backend), excluded)));
+        let index = self.pick_index(client, first, excluded).or_else(|| {
+            let again = excluded.filter(|excluded| or_excluded && self.plan.weights[*excluded] > 0);
+            again
+        })?;
+        let backend = Rc::clone(&self.backends[index]);
+        let shared = self.plan.pool.scheduler == Scheduler::LeastConn;
+        if shared {
+            backend.cell.active.fetch_add(1, Relaxed);
+        }
+        backend.counters().requests.add(1);
+        backend.counters().requests_active.add(1);
+        Some(Work { backend, shared })
+    }
+
+    fn pick_index(&self, client: IpAddr, first: bool, excluded: Option<usize>) -> Option<usize> {
+        let hashed = match self.plan.pool.scheduler {
+            Scheduler::RoundRobin => None,
+            Scheduler::LeastConn => {
+                let active = |index: usize| self.backends[index].cell.active.load(Relaxed);
+                return self.least_conn.borrow_mut().pick(active, excluded);
+            }
+            Scheduler::SourceHash => self.plan.source_hash.as_ref().and_then(|hash| hash.pick(client_hash(client))),
+            Scheduler::Maglev => self.plan.maglev.as_ref().map(|table| table.pick(client_hash(client))),
+        };
+        if let Some(index) = hashed.filter(|index| Some(*index) != excluded) {
+            return Some(index);
+        }
+        // In turn; also where the backend of a hash has just failed.
+        if first && let Ok(mut turns) = self.plan.turns.try_lock() {
+            return turns.pick(excluded);
+        }
+        self.round_robin.borrow_mut().pick(excluded)
+    }
+
+    /// Closes connections that were idle for too long, or that the backend has closed.
+    pub(crate) fn reap(&self, now_ms: u64) {
+        for backend in &self.backends {
+            let mut idle = backend.idle.borrow_mut();
+            idle.retain(|connection| now_ms < connection.idle_since_ms + IDLE_MAX_MS && connection.io.is_quiet());
+            let reaped = backend.counters().connections_idle.get().saturating_sub(idle.len() as u64);
+            backend.counters().connections_idle.sub(reaped);
+        }
+    }
+}
+
+impl LocalBackend {
+    /// This worker's counters.
+    pub(crate) fn counters(&self) -> &BackendCounters {
+        &self.cell.counters[self.worker]
+    }
+
+    /// An idle connection that is alive, the one used last first: the others may grow old enough to be closed.
+    pub(crate) fn reuse(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        loop {
+            let mut connection = idle.pop()?;
+            self.counters().connections_idle.sub(1);
+            if connection.io.is_quiet() {
+                connection.reused = true;
+                self.counters().connections_reused.add(1);
+                return Some(connection);
+            }
+        }
+    }
+
+    /// Opens a connection.
+    pub(crate) async fn connect(&self) -> io::Result<Connection> {
+        let stream = connect(self.id.address).await?;
+        self.counters().connections_opened.add(1);
+        self.counters().connections_active.add(1);
+        let open = OpenGuard { cell: Arc::clone(&self.cell), worker: self.worker };
+        Ok(Connection {
+            io: Plain::new(stream),
+            buffer: Buffer::default(),
+            reused: false,
+            idle_since_ms: 0,
+            _open: open,
+        })
+    }
+
+    /// Keeps a connection for the next request. Its buffer is empty and without memory.
+    pub(crate) fn keep(&self, mut connection: Connection, now_ms: u64) {
+        let mut idle = self.idle.borrow_mut();
+        if self.current.get() && idle.len() < IDLE_MAX {
+            connection.idle_since_ms = now_ms;
+            idle.push(connection);
+            self.counters().connections_idle.add(1);
+        }
+    }
+
+    fn retire(&self) {
+        self.current.set(false);
+        let idle = std::mem::take(&mut *self.idle.borrow_mut());
+        self.counters().connections_idle.sub(idle.len() as u64);
+    }
+}
+
+/// A TCP connection to `address`, without Nagle's algorithm: what is written is meant to leave.
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}

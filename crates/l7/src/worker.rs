@@ -1,0 +1,238 @@
+//! One worker: a thread with a current-thread runtime, its own listening sockets, buffers, deadlines and upstream
+//! connections. Workers share the plan, which none of them writes.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::sync::Notify;
+
+use crate::buffer::BufferPool;
+use crate::deadlines::{Deadlines, TICK};
+use crate::listener::LocalListener;
+use crate::plan::Plan;
+use crate::upstream::LocalPool;
+
+/// Bytes that are read at once. Two reads of a 1 MiB body's kernel buffers cost less than one, up to about this.
+const BUFFER_BYTES: usize = 32 * 1024;
+/// Buffers that a worker keeps while nobody uses them: 8 MiB.
+const BUFFERS_KEPT_MAX: usize = 256;
+/// How often idle upstream connections are looked through, in ticks.
+const REAP_TICKS: u32 = 20;
+/// What a connection between two requests is left when its listener closes: time for a request that is on its way.
+pub(crate) const IDLE_GRACE: Duration = Duration::from_secs(1);
+
+/// What the engine and its workers share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) plan: ArcSwap<Plan>,
+    /// Counts up after each change of `plan`.
+    pub(crate) generation: AtomicU64,
+    pub(crate) draining: AtomicBool,
+}
+
+/// How the engine reaches a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Mailbox {
+    commands: Mutex<Vec<Command>>,
+    notify: Notify,
+    /// Connections that are open, written by the worker at every change.
+    pub(crate) active: AtomicUsize,
+}
+
+/// What the engine asks of a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Serve a socket as the listener of this number. Sockets that served it before stop.
+    Serve(usize, socket2::Socket),
+    /// Look at the plan, and at whether a drain has begun.
+    Refresh,
+    /// End, whatever is under way.
+    Stop,
+}
+
+impl Mailbox {
+    /// Hands a command over. The queue is as long as config changes outrun the worker, which empties it at once.
+    pub(crate) fn send(&self, command: Command) {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        self.notify.notify_one();
+    }
+
+    fn take(&self) -> Vec<Command> {
+        std::mem::take(&mut *self.commands.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A worker's own state, shared by the tasks on its thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) deadlines: Rc<Deadlines>,
+    pub(crate) buffers: BufferPool,
+    pub(crate) draining: Cell<bool>,
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    generation: Cell<u64>,
+    plan: RefCell<Arc<Plan>>,
+    pools: RefCell<Vec<Option<Rc<LocalPool>>>>,
+    listeners: RefCell<Vec<Option<Rc<LocalListener>>>>,
+}
+
+impl Worker {
+    /// The runtime of a worker: built where the error can still be told.
+    pub(crate) fn runtime() -> std::io::Result<LocalRuntime> {
+        Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())
+    }
+
+    /// Serves until told to stop.
+    pub(crate) async fn run(index: usize, shared: Arc<Shared>, mailbox: Arc<Mailbox>) {
+        let worker = Rc::new(Self {
+            index,
+            deadlines: Rc::new(Deadlines::new(Instant::now())),
+            buffers: BufferPool::new(BUFFER_BYTES, BUFFERS_KEPT_MAX),
+            draining: Cell::new(false),
+            shared,
+            mailbox,
+            generation: Cell::new(0),
+            plan: RefCell::default(),
+            pools: RefCell::default(),
+            listeners: RefCell::default(),
+        });
+        tokio::task::spawn_local(Rc::clone(&worker).tick());
+        loop {
+            worker.mailbox.notify.notified().await;
+            for command in worker.mailbox.take() {
+                worker.refresh();
+                match command {
+                    Command::Serve(number, socket) => worker.serve(number, socket),
+                    Command::Refresh => worker.begin_drain_if_told(),
+                    Command::Stop => return,
+                }
+            }
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(TICK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        loop {
+            let now = interval.tick().await;
+            self.deadlines.tick(now.into_std());
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(REAP_TICKS) {
+                for pool in self.pools.borrow().iter().flatten() {
+                    pool.reap(self.deadlines.now_ms());
+                }
+            }
+        }
+    }
+
+    /// Takes over the newest plan. Called before each request is routed: a committed change counts from the next
+    /// request on, without waiting for the worker to be told.
+    pub(crate) fn refresh(&self) {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if generation != self.generation.get() {
+            self.generation.set(generation);
+            self.take_over(self.shared.plan.load_full());
+        }
+    }
+
+    #[cold]
+    fn take_over(&self, plan: Arc<Plan>) {
+        let mut pools = self.pools.borrow_mut();
+        let count = plan.pools.len().max(pools.len());
+        pools.resize(count, None);
+        for (number, slot) in pools.iter_mut().enumerate() {
+            match (plan.pools.get(number).and_then(Option::as_ref), &slot) {
+                (Some(new), Some(old)) if Arc::ptr_eq(new, &old.plan) => {}
+                (Some(new), old) => *slot = Some(Rc::new(LocalPool::new(new, old.as_deref(), self.index))),
+                (None, Some(old)) => {
+                    old.retire();
+                    *slot = None;
+                }
+                (None, None) => {}
+            }
+        }
+        let mut listeners = self.listeners.borrow_mut();
+        for slot in listeners.iter_mut() {
+            let Some(listener) = slot else { continue };
+            match plan.listener(listener.number) {
+                Some(new) if new.socket_key() == listener.plan.borrow().socket_key() => {
+                    listener.plan.replace(Rc::new(Arc::clone(new)));
+                }
+                // New sockets come with a command of their own; until then these serve on.
+                Some(_) => {}
+                None => {
+                    self.close(listener);
+                    *slot = None;
+                }
+            }
+        }
+        *self.plan.borrow_mut() = plan;
+    }
+
+    fn serve(self: &Rc<Self>, number: usize, socket: socket2::Socket) {
+        let Some(plan) = self.plan.borrow().listener(number).cloned() else { return };
+        let listener = Rc::new(LocalListener::new(plan, self.index));
+        let mut listeners = self.listeners.borrow_mut();
+        if listeners.len() <= number {
+            listeners.resize(number + 1, None);
+        }
+        if let Some(before) = listeners[number].replace(Rc::clone(&listener)) {
+            self.close(&before);
+        }
+        drop(listeners);
+        LocalListener::start(self, listener, socket);
+    }
+
+    fn close(&self, listener: &LocalListener) {
+        listener.close();
+        self.deadlines.hasten_idle(Some(listener.number), IDLE_GRACE);
+    }
+
+    fn begin_drain_if_told(&self) {
+        if self.shared.draining.load(Ordering::Acquire) && !self.draining.replace(true) {
+            for listener in self.listeners.borrow().iter().flatten() {
+                listener.close();
+            }
+            self.deadlines.hasten_idle(None, IDLE_GRACE);
+        }
+    }
+
+    /// The pool of this number.
+    pub(crate) fn pool(&self, number: usize) -> Option<Rc<LocalPool>> {
+        self.pools.borrow().get(number)?.clone()
+    }
+
+    /// Counts a connection, until the guard is dropped.
+    pub(crate) fn count_connection(self: &Rc<Self>, listener: &Rc<LocalListener>) -> ConnectionGuard {
+        self.mailbox.active.fetch_add(1, Ordering::Relaxed);
+        listener.counters().connections.add(1);
+        listener.counters().connections_active.add(1);
+        ConnectionGuard { worker: Rc::clone(self), listener: Rc::clone(listener) }
+    }
+
+    /// Connections that are open on this worker.
+    pub(crate) fn active(&self) -> usize {
+        self.mailbox.active.load(Ordering::Relaxed)
+    }
+}
+
+/// An open connection, counted.
+#[derive(Debug)]
+pub(crate) struct ConnectionGuard {
+    worker: Rc<Worker>,
+    listener: Rc<LocalListener>,
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.worker.mailbox.active.fetch_sub(1, Ordering::Relaxed);
+        self.listener.counters().connections_active.sub(1);
+    }
+}
