@@ -731,11 +731,14 @@ fn read_limits(section: &Section<'_>, out: &mut Findings<'_>) -> HttpLimits {
 
 fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t> {
     let name = read_name(section, out);
-    let scheduler = section.read(
-        "scheduler",
-        out,
-        word("scheduler", &SCHEDULERS, &SCHEDULER_SYNONYMS),
-    );
+    let scheduler = section.read("scheduler", out, |value| match value.as_str() {
+        Some("p2c") => {
+            let label = "expected `round_robin`, `least_conn`, `source_hash` or `maglev`";
+            let complaint = Complaint::new(Kind::Unsupported, "`p2c` is not there yet", label);
+            Err(complaint.help("`least_conn` spreads by load as well"))
+        }
+        _ => word("scheduler", &SCHEDULERS, &SCHEDULER_SYNONYMS)(value),
+    });
     let health = section
         .section("health", &HEALTH, &ALL, out)
         .map(|section| read_health(&section, out));
