@@ -18,6 +18,6 @@ pub mod token;
 pub mod view;
 
 pub use connections::Connections;
-pub use router::router;
+pub use router::{router, serve};
 pub use token::{Access, Token, TokenError};
 pub use view::View;

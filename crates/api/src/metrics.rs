@@ -413,57 +413,102 @@ fn traffic<'a, const N: usize>(
     of: &[([(&'static str, &'a str); N], &'a Traffic)],
 ) -> fmt::Result {
     let name = |metric: &str| format!("weir_{noun}_{metric}");
-    let connections = of
-        .iter()
-        .map(|(labels, traffic)| whole(*labels, traffic.connections));
+    let each = |value: fn(&Traffic) -> Option<u64>| {
+        of.iter()
+            .filter_map(move |(labels, traffic)| Some(whole(*labels, value(traffic)?)))
+    };
+    let both_ways = |value: fn(&Traffic) -> Option<[u64; 2]>| {
+        let directions = move |(labels, traffic): &([(&'static str, &str); N], &Traffic)| {
+            let [towards_backend, towards_client] = value(traffic)?;
+            Some([
+                with(labels, ("direction", "in"), towards_backend),
+                with(labels, ("direction", "out"), towards_client),
+            ])
+        };
+        of.iter().filter_map(directions).flatten()
+    };
+
+    let connections = each(|traffic| Some(traffic.connections));
     families.counter(
         &name("connections"),
         "Connections (proxy) or sessions (XDP) so far.",
         None,
         connections,
     )?;
-    let open = of
-        .iter()
-        .filter_map(|(labels, traffic)| Some(whole(*labels, traffic.open?)));
+    let open = each(|traffic| traffic.connections_open);
     families.gauge(&name("connections_open"), "Of these, open now.", None, open)?;
-    let bytes = of
-        .iter()
-        .flat_map(|(labels, traffic)| both(labels, traffic.bytes_in, traffic.bytes_out));
+    let idle = each(|traffic| traffic.connections_idle);
+    families.gauge(
+        &name("connections_idle"),
+        "Of these, open and waiting for a request.",
+        None,
+        idle,
+    )?;
+    let reused = each(|traffic| traffic.connections_reused);
+    families.counter(
+        &name("connections_reused"),
+        "Requests that took a connection left by an earlier one.",
+        None,
+        reused,
+    )?;
+    let bytes = both_ways(|traffic| Some([traffic.bytes_in?, traffic.bytes_out?]));
     families.counter(
         &name("transferred"),
         "Bytes from clients (in) and to clients (out).",
         Some(&Unit::Bytes),
         bytes,
     )?;
-    let packets = of
-        .iter()
-        .filter_map(|(labels, traffic)| {
-            Some(both(labels, traffic.packets_in?, traffic.packets_out?))
-        })
-        .flatten();
+    let packets = both_ways(|traffic| Some([traffic.packets_in?, traffic.packets_out?]));
     families.counter(
         &name("packets"),
-        "Packets from clients (in) and to clients (out); XDP only.",
+        "Packets (XDP) or datagrams (proxied UDP), by direction.",
         None,
         packets,
     )?;
-    let http = || {
-        of.iter()
-            .filter_map(|(labels, traffic)| Some((labels, traffic.http.as_ref()?)))
-    };
-    let requests = http().map(|(labels, http)| whole(*labels, http.requests));
-    families.counter(&name("requests"), "HTTP requests so far.", None, requests)?;
-    let answers = http().flat_map(|(labels, http)| {
-        ["1xx", "2xx", "3xx", "4xx", "5xx"]
-            .iter()
-            .zip(http.answers)
-            .map(move |(class, count)| with(labels, ("class", class), count))
-    });
+    let requests = each(|traffic| traffic.requests);
+    families.counter(&name("requests"), "Requests so far.", None, requests)?;
+    let open = each(|traffic| traffic.requests_open);
+    families.gauge(
+        &name("requests_open"),
+        "Of these, under way now.",
+        None,
+        open,
+    )?;
+    let retries = each(|traffic| traffic.retries);
+    families.counter(
+        &name("retries"),
+        "Requests that came here after another try had failed.",
+        None,
+        retries,
+    )?;
+    let answers = of
+        .iter()
+        .filter_map(|(labels, traffic)| Some((labels, traffic.answers?)))
+        .flat_map(|(labels, counts)| {
+            let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"].iter().zip(counts);
+            classes.map(|(class, count)| with(labels, ("class", class), count))
+        });
     families.counter(
         &name("answers"),
         "HTTP answers by class of status.",
         None,
         answers,
+    )?;
+    let handshakes = of
+        .iter()
+        .filter_map(|(labels, traffic)| {
+            let (completed, failed) = (traffic.handshakes?, traffic.handshakes_failed?);
+            Some([
+                with(labels, ("result", "completed"), completed),
+                with(labels, ("result", "failed"), failed),
+            ])
+        })
+        .flatten();
+    families.counter(
+        &name("tls_handshakes"),
+        "TLS handshakes by result.",
+        None,
+        handshakes,
     )?;
     let drops = of.iter().flat_map(|(labels, traffic)| {
         traffic
@@ -477,13 +522,6 @@ fn traffic<'a, const N: usize>(
         None,
         drops,
     )
-}
-
-fn both(labels: &[(&'static str, &str)], towards_backend: u64, towards_client: u64) -> [Sample; 2] {
-    [
-        with(labels, ("direction", "in"), towards_backend),
-        with(labels, ("direction", "out"), towards_client),
-    ]
 }
 
 /// A sample with one more label.

@@ -14,6 +14,7 @@ use axum::routing::get;
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
 
+use crate::connections::Connections;
 use crate::error::{ApiError, ErrorBody};
 use crate::metrics::Metrics;
 use crate::token::Access;
@@ -46,6 +47,12 @@ pub fn router(view: Arc<dyn View>, access: Access) -> Router {
             metrics: Arc::new(Metrics::new(Arc::clone(&view))),
             view,
         })
+}
+
+/// Serves the API until its task is dropped.
+pub async fn serve(connections: Connections, router: Router) {
+    // The error is never: accepting goes on after every failure.
+    let _ = axum::serve(connections, router).await;
 }
 
 #[derive(Clone)]
@@ -238,8 +245,8 @@ mod tests {
     use super::*;
     use crate::token::Token;
     use crate::view::{
-        CheckView, ChecksView, DropView, HealthView, HttpTraffic, NodeView, ProcessView,
-        ReloadsView, RouteView, SessionsView, Traffic,
+        CheckView, ChecksView, DropView, HealthView, NodeView, ProcessView, ReloadsView, RouteView,
+        SessionsView, Traffic,
     };
 
     /// A node with one of everything.
@@ -257,22 +264,21 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(1_000_000_000)
     }
 
+    /// What both a listener and a backend may have.
     fn traffic() -> Traffic {
         Traffic {
             connections: 7,
-            open: Some(2),
-            bytes_in: 100,
-            bytes_out: 2000,
+            connections_open: Some(2),
+            bytes_in: Some(100),
+            bytes_out: Some(2000),
             packets_in: Some(11),
             packets_out: Some(12),
-            http: Some(HttpTraffic {
-                requests: 9,
-                answers: [0, 6, 1, 1, 1],
-            }),
+            requests: Some(9),
             drops: vec![DropView {
                 reason: "no_backend",
                 count: 3,
             }],
+            ..Traffic::default()
         }
     }
 
@@ -319,7 +325,12 @@ mod tests {
                     path_prefix: Some("/v1/".into()),
                     pool: "api".into(),
                 }],
-                traffic: traffic(),
+                traffic: Traffic {
+                    answers: Some([0, 6, 1, 1, 1]),
+                    handshakes: Some(5),
+                    handshakes_failed: Some(6),
+                    ..traffic()
+                },
             }]
         }
 
@@ -358,7 +369,13 @@ mod tests {
                     last_duration: Some(Duration::from_micros(1250)),
                     last_failure: None,
                 }),
-                traffic: traffic(),
+                traffic: Traffic {
+                    connections_idle: Some(1),
+                    connections_reused: Some(20),
+                    requests_open: Some(3),
+                    retries: Some(4),
+                    ..traffic()
+                },
             };
             let other = BackendView {
                 pool: "api".into(),
@@ -439,7 +456,7 @@ mod tests {
         let web = &listeners["items"][0];
         assert_eq!(web["bind"], "203.0.113.10:443");
         assert_eq!(web["routes"][0]["hosts"][0], "*.example.com");
-        assert_eq!(web["traffic"]["http"]["answers"][1], 6);
+        assert_eq!(web["traffic"]["answers"][1], 6);
         let (_, pools) = get_json("/api/v1/pools").await;
         assert_eq!(pools["items"][0]["check"]["timeout_ms"], 500.0);
         assert_eq!(pools["items"][0]["available"], 1);
@@ -646,6 +663,8 @@ mod tests {
             r#"weir_listener_packets_total{listener="web",direction="in"} 11"#,
             r#"weir_listener_requests_total{listener="web"} 9"#,
             r#"weir_listener_answers_total{listener="web",class="2xx"} 6"#,
+            r#"weir_listener_tls_handshakes_total{listener="web",result="failed"} 6"#,
+            r#"weir_backend_connections_reused_total{pool="web",backend="10.0.0.1:80"} 20"#,
             r#"weir_listener_drops_total{listener="web",reason="no_backend"} 3"#,
             r#"weir_pool_backends_available{pool="web"} 1"#,
             r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="up"} 1"#,
@@ -653,7 +672,7 @@ mod tests {
             r#"weir_backend_health{pool="api",backend="[2001:db8::1]:80",state="unknown"} 1"#,
             r#"weir_backend_checks_total{pool="web",backend="10.0.0.1:80",result="inconclusive"} 1"#,
             r#"weir_backend_check_duration_seconds{pool="web",backend="10.0.0.1:80"} 0.00125"#,
-            r#"weir_backend_answers_total{pool="web",backend="10.0.0.1:80",class="5xx"} 1"#,
+            r#"weir_backend_retries_total{pool="web",backend="10.0.0.1:80"} 4"#,
             "process_cpu_seconds_total 1.5",
             "process_open_fds 12",
         ] {

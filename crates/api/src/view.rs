@@ -139,31 +139,45 @@ pub struct Traffic {
     pub connections: u64,
     /// Of these, open now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub open: Option<u64>,
+    pub connections_open: Option<u64>,
+    /// Of these, open and waiting for a request; proxied backends only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_idle: Option<u64>,
+    /// Requests that took a connection which an earlier one had left; proxied backends only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_reused: Option<u64>,
     /// From clients, towards backends.
-    pub bytes_in: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_in: Option<u64>,
     /// From backends, towards clients.
-    pub bytes_out: u64,
-    /// Packets from clients; XDP only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_out: Option<u64>,
+    /// Packets (XDP) or datagrams (proxied UDP) from clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packets_in: Option<u64>,
-    /// Packets towards clients; XDP only.
+    /// Packets (XDP) or datagrams (proxied UDP) towards clients.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packets_out: Option<u64>,
-    /// HTTP only.
+    /// HTTP requests of a listener; requests and proxied connections that were given to a backend.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpTraffic>,
+    pub requests: Option<u64>,
+    /// Of these, under way now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_open: Option<u64>,
+    /// Requests that came to this backend after another try had failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u64>,
+    /// HTTP answers by class of status: 1xx, 2xx, 3xx, 4xx, 5xx.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<[u64; 5]>,
+    /// TLS handshakes that were completed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshakes: Option<u64>,
+    /// TLS handshakes that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handshakes_failed: Option<u64>,
     /// What was dropped, refused or broke off, by reason.
     pub drops: Vec<DropView>,
-}
-
-/// Counters of HTTP.
-#[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub struct HttpTraffic {
-    /// Requests so far.
-    pub requests: u64,
-    /// Answers by class of status: 1xx, 2xx, 3xx, 4xx, 5xx.
-    pub answers: [u64; 5],
 }
 
 /// One reason why something was dropped, refused or broke off, and how often.

@@ -1,2 +1,44 @@
 //! weir: a load balancer in one binary.
-fn main() {}
+//!
+//! Commands are in [`cli`]. `run` is [`run`]: it reads the config, starts the data planes, and hands everything to
+//! the one owner of the node's state, [`control`].
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod check;
+mod cli;
+mod client;
+mod control;
+mod demo;
+mod difference;
+mod get;
+mod limits;
+mod logging;
+mod node;
+mod notify;
+mod planes;
+mod procfs;
+mod restart;
+mod run;
+mod table;
+mod view;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run(args) => logging::start(&args.log).and_then(|()| run::run(&args.config)),
+        Command::Check(args) => check::check(&args.file),
+        Command::Demo(args) => logging::start(&args.log).and_then(|()| demo::demo(&args)),
+        Command::Get(args) => get::get(&args),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("weir: {error:#}");
+        ExitCode::FAILURE
+    })
+}

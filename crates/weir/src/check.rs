@@ -1,0 +1,55 @@
+//! `weir check`, and reading a config for `weir run`.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use weir_model::Config;
+
+/// Prints what is wrong with a config, or a line that says what is in it.
+pub(crate) fn check(file: &Path) -> Result<ExitCode> {
+    let text = read(file)?;
+    let config = match Config::parse(&text, file) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    for warning in &config.warnings {
+        eprintln!("{warning}\n");
+    }
+    println!("{}", summary(file, &config));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads and parses a config. The error is what people need to mend it.
+pub(crate) fn load(file: &Path) -> Result<Config> {
+    let text = read(file)?;
+    Config::parse(&text, file)
+        .map_err(|errors| anyhow::anyhow!("the config has mistakes\n{errors}"))
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| format!("read the config {}", file.display()))
+}
+
+fn summary(file: &Path, config: &Config) -> String {
+    let backends: usize = config.pools.iter().map(|pool| pool.backends.len()).sum();
+    let mut line = format!(
+        "{}: ok: {}, {}, {}",
+        file.display(),
+        counted(config.listeners.len(), "listener"),
+        counted(config.pools.len(), "pool"),
+        counted(backends, "backend"),
+    );
+    if !config.warnings.is_empty() {
+        line.push_str(&format!("; {}", counted(config.warnings.len(), "warning")));
+    }
+    line
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}

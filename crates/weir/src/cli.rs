@@ -1,0 +1,173 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A load balancer in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the load balancer until it is told to stop.
+    ///
+    /// SIGHUP reads the config again and applies the difference, all or nothing. SIGTERM and SIGINT take no new work
+    /// and end when the work under way is done, at the latest after `[node] drain_timeout`; a second one ends at once.
+    ///
+    /// Exit codes: 0 stopped with all work done, 1 could not start or failed, 2 wrong usage, 3 stopped with work cut
+    /// off.
+    Run(RunArgs),
+    /// Says whether a config is right, and if not, where it is wrong.
+    ///
+    /// Exit codes: 0 it is right, 1 it is not, 2 wrong usage.
+    Check(CheckArgs),
+    /// Shows a load balancer with backends of its own on this machine.
+    Demo(DemoArgs),
+    /// Asks a running node and prints a table.
+    Get(GetArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// The config file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The config file.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Where HTTP is served.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080",
+        hide = true
+    )]
+    pub(crate) http: SocketAddr,
+    /// Where HTTPS is served.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8443",
+        hide = true
+    )]
+    pub(crate) https: SocketAddr,
+    /// Where TCP is proxied.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8081",
+        hide = true
+    )]
+    pub(crate) tcp: SocketAddr,
+    /// Where the API listens.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9900",
+        hide = true
+    )]
+    pub(crate) api: SocketAddr,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogArgs {
+    /// How log lines are written, to standard error.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as `info,weir_l7=debug`. Default: WEIR_LOG
+    /// of the environment, or info.
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// What is asked for.
+    #[command(subcommand)]
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum What {
+    /// Listeners and what went through them.
+    Listeners(NodeArgs),
+    /// Pools, and how many of their backends take new work.
+    Pools(NodeArgs),
+    /// Backends, their health and what went to them.
+    Backends {
+        /// Only of this pool.
+        #[arg(long)]
+        pool: Option<String>,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Layer 4 sessions.
+    Sessions {
+        /// Only of this listener.
+        #[arg(long)]
+        listener: Option<String>,
+        /// Only of this client: an IP address, or one with a port.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<String>,
+        /// Only to this backend: an IP address, or one with a port.
+        #[arg(long, value_name = "ADDRESS")]
+        backend: Option<String>,
+        /// At most so many.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
+/// Which node is asked, and how its answer is shown.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The node's API.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
+    pub(crate) api: SocketAddr,
+    /// File with the API's token.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Prints the answer as it came.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

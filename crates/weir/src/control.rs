@@ -1,0 +1,344 @@
+//! The one owner of the node's state.
+//!
+//! Every change is a [`Command`] that comes in through the [`Inbox`]: a signal, news from the health checks, later
+//! what an operator or a peer orders. The owner builds the next [`Snapshot`], has every data plane prepare it, and
+//! commits it everywhere or nowhere.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use weir_api::Access;
+use weir_health::{Checker, HealthEvent};
+use weir_model::{BackendId, BackendState, Config, Health, HealthCheck, Snapshot};
+
+use crate::difference::Difference;
+use crate::node::Node;
+use crate::planes::Planes;
+use crate::{check, notify, restart, run};
+
+/// News that wait for the owner. A check that finds the queue full waits with its news.
+const HEALTH_EVENTS: usize = 1024;
+/// After a data plane could not follow a change of health.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What the owner is told to do.
+#[derive(Debug)]
+enum Command {
+    /// Read the config again and apply the difference.
+    Reload,
+    /// The health of these backends has changed.
+    Health(Vec<HealthEvent>),
+    /// Try again what a data plane could not follow.
+    Retry,
+    /// Take no new work, and end.
+    Stop,
+}
+
+/// How a node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// All work was done.
+    Done,
+    /// Work was cut off, at the deadline or by a second signal.
+    CutOff,
+}
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Done => Self::SUCCESS,
+            Ended::CutOff => Self::from(3),
+        }
+    }
+}
+
+/// Where commands come from.
+struct Inbox {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    health: mpsc::Receiver<HealthEvent>,
+}
+
+impl Inbox {
+    fn new(health: mpsc::Receiver<HealthEvent>) -> Result<Self> {
+        let signal = |kind| signal(kind).context("listen for signals");
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            health,
+        })
+    }
+
+    /// The next command; `Retry` when `retry_at` comes first.
+    async fn next(&mut self, retry_at: Option<Instant>) -> Command {
+        let retry = async {
+            match retry_at {
+                Some(instant) => sleep_until(instant).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Command::Stop,
+            _ = self.interrupt.recv() => Command::Stop,
+            _ = self.hangup.recv() => Command::Reload,
+            Some(first) = self.health.recv() => Command::Health(self.with_waiting(first)),
+            () = retry => Command::Retry,
+        }
+    }
+
+    /// What has piled up is one change.
+    fn with_waiting(&mut self, first: HealthEvent) -> Vec<HealthEvent> {
+        let mut events = vec![first];
+        while let Ok(event) = self.health.try_recv() {
+            events.push(event);
+        }
+        events
+    }
+}
+
+/// The owner.
+pub(crate) struct Control {
+    file: PathBuf,
+    planes: Arc<Planes>,
+    checker: Checker,
+    access: Access,
+    node: Arc<Node>,
+    /// What is in force.
+    snapshot: Arc<Snapshot>,
+    /// When to try again what a data plane could not follow.
+    retry_at: Option<Instant>,
+    inbox: Inbox,
+}
+
+impl Control {
+    /// Puts a config in force for the first time and begins to check its backends.
+    pub(crate) fn start(
+        file: &Path,
+        config: Config,
+        planes: Arc<Planes>,
+        access: Access,
+    ) -> Result<Self> {
+        let (events, health) = mpsc::channel(HEALTH_EVENTS);
+        let inbox = Inbox::new(health)?;
+        let snapshot = Arc::new(Snapshot {
+            generation: 1,
+            ..Snapshot::new(Arc::new(config))
+        });
+        planes.commit(planes.prepare(&snapshot)?);
+        let mut checker = Checker::new(events);
+        checker.apply(checks(&snapshot.config));
+        let node = Arc::new(Node::new(
+            Arc::clone(&planes),
+            checker.reports(),
+            Arc::clone(&snapshot),
+        ));
+        Ok(Self {
+            file: file.to_owned(),
+            planes,
+            checker,
+            access,
+            node,
+            snapshot,
+            retry_at: None,
+            inbox,
+        })
+    }
+
+    /// What the API shows.
+    pub(crate) fn node(&self) -> Arc<Node> {
+        Arc::clone(&self.node)
+    }
+
+    /// Obeys until told to stop, then drains.
+    pub(crate) async fn run(mut self) -> Ended {
+        loop {
+            match self.inbox.next(self.retry_at).await {
+                Command::Reload => self.reload(),
+                Command::Health(events) => {
+                    events.iter().for_each(tell);
+                    self.follow_health();
+                }
+                Command::Retry => self.follow_health(),
+                Command::Stop => return self.drain().await,
+            }
+        }
+    }
+
+    fn reload(&mut self) {
+        let outcome = self.try_reload();
+        self.node.reloaded(outcome.is_ok());
+        match outcome {
+            Ok(difference) => tracing::info!(file = %self.file.display(), "reloaded: {difference}"),
+            Err(error) => {
+                tracing::error!(file = %self.file.display(), "reload refused, everything stays as it was: {error:#}");
+            }
+        }
+    }
+
+    fn try_reload(&mut self) -> Result<Difference> {
+        let mut config = check::load(&self.file)?;
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let fixed = restart::needed(&self.snapshot.config, &config);
+        if !fixed.is_empty() {
+            bail!("a restart is needed to change {}", fixed.join(", "));
+        }
+        let token = run::token(&config.api)?;
+        let difference = Difference::between(&self.snapshot.config, &config);
+        share_unchanged(&self.snapshot.config, &mut config);
+        self.publish(Arc::new(config))?;
+        self.access.set(token);
+        self.checker.apply(checks(&self.snapshot.config));
+        // A backend that joins a check which is already running has a health from the start.
+        self.follow_health();
+        Ok(difference)
+    }
+
+    /// Publishes what the health checks now say, if it is not what is in force.
+    fn follow_health(&mut self) {
+        self.retry_at = None;
+        if self.states(&self.snapshot.config) == self.snapshot.backends {
+            return;
+        }
+        if let Err(error) = self.publish(Arc::clone(&self.snapshot.config)) {
+            tracing::error!("a change of health could not be applied, trying again: {error:#}");
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+        }
+    }
+
+    /// Puts a config with the present state of its backends in force, everywhere or nowhere.
+    fn publish(&mut self, config: Arc<Config>) -> Result<()> {
+        let backends = self.states(&config);
+        let next = Arc::new(Snapshot {
+            generation: self.snapshot.generation + 1,
+            config,
+            backends,
+        });
+        let prepared = self.planes.prepare(&next)?;
+        self.planes.commit(prepared);
+        for pool in newly_empty(&self.snapshot, &next) {
+            tracing::error!(pool, "no backend of the pool takes new work");
+        }
+        self.node.published(Arc::clone(&next));
+        self.snapshot = next;
+        Ok(())
+    }
+
+    /// The backends of a config whose state is not the default.
+    fn states(&self, config: &Config) -> HashMap<BackendId, BackendState> {
+        let reports = self.checker.reports();
+        let state = |(id, _): (BackendId, HealthCheck)| {
+            let state = BackendState {
+                health: reports.health(&id),
+                ..BackendState::default()
+            };
+            (state != BackendState::default()).then_some((id, state))
+        };
+        checks(config).filter_map(state).collect()
+    }
+
+    async fn drain(mut self) -> Ended {
+        let timeout = self.snapshot.config.node.drain_timeout;
+        tracing::info!(
+            ?timeout,
+            "draining: no new work; a second signal ends at once"
+        );
+        self.node.drains();
+        notify::stopping();
+        let drained = Arc::clone(&self.planes).drain(timeout);
+        tokio::pin!(drained);
+        let ended = loop {
+            tokio::select! {
+                ended = &mut drained => break ended,
+                command = self.inbox.next(None) => match command {
+                    Command::Stop => break Ended::CutOff,
+                    Command::Reload => tracing::warn!("no reload while draining"),
+                    Command::Health(_) | Command::Retry => {}
+                },
+            }
+        };
+        match ended {
+            Ended::Done => tracing::info!("stopped, all work done"),
+            Ended::CutOff => tracing::warn!("stopped, work cut off"),
+        }
+        ended
+    }
+}
+
+/// Every backend that is to be checked, and how.
+fn checks(config: &Config) -> impl Iterator<Item = (BackendId, HealthCheck)> {
+    config
+        .backends()
+        .filter_map(|(id, _, pool)| Some((id, pool.health.clone()?)))
+}
+
+/// Listeners and pools that are as before are shared with the config before, so that data planes see by pointer
+/// that nothing has changed.
+fn share_unchanged(before: &Config, config: &mut Config) {
+    for listener in &mut config.listeners {
+        if let Some(same) = before
+            .listener(&listener.name)
+            .filter(|same| *same == listener)
+        {
+            *listener = Arc::clone(same);
+        }
+    }
+    for pool in &mut config.pools {
+        if let Some(same) = before.pool(&pool.name).filter(|same| *same == pool) {
+            *pool = Arc::clone(same);
+        }
+    }
+}
+
+/// Pools that had a backend for new work and have none now.
+fn newly_empty<'s>(before: &Snapshot, now: &'s Snapshot) -> Vec<&'s str> {
+    let takes_work = |snapshot: &Snapshot, pool: &weir_model::Pool| {
+        pool.backends.iter().any(|backend| {
+            let id = BackendId {
+                pool: pool.name.clone(),
+                address: backend.address,
+            };
+            backend.weight > 0 && snapshot.takes_new_work(&id)
+        })
+    };
+    let is_newly_empty = |pool: &&Arc<weir_model::Pool>| {
+        !takes_work(now, pool)
+            && before
+                .config
+                .pool(&pool.name)
+                .is_none_or(|old| takes_work(before, old))
+    };
+    now.config
+        .pools
+        .iter()
+        .filter(is_newly_empty)
+        .map(|pool| pool.name.as_str())
+        .collect()
+}
+
+fn tell(event: &HealthEvent) {
+    let HealthEvent {
+        backend,
+        health,
+        reason,
+    } = event;
+    match health {
+        Health::Down => {
+            tracing::warn!(pool = %backend.pool, backend = %backend.address, reason, "backend is down");
+        }
+        Health::Up | Health::Unknown => {
+            tracing::info!(pool = %backend.pool, backend = %backend.address, reason, "backend is up");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What the API shows, put together from the snapshot, the health checks and the data planes' counters.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use weir_api::View;
+use weir_api::view::{
+    BackendView, CheckView, ChecksView, DropView, ListenerView, NodeView, Page, PoolView,
+    RouteView, SessionFilter, SessionView, Traffic,
+};
+use weir_health::HealthReport;
+use weir_l7::{BackendStats, ListenerStats, Reason};
+use weir_model::{
+    BackendId, HealthCheck, HealthProbe, HostPattern, Listener, Name, Pool, Protocol, Route,
+    Snapshot,
+};
+
+use crate::node::Node;
+use crate::procfs;
+
+impl View for Node {
+    fn node(&self) -> NodeView {
+        NodeView {
+            name: self.name(),
+            version: env!("CARGO_PKG_VERSION"),
+            draining: self.is_draining(),
+            started: self.started,
+            generation: self.snapshot().generation,
+            reloads: self.reloads(),
+            drops: Vec::new(),
+            sessions: None,
+            process: procfs::process(),
+        }
+    }
+
+    fn listeners(&self) -> Vec<ListenerView> {
+        let mut traffic: HashMap<Name, Traffic> = HashMap::new();
+        for stats in self.planes.l7_stats().listeners {
+            traffic.insert(stats.name.clone(), proxied_listener(&stats));
+        }
+        let view = |listener: &Arc<Listener>| ListenerView {
+            name: listener.name.to_string(),
+            bind: listener.bind,
+            protocol: listener.protocol.as_str(),
+            forward: listener.forward.as_str(),
+            pool: listener.pool.as_ref().map(ToString::to_string),
+            routes: listener.routes.iter().map(route).collect(),
+            traffic: traffic
+                .remove(&listener.name)
+                .map(|traffic| of_protocol(listener.protocol, traffic))
+                .unwrap_or_default(),
+        };
+        self.snapshot().config.listeners.iter().map(view).collect()
+    }
+
+    fn pools(&self) -> Vec<PoolView> {
+        let snapshot = self.snapshot();
+        let view = |pool: &Arc<Pool>| PoolView {
+            name: pool.name.to_string(),
+            scheduler: pool.scheduler.as_str(),
+            check: pool.health.as_ref().map(check),
+            sticky_cookie: pool.sticky.as_ref().map(|sticky| sticky.cookie.clone()),
+            backends: pool.backends.len() as u64,
+            available: available(&snapshot, pool),
+        };
+        snapshot.config.pools.iter().map(view).collect()
+    }
+
+    fn backends(&self) -> Vec<BackendView> {
+        let snapshot = self.snapshot();
+        let mut traffic: HashMap<BackendId, Traffic> = HashMap::new();
+        for stats in self.planes.l7_stats().backends {
+            traffic.insert(stats.id.clone(), proxied_backend(&stats));
+        }
+        let view = |(id, backend, _): (BackendId, &weir_model::Backend, &Arc<Pool>)| {
+            let state = snapshot.state(&id);
+            BackendView {
+                pool: id.pool.to_string(),
+                address: id.address,
+                weight: backend.weight,
+                health: state.health.into(),
+                draining: state.draining,
+                available: backend.weight > 0 && snapshot.takes_new_work(&id),
+                checks: self.health.report(&id).map(checks),
+                traffic: traffic.remove(&id).unwrap_or_default(),
+            }
+        };
+        snapshot.config.backends().map(view).collect()
+    }
+
+    fn sessions(&self, _filter: &SessionFilter) -> Page<SessionView> {
+        Page::whole(Vec::new())
+    }
+}
+
+/// Takes away what a protocol cannot have.
+fn of_protocol(protocol: Protocol, mut traffic: Traffic) -> Traffic {
+    if !matches!(protocol, Protocol::Http | Protocol::Https) {
+        (traffic.requests, traffic.answers) = (None, None);
+    }
+    if protocol != Protocol::Https {
+        (traffic.handshakes, traffic.handshakes_failed) = (None, None);
+    }
+    if protocol != Protocol::Udp {
+        (traffic.packets_in, traffic.packets_out) = (None, None);
+    }
+    traffic
+}
+
+/// What layer 7 counted for a listener.
+fn proxied_listener(stats: &ListenerStats) -> Traffic {
+    let [_, classes @ ..] = stats.answers;
+    let mut drops = reasons(&stats.errors);
+    if stats.datagrams_dropped > 0 {
+        drops.push(DropView {
+            reason: "datagram_dropped",
+            count: stats.datagrams_dropped,
+        });
+    }
+    Traffic {
+        connections: stats.connections,
+        connections_open: Some(stats.connections_active),
+        bytes_in: Some(stats.bytes_in),
+        bytes_out: Some(stats.bytes_out),
+        packets_in: Some(stats.datagrams_in),
+        packets_out: Some(stats.datagrams_out),
+        requests: Some(stats.requests),
+        answers: Some(classes),
+        handshakes: Some(stats.handshakes),
+        handshakes_failed: Some(stats.handshakes_failed),
+        drops,
+        ..Traffic::default()
+    }
+}
+
+/// What layer 7 counted for a backend.
+fn proxied_backend(stats: &BackendStats) -> Traffic {
+    Traffic {
+        connections: stats.connections_opened,
+        connections_open: Some(stats.connections_active),
+        connections_idle: Some(stats.connections_idle),
+        connections_reused: Some(stats.connections_reused),
+        requests: Some(stats.requests),
+        requests_open: Some(stats.requests_active),
+        retries: Some(stats.retries),
+        drops: reasons(&stats.failures),
+        ..Traffic::default()
+    }
+}
+
+fn reasons(counts: &[(Reason, u64)]) -> Vec<DropView> {
+    counts
+        .iter()
+        .map(|(reason, count)| DropView {
+            reason: reason.as_str(),
+            count: *count,
+        })
+        .collect()
+}
+
+fn available(snapshot: &Snapshot, pool: &Pool) -> u64 {
+    let takes_work = |backend: &&weir_model::Backend| {
+        let id = BackendId {
+            pool: pool.name.clone(),
+            address: backend.address,
+        };
+        backend.weight > 0 && snapshot.takes_new_work(&id)
+    };
+    pool.backends.iter().filter(takes_work).count() as u64
+}
+
+fn route(route: &Route) -> RouteView {
+    let host = |pattern: &HostPattern| match pattern {
+        HostPattern::Exact(host) => host.clone(),
+        HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
+    };
+    RouteView {
+        hosts: route.hosts.iter().map(host).collect(),
+        path_prefix: route.path_prefix.clone(),
+        pool: route.pool.to_string(),
+    }
+}
+
+fn check(check: &HealthCheck) -> CheckView {
+    let (kind, path) = match &check.probe {
+        HealthProbe::Tcp => ("tcp", None),
+        HealthProbe::Http { path, .. } => ("http", Some(path.clone())),
+    };
+    CheckView {
+        r#type: kind,
+        path,
+        interval: check.interval,
+        timeout: check.timeout,
+        rise: check.rise,
+        fall: check.fall,
+    }
+}
+
+fn checks(report: HealthReport) -> ChecksView {
+    ChecksView {
+        since: report.since,
+        reason: report.reason,
+        passed: report.passed,
+        failed: report.failed,
+        inconclusive: report.inconclusive,
+        last_duration: report.last_duration,
+        last_failure: report.last_failure,
+    }
+}
