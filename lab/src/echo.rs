@@ -39,9 +39,16 @@ impl TcpEcho {
     /// # Panics
     /// Where the address is taken.
     pub fn start(namespace: &Namespace, name: &str, address: SocketAddr) -> Self {
-        let listener = namespace
-            .run(|| listen(address))
-            .unwrap_or_else(|error| panic!("listen on {address}: {error}"));
+        namespace.run(|| Self::start_here(name, address))
+    }
+
+    /// Starts the server in the calling thread's namespace.
+    ///
+    /// # Panics
+    /// As [`TcpEcho::start`].
+    pub fn start_here(name: &str, address: SocketAddr) -> Self {
+        let listener =
+            listen(address).unwrap_or_else(|error| panic!("listen on {address}: {error}"));
         let accepted = Arc::new(AtomicU64::new(0));
         let (counter, greeting) = (Arc::clone(&accepted), format!("{name}\n"));
         let refusing = Arc::new(AtomicBool::new(false));

@@ -39,11 +39,10 @@ impl Nginx {
             files.map(|files| format!("location /files/ {{ alias {}/; }}", files.path().display()));
         let config = format!(
             "daemon off;
+            master_process off;
             user root;
-            worker_processes 1;
             pid nginx.pid;
             error_log stderr;
-            worker_rlimit_nofile 32768;
             events {{ worker_connections 16384; }}
             http {{
               access_log off;

@@ -1,0 +1,445 @@
+//! What a packet costs at layer 4, in nanoseconds of one core, without a network: BPF test runs.
+//!
+//! A generator program writes the headers of one flow after the other, in random order, and tail-calls the program
+//! under test. The generator with an empty program behind it is measured in the same round, and taken off. Beside
+//! weir runs a reference that keeps its sessions in the kernel's LRU hash map: one lookup and the same rewrite.
+
+use std::collections::HashMap as Rows;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use serde_json::json;
+use weir_l4::program;
+use weir_l4_common::checksum;
+use weir_l4_common::drop::Drop;
+use weir_l4_common::hash::FlowKey4;
+use weir_l4_common::service::Mode;
+
+use crate::bench::Options;
+
+/// Frames are of this length, without the frame check sequence.
+const FRAME_LEN: u32 = 60;
+const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+const BACKENDS: u32 = 100;
+const LOCALS: u32 = 64;
+const TCP: u8 = 6;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+const FIN_ACK: u8 = 17;
+const SYN_ACK: u8 = 18;
+
+/// One packet that the generator writes; the layout of `Flow` in the BPF program.
+#[derive(Clone, Copy)]
+struct Flow {
+    key: FlowKey4,
+    flags: u8,
+}
+
+impl Flow {
+    fn bytes(&self) -> [u8; 32] {
+        let length = (FRAME_LEN as u16 - 14).to_be();
+        let mut ip = [0u8; 20];
+        ip[0] = 0x45;
+        ip[2..4].copy_from_slice(&length.to_ne_bytes());
+        ip[6] = 0x40;
+        ip[8] = 64;
+        ip[9] = TCP;
+        ip[12..16].copy_from_slice(&self.key.src.to_ne_bytes());
+        ip[16..20].copy_from_slice(&self.key.dst.to_ne_bytes());
+        let ip_checksum = !checksum::fold(checksum::sum(&ip));
+        let mut flow = [0u8; 32];
+        flow[0..4].copy_from_slice(&self.key.src.to_ne_bytes());
+        flow[4..8].copy_from_slice(&self.key.dst.to_ne_bytes());
+        flow[8..12].copy_from_slice(&self.key.ports.to_ne_bytes());
+        flow[12..14].copy_from_slice(&ip_checksum.to_ne_bytes());
+        // The TCP checksum is only ever updated by difference: any value will do.
+        flow[14..16].copy_from_slice(&[0x12, 0x34]);
+        flow[16] = TCP;
+        flow[17] = self.flags;
+        flow[18..20].copy_from_slice(&length.to_ne_bytes());
+        flow
+    }
+}
+
+/// `count` clients, in random order: a permutation of their numbers by a linear congruence would be a pattern that
+/// prefetchers know; a shuffle is none.
+fn clients(count: u32, flags: u8) -> Vec<Flow> {
+    let mut flows: Vec<Flow> = (0..count)
+        .map(|n| {
+            let addr = u32::from(Ipv4Addr::new(100, 64, 0, 1)) + n / 16;
+            let port = (10_000 + (n % 16) * 997) as u16;
+            let ports = u32::from(port.to_be()) | u32::from(80u16.to_be()) << 16;
+            let dst = u32::from_ne_bytes(VIP.octets());
+            Flow { key: FlowKey4 { src: addr.to_be(), dst, ports, udp: false }, flags }
+        })
+        .collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for i in (1..flows.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        flows.swap(i, (state % (i as u64 + 1)) as usize);
+    }
+    flows
+}
+
+/// The generator and its references, with room for `flows` packets and as many reference sessions as `sessions`.
+struct Generator {
+    ebpf: Ebpf,
+    count: u32,
+}
+
+impl Generator {
+    fn load(flows: u32, reference: u32) -> Result<Self> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("FLOWS", flows)
+            .map_max_entries("REFERENCE", reference)
+            .load(program::BENCH)
+            .context("load the generator")?;
+        for name in ["bench_generate", "bench_nothing", "bench_lru", "bench_lru_insert"] {
+            xdp(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
+        }
+        Ok(Self { ebpf, count: 0 })
+    }
+
+    fn fill(&mut self, flows: &[Flow]) -> Result<()> {
+        let mut map: Array<&mut MapData, [u8; 32]> = self.map("FLOWS")?.try_into()?;
+        for (at, flow) in flows.iter().enumerate() {
+            map.set(at as u32, flow.bytes(), 0)?;
+        }
+        self.count = flows.len() as u32;
+        Ok(())
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    /// Runs `packets` packets through the program in the slot; nanoseconds each.
+    fn run(&mut self, packets: u32) -> Result<f64> {
+        let mut plan = [0u8; 16];
+        plan[4..8].copy_from_slice(&self.count.to_ne_bytes());
+        plan[8..12].copy_from_slice(&FRAME_LEN.to_ne_bytes());
+        Array::<_, [u8; 16]>::try_from(self.map("PLAN")?)?.set(0, plan, 0)?;
+        let frame = [0u8; FRAME_LEN as usize];
+        let program = xdp(&mut self.ebpf, "bench_generate")?;
+        let options = TestRunOptions {
+            data_in: Some(&frame),
+            repeat: packets,
+            ..TestRunOptions::new()
+        };
+        let start = Instant::now();
+        let result = program.test_run(options).context("test run")?;
+        let elapsed = start.elapsed();
+        ensure!(result.return_value != 0, "the generator did not reach the program under test");
+        Ok(elapsed.as_nanos() as f64 / f64::from(packets))
+    }
+
+    fn aim(&mut self, name: &str) -> Result<()> {
+        let fd = xdp(&mut self.ebpf, name)?.fd()?.try_clone()?;
+        let mut next: ProgramArray<&mut MapData> = self.map("NEXT")?.try_into()?;
+        next.set(0, &fd, 0)?;
+        Ok(())
+    }
+
+    fn aim_at(&mut self, weir: &mut Forward) -> Result<()> {
+        let fd = xdp(&mut weir.ebpf, "weir_forward")?.fd()?.try_clone()?;
+        let mut next: ProgramArray<&mut MapData> = self.map("NEXT")?.try_into()?;
+        next.set(0, &fd, 0)?;
+        Ok(())
+    }
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+}
+
+/// `weir_forward` with one listener and its backends.
+struct Forward {
+    ebpf: Ebpf,
+    sets: u32,
+}
+
+impl Forward {
+    fn load(mode: Mode, sessions: u32) -> Result<Self> {
+        // The size that the daemon gives a table: 64 in 100 lines taken when every session is there.
+        let sets = (f64::from(sessions.max(1024)) * 2.0 / 4.0 / 0.64).ceil() as u32;
+        let seed = 0x0123_4567_89ab_cdef_u64;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("SETS", &sets, true)
+            .override_global("SEED", &seed, true)
+            .map_max_entries("SESSIONS4", sets)
+            .map_max_entries("SCHEDULE", 1024)
+            .load(program::FORWARD)
+            .context("load weir_forward")?;
+        xdp(&mut ebpf, "weir_forward")?.load().context("load weir_forward")?;
+        let mut weir = Self { ebpf, sets };
+        weir.set("LINKS", 0, link(1, 1500, [2, 0, 0, 0, 0, 1]))?;
+        let mut link_of: HashMap<_, u32, u32> = weir.map("LINK_OF")?.try_into()?;
+        link_of.insert(1, 0, 0)?;
+        for n in 0..LOCALS {
+            let local = u32::from(Ipv4Addr::new(192, 0, 2, 1)) + n;
+            weir.set("LOCALS", n, local.to_be_bytes())?;
+        }
+        let mut config = [0u8; 8];
+        config[4..8].copy_from_slice(&LOCALS.to_ne_bytes());
+        weir.set("CONFIG", 0, config)?;
+        let port = if matches!(mode, Mode::Dr | Mode::Tunnel) { 80u16 } else { 8080 };
+        for n in 1..=BACKENDS {
+            let mut backend = [0u8; 16];
+            backend[0..4].copy_from_slice(&Ipv4Addr::new(10, 0, 2, n as u8).octets());
+            backend[4..6].copy_from_slice(&port.to_be_bytes());
+            backend[8..14].copy_from_slice(&[2, 0, 0, 0, 2, n as u8]);
+            backend[15] = 1;
+            weir.set("BACKENDS", n, backend)?;
+        }
+        for element in 0..BACKENDS / 4 {
+            let mut lanes = [0u8; 8];
+            for lane in 0..4 {
+                let number = (element * 4 + lane + 1) as u16;
+                lanes[lane as usize * 2..][..2].copy_from_slice(&number.to_ne_bytes());
+            }
+            weir.set("SCHEDULE", element, lanes)?;
+        }
+        let mut key = [0u8; 8];
+        key[0..4].copy_from_slice(&VIP.octets());
+        key[4..6].copy_from_slice(&80u16.to_be_bytes());
+        key[6] = TCP;
+        let mut listener = [0u8; 16];
+        listener[0..2].copy_from_slice(&1u16.to_ne_bytes());
+        listener[2] = mode as u8;
+        listener[8..12].copy_from_slice(&BACKENDS.to_ne_bytes());
+        let mut listeners: HashMap<_, [u8; 8], [u8; 16]> = weir.map("LISTENERS")?.try_into()?;
+        listeners.insert(key, listener, 0)?;
+        Ok(weir)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    fn set<const N: usize>(&mut self, name: &str, at: u32, value: [u8; N]) -> Result<()>
+    where
+        [u8; N]: aya::Pod,
+    {
+        Array::<_, [u8; N]>::try_from(self.map(name)?)?.set(at, value, 0)?;
+        Ok(())
+    }
+
+    /// Fails if the program has dropped a packet, and says why it did.
+    fn ensure_no_drops(&mut self) -> Result<()> {
+        let drops: PerCpuArray<_, u64> = self.map("DROPS")?.try_into()?;
+        for reason in Drop::ALL {
+            let count: u64 = drops.get(&(reason as u32), 0)?.iter().sum();
+            ensure!(count == 0, "{count} packets were dropped: {}", reason.as_str());
+        }
+        Ok(())
+    }
+
+    /// The lines of replies, as the flows that they expect, by the flow that they answer.
+    fn replies(&mut self) -> Result<Rows<FlowKey4, FlowKey4>> {
+        let sets = self.sets;
+        let table: Array<_, [u8; 256]> = self.map("SESSIONS4")?.try_into()?;
+        let mut replies = Rows::new();
+        for at in 0..sets {
+            let set = table.get(&at, 0)?;
+            for line in set.chunks(64) {
+                let word = |at: usize| u32::from_ne_bytes([line[at], line[at + 1], line[at + 2], line[at + 3]]);
+                const LIVE_REVERSE: u8 = 0x82;
+                if line[12] & LIVE_REVERSE == LIVE_REVERSE {
+                    let expected = FlowKey4 { src: word(0), dst: word(4), ports: word(8), udp: false };
+                    let sent = FlowKey4 { src: word(16), dst: word(20), ports: word(24), udp: false };
+                    replies.insert(sent.reversed(), expected);
+                }
+            }
+        }
+        Ok(replies)
+    }
+}
+
+fn link(ifindex: u32, mtu: u16, mac: [u8; 6]) -> [u8; 16] {
+    let mut link = [0u8; 16];
+    link[0..4].copy_from_slice(&ifindex.to_ne_bytes());
+    link[4..6].copy_from_slice(&mtu.to_ne_bytes());
+    link[6..12].copy_from_slice(&mac);
+    link
+}
+
+/// One row of the table, nanoseconds.
+#[derive(Clone, Debug)]
+struct Row {
+    what: String,
+    sessions: u32,
+    weir: f64,
+    reference: Option<f64>,
+}
+
+impl Row {
+    fn ratio(&self) -> Option<f64> {
+        self.reference.map(|reference| self.weir / reference)
+    }
+}
+
+fn minimum(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+/// Packets of established sessions, hit in random order.
+fn established(mode: Mode, sessions: u32, reference: bool, quick: bool) -> Result<Row> {
+    let mut weir = Forward::load(mode, sessions)?;
+    let mut generator = Generator::load(sessions, sessions * 2)?;
+    generator.fill(&clients(sessions, SYN))?;
+    generator.aim_at(&mut weir)?;
+    generator.run(sessions)?;
+    weir.ensure_no_drops()?;
+    generator.fill(&clients(sessions, ACK))?;
+    if reference {
+        generator.aim("bench_lru_insert")?;
+        generator.run(sessions)?;
+    }
+    let packets = (4_000_000u32 / if quick { 10 } else { 1 }).max(sessions * 2);
+    let (mut nothing, mut ours, mut lru) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..if quick { 3 } else { 7 } {
+        generator.aim("bench_nothing")?;
+        nothing.push(generator.run(packets)?);
+        generator.aim_at(&mut weir)?;
+        ours.push(generator.run(packets)?);
+        if reference {
+            generator.aim("bench_lru")?;
+            lru.push(generator.run(packets)?);
+        }
+    }
+    weir.ensure_no_drops()?;
+    let own = minimum(&nothing);
+    Ok(Row {
+        what: format!("{}, established", name(mode)),
+        sessions,
+        weir: minimum(&ours) - own,
+        reference: reference.then(|| minimum(&lru) - own),
+    })
+}
+
+/// New sessions into an empty table: both directions and a local port; the reference inserts one entry.
+fn opening(sessions: u32, quick: bool) -> Result<Row> {
+    let (mut nothing, mut ours, mut lru) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..if quick { 2 } else { 5 } {
+        let mut weir = Forward::load(Mode::Fullnat, sessions)?;
+        let mut generator = Generator::load(sessions, sessions * 2)?;
+        generator.fill(&clients(sessions, SYN))?;
+        generator.aim("bench_nothing")?;
+        generator.run(sessions)?;
+        nothing.push(generator.run(sessions)?);
+        generator.aim_at(&mut weir)?;
+        ours.push(generator.run(sessions)?);
+        weir.ensure_no_drops()?;
+        generator.aim("bench_lru_insert")?;
+        lru.push(generator.run(sessions)?);
+    }
+    let own = minimum(&nothing);
+    Ok(Row {
+        what: "fullnat, new session".to_owned(),
+        sessions,
+        weir: minimum(&ours) - own,
+        reference: Some(minimum(&lru) - own),
+    })
+}
+
+/// Whole TCP connections: handshake, request, answer, close; ten packets in both directions.
+fn connections(count: u32, quick: bool) -> Result<Row> {
+    // Which local port a session gets depends on the sessions before it alone: a first pass tells the ports.
+    let opening = clients(count, SYN);
+    let mut weir = Forward::load(Mode::Fullnat, count)?;
+    let mut generator = Generator::load(count * 10, 1)?;
+    generator.fill(&opening)?;
+    generator.aim_at(&mut weir)?;
+    generator.run(count)?;
+    let replies = weir.replies()?;
+    let mut packets = Vec::with_capacity(opening.len() * 10);
+    for flow in &opening {
+        let client = flow.key;
+        let backend = *replies.get(&client).context("a session without a line for its replies")?;
+        for (key, flags) in [
+            (client, SYN),
+            (backend, SYN_ACK),
+            (client, ACK),
+            (client, ACK),
+            (backend, ACK),
+            (backend, ACK),
+            (client, ACK),
+            (client, FIN_ACK),
+            (backend, FIN_ACK),
+            (client, ACK),
+        ] {
+            packets.push(Flow { key, flags });
+        }
+    }
+    generator.fill(&packets)?;
+    let (mut nothing, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..if quick { 2 } else { 5 } {
+        generator.aim("bench_nothing")?;
+        nothing.push(generator.run(count * 10)? * 10.0);
+        let mut weir = Forward::load(Mode::Fullnat, count)?;
+        generator.aim_at(&mut weir)?;
+        ours.push(generator.run(count * 10)? * 10.0);
+        weir.ensure_no_drops()?;
+    }
+    Ok(Row {
+        what: "fullnat, whole TCP connection (10 packets)".to_owned(),
+        sessions: count,
+        weir: minimum(&ours) - minimum(&nothing),
+        reference: None,
+    })
+}
+
+fn name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Fullnat => "fullnat",
+        Mode::Nat => "nat",
+        Mode::Dr => "dr",
+        Mode::Tunnel => "tunnel",
+    }
+}
+
+/// Measures, prints the table, and writes it as JSON where the options say so.
+pub fn run(options: &Options) -> Result<()> {
+    let quick = options.quick;
+    let mut rows = Vec::new();
+    for sessions in [1, 1_000, 100_000, 1_000_000] {
+        rows.push(established(Mode::Fullnat, sessions, true, quick)?);
+    }
+    for mode in [Mode::Nat, Mode::Dr, Mode::Tunnel] {
+        rows.push(established(mode, 1_000, false, quick)?);
+    }
+    for sessions in [100_000, 1_000_000] {
+        rows.push(opening(sessions, quick)?);
+    }
+    rows.push(connections(100_000, quick)?);
+
+    println!("{:<46} {:>10} {:>9} {:>9} {:>6}", "TCP, IPv4, one core", "sessions", "weir ns", "LRU ns", "ratio");
+    for row in &rows {
+        let reference = row.reference.map_or(String::new(), |ns| format!("{ns:.1}"));
+        let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        println!("{:<46} {:>10} {:>9.1} {:>9} {:>6}", row.what, row.sessions, row.weir, reference, ratio);
+    }
+    if let Some(path) = &options.json {
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                json!({
+                    "what": row.what,
+                    "sessions": row.sessions,
+                    "weir_ns": row.weir,
+                    "lru_ns": row.reference,
+                    "ratio": row.ratio(),
+                })
+            })
+            .collect();
+        let text = serde_json::to_string_pretty(&json!({ "benchmark": "l4", "rows": rows }))?;
+        std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(())
+}
