@@ -1,0 +1,8 @@
+//! The binary as operators meet it: started, asked, signalled, stopped.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
+
+mod check;
+mod demo;
+mod run;
+mod support;
