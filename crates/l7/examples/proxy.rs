@@ -14,7 +14,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         [file] => (Path::new(file), std::fs::read_to_string(file)?),
         [listen, backends @ ..] if !backends.is_empty() => {
             let bind: SocketAddr = listen.parse()?;
-            let backends: Vec<String> = backends.iter().map(|address| format!("{{ address = \"{address}\" }}")).collect();
+            let backends: Vec<String> = backends
+                .iter()
+                .map(|address| format!("{{ address = \"{address}\" }}"))
+                .collect();
             let text = format!(
                 "[l7]\nworkers = 1\n[[listener]]\nname = \"web\"\nbind = \"{bind}\"\nprotocol = \"http\"\npool = \"web\"\n\
                  [[pool]]\nname = \"web\"\nbackend = [{}]\n",

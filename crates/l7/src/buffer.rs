@@ -12,7 +12,11 @@ pub(crate) struct Buffer {
 
 impl Buffer {
     fn with_capacity(capacity: usize) -> Self {
-        Self { data: vec![0; capacity], start: 0, end: 0 }
+        Self {
+            data: vec![0; capacity],
+            start: 0,
+            end: 0,
+        }
     }
 
     /// Whether memory is behind it; an idle connection gives its memory back.
@@ -71,14 +75,6 @@ impl Buffer {
             self.data.resize(capacity, 0);
         }
     }
-
-    /// Copies bytes behind those that are there, growing as needed.
-    #[cfg(test)]
-    pub(crate) fn extend(&mut self, bytes: &[u8]) {
-        self.grow(self.end + bytes.len());
-        self.data[self.end..self.end + bytes.len()].copy_from_slice(bytes);
-        self.end += bytes.len();
-    }
 }
 
 /// The buffers of one worker that nobody uses at the moment.
@@ -96,13 +92,22 @@ const KEPT_HEAD_CAPACITY_MAX: usize = 4096;
 impl BufferPool {
     /// Buffers of `capacity` bytes, of which at most `kept_max` are kept while unused.
     pub(crate) fn new(capacity: usize, kept_max: usize) -> Self {
-        Self { capacity, kept_max, buffers: RefCell::default(), heads: RefCell::default() }
+        Self {
+            capacity,
+            kept_max,
+            buffers: RefCell::default(),
+            heads: RefCell::default(),
+        }
     }
 
     /// Puts memory behind a buffer that has none.
     pub(crate) fn lend(&self, buffer: &mut Buffer) {
         if !buffer.is_lent() {
-            *buffer = self.buffers.borrow_mut().pop().unwrap_or_else(|| Buffer::with_capacity(self.capacity));
+            *buffer = self
+                .buffers
+                .borrow_mut()
+                .pop()
+                .unwrap_or_else(|| Buffer::with_capacity(self.capacity));
         }
     }
 
@@ -122,7 +127,10 @@ impl BufferPool {
 
     /// An empty vector to assemble a head in.
     pub(crate) fn head(&self) -> Vec<u8> {
-        self.heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(1024))
+        self.heads
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(1024))
     }
 
     /// Takes a head's vector back.

@@ -48,7 +48,11 @@ const NEVER: u64 = u64::MAX;
 
 impl Deadlines {
     pub(crate) fn new(started: Instant) -> Self {
-        Self { started, now_ms: Cell::new(0), slots: RefCell::default() }
+        Self {
+            started,
+            now_ms: Cell::new(0),
+            slots: RefCell::default(),
+        }
     }
 
     /// Milliseconds since the start, at the last tick.
@@ -58,7 +62,8 @@ impl Deadlines {
 
     /// Moves the clock and wakes those whose time is over.
     pub(crate) fn tick(&self, now: Instant) {
-        let now_ms = u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(NEVER - 1);
+        let now_ms =
+            u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(NEVER - 1);
         self.now_ms.set(now_ms);
         let mut slots = self.slots.borrow_mut();
         for slot in &mut slots.all {
@@ -86,7 +91,10 @@ impl Deadlines {
     fn deadline(&self, timeout: Duration) -> u64 {
         // The clock may be a tick behind.
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(NEVER / 2);
-        self.now_ms.get().saturating_add(timeout_ms.saturating_add(TICK_MS)).min(NEVER - 1)
+        self.now_ms
+            .get()
+            .saturating_add(timeout_ms.saturating_add(TICK_MS))
+            .min(NEVER - 1)
     }
 }
 
@@ -102,7 +110,13 @@ impl Watch {
     pub(crate) fn new(deadlines: &Rc<Deadlines>, listener: usize, cx: &Context<'_>) -> Self {
         let mut slots = deadlines.slots.borrow_mut();
         let waker = Some(cx.waker().clone());
-        let fresh = Slot { deadline_ms: NEVER, waker, expired: false, phase: Phase::Busy, listener };
+        let fresh = Slot {
+            deadline_ms: NEVER,
+            waker,
+            expired: false,
+            phase: Phase::Busy,
+            listener,
+        };
         let slot = if let Some(slot) = slots.free.pop() {
             slots.all[slot] = fresh;
             slot
@@ -111,7 +125,10 @@ impl Watch {
             slots.all.len() - 1
         };
         drop(slots);
-        Self { deadlines: Rc::clone(deadlines), slot }
+        Self {
+            deadlines: Rc::clone(deadlines),
+            slot,
+        }
     }
 
     /// Sets the deadline, in place of the one before.
@@ -162,14 +179,20 @@ mod tests {
         let start = Instant::now();
         let deadlines = Rc::new(Deadlines::new(start));
         let cx = Context::from_waker(Waker::noop());
-        let watches: Vec<Watch> = [0, 0, 1].iter().map(|listener| Watch::new(&deadlines, *listener, &cx)).collect();
+        let watches: Vec<Watch> = [0, 0, 1]
+            .iter()
+            .map(|listener| Watch::new(&deadlines, *listener, &cx))
+            .collect();
         let hour = Duration::from_secs(3600);
         watches[0].arm(hour, Phase::Idle);
         watches[1].arm(hour, Phase::Busy);
         watches[2].arm(hour, Phase::Idle);
         deadlines.hasten_idle(Some(0), Duration::from_millis(100));
         deadlines.tick(start + Duration::from_secs(1));
-        assert_eq!(watches.iter().map(Watch::is_expired).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(
+            watches.iter().map(Watch::is_expired).collect::<Vec<_>>(),
+            [true, false, false]
+        );
     }
 
     #[test]

@@ -96,10 +96,17 @@ impl Engine {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
         };
-        let mut engine =
-            Self { shared: Arc::default(), workers: Vec::with_capacity(count), registry: Mutex::new(Registry::new(count)) };
+        let mut engine = Self {
+            shared: Arc::default(),
+            workers: Vec::with_capacity(count),
+            registry: Mutex::new(Registry::new(count)),
+        };
         for worker in 0..count {
-            engine.workers.push(engine.start_worker(worker).map_err(|source| Error::Worker { worker, source })?);
+            engine.workers.push(
+                engine
+                    .start_worker(worker)
+                    .map_err(|source| Error::Worker { worker, source })?,
+            );
         }
         Ok(engine)
     }
@@ -108,37 +115,62 @@ impl Engine {
         let mailbox = Arc::new(Mailbox::default());
         let (shared, of_worker) = (Arc::clone(&self.shared), Arc::clone(&mailbox));
         let (report, started) = std::sync::mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name(format!("weir-l7-{index}")).spawn(move || {
-            // A local runtime stays on the thread that built it.
-            match Worker::runtime() {
-                Ok(runtime) => {
-                    let _ = report.send(Ok(()));
-                    runtime.block_on(Worker::run(index, shared, of_worker));
+        let thread = std::thread::Builder::new()
+            .name(format!("weir-l7-{index}"))
+            .spawn(move || {
+                // A local runtime stays on the thread that built it.
+                match Worker::runtime() {
+                    Ok(runtime) => {
+                        let _ = report.send(Ok(()));
+                        runtime.block_on(Worker::run(index, shared, of_worker));
+                    }
+                    Err(error) => {
+                        let _ = report.send(Err(error));
+                    }
                 }
-                Err(error) => {
-                    let _ = report.send(Err(error));
-                }
-            }
-        })?;
-        started.recv().unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
-        Ok(Handle { mailbox, thread: Some(thread) })
+            })?;
+        started
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the thread ended at once")))?;
+        Ok(Handle {
+            mailbox,
+            thread: Some(thread),
+        })
     }
 
     /// Does everything that can fail for serving `snapshot`: reads certificates, binds sockets. Nothing changes for
     /// clients until it is committed. What is the same as now costs next to nothing.
     pub fn prepare(&self, snapshot: Arc<Snapshot>) -> Result<Prepared, Error> {
         let before = self.shared.plan.load_full();
-        let plan = self.registry.lock().unwrap_or_else(PoisonError::into_inner).compile(&snapshot, &before)?;
+        let plan = self
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .compile(&snapshot, &before)?;
         let mut sockets = Vec::new();
         for listener in plan.listeners.iter().flatten() {
             let key = listener.socket_key();
-            if before.listener(listener.number).is_some_and(|before| before.socket_key() == key) {
+            if before
+                .listener(listener.number)
+                .is_some_and(|before| before.socket_key() == key)
+            {
                 continue;
             }
             let (address, udp) = key;
-            let bound: io::Result<Vec<_>> = self.workers.iter().map(|_| listener::bind(address, udp)).collect();
+            let bound: io::Result<Vec<_>> = self
+                .workers
+                .iter()
+                .map(|_| listener::bind(address, udp))
+                .collect();
             let name = || listener.listener.name.clone();
-            sockets.push((listener.number, bound.map_err(|source| Error::Bind { listener: name(), address, source })?));
+            sockets.push((
+                listener.number,
+                bound.map_err(|source| Error::Bind {
+                    listener: name(),
+                    address,
+                    source,
+                })?,
+            ));
         }
         Ok(Prepared { plan, sockets })
     }
@@ -147,14 +179,21 @@ impl Engine {
     /// goes by it; connections go on.
     pub fn commit(&self, prepared: Prepared) {
         let Prepared { plan, sockets } = prepared;
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner).forget_all_but(&plan);
+        self.registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .forget_all_but(&plan);
         let plan = Arc::new(plan);
         self.shared.plan.store(Arc::clone(&plan));
         self.shared.generation.fetch_add(1, Ordering::Release);
         for (number, bound) in sockets {
-            let Some(listener) = plan.listener(number) else { continue };
+            let Some(listener) = plan.listener(number) else {
+                continue;
+            };
             for (socket, worker) in bound.into_iter().zip(&self.workers) {
-                if !listener.listener.protocol.is_udp() && let Err(error) = listener::listen(&socket) {
+                if !listener.listener.protocol.is_udp()
+                    && let Err(error) = listener::listen(&socket)
+                {
                     // Bound, so this is not about the address being taken by a stranger.
                     tracing::error!(listener = %listener.listener.name, %error, "cannot listen");
                     continue;
@@ -172,17 +211,25 @@ impl Engine {
         let plan = self.shared.plan.load();
         let mut stats = Stats::default();
         for listener in plan.listeners.iter().flatten() {
-            stats.listeners.push(ListenerStats::sum(&listener.listener.name, listener.counters.iter()));
+            stats.listeners.push(ListenerStats::sum(
+                &listener.listener.name,
+                listener.counters.iter(),
+            ));
         }
         for backend in plan.pools.iter().flatten().flat_map(|pool| &pool.backends) {
-            stats.backends.push(BackendStats::sum(&backend.id, backend.cell.counters.iter()));
+            stats
+                .backends
+                .push(BackendStats::sum(&backend.id, backend.cell.counters.iter()));
         }
         stats
     }
 
     /// Connections that are open now.
     pub fn connections(&self) -> usize {
-        self.workers.iter().map(|worker| worker.mailbox.active.load(Ordering::Relaxed)).sum()
+        self.workers
+            .iter()
+            .map(|worker| worker.mailbox.active.load(Ordering::Relaxed))
+            .sum()
     }
 
     /// Stops accepting, lets requests and tunnels end, and returns when all have or when `limit` is over. What is

@@ -169,7 +169,10 @@ mod tests {
         for (number, reason) in Reason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, number);
             assert!(names.insert(reason.as_str()));
-            assert!(reason.status() == 0 || phrase(reason.status()) != "Error", "{reason}");
+            assert!(
+                reason.status() == 0 || phrase(reason.status()) != "Error",
+                "{reason}"
+            );
         }
     }
 }

@@ -19,7 +19,8 @@ pub(crate) struct Forwarded {
 impl Forwarded {
     pub(crate) fn new(client: IpAddr, proto: &str) -> Self {
         let client = client.to_canonical();
-        let lines = format!("X-Forwarded-Proto: {proto}\r\nX-Forwarded-For: {client}\r\n").into_bytes();
+        let lines =
+            format!("X-Forwarded-Proto: {proto}\r\nX-Forwarded-For: {client}\r\n").into_bytes();
         Self { lines, client }
     }
 
@@ -40,7 +41,11 @@ impl Forwarded {
 
     #[cold]
     fn write_appended(&self, request: &RequestHead, head: &[u8], out: &mut Vec<u8>) {
-        let proto_end = self.lines.iter().position(|byte| *byte == b'\n').map_or(0, |lf| lf + 1);
+        let proto_end = self
+            .lines
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(0, |lf| lf + 1);
         out.extend_from_slice(&self.lines[..proto_end]);
         out.extend_from_slice(b"X-Forwarded-For: ");
         for addresses in request.forwarded_for() {

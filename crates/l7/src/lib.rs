@@ -22,6 +22,7 @@ pub mod stats;
 mod tls;
 mod transport;
 mod tunnel;
+mod udp;
 mod upstream;
 mod worker;
 

@@ -6,16 +6,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use weir_model::Protocol;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::downstream;
 use crate::plan::ListenerPlan;
 use crate::stats::ListenerCounters;
+use crate::udp;
 use crate::worker::Worker;
 
 /// Connections that the kernel holds until they are accepted; it cuts this to net.core.somaxconn.
@@ -29,8 +29,16 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// A socket bound to `address` in a SO_REUSEPORT group, not listening yet.
 pub(crate) fn bind(address: SocketAddr, udp: bool) -> io::Result<Socket> {
-    let (kind, protocol) = if udp { (Type::DGRAM, SocketProtocol::UDP) } else { (Type::STREAM, SocketProtocol::TCP) };
-    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
+    let (kind, protocol) = if udp {
+        (Type::DGRAM, SocketProtocol::UDP)
+    } else {
+        (Type::STREAM, SocketProtocol::TCP)
+    };
+    let socket = Socket::new(
+        Domain::for_address(address),
+        kind.nonblocking(),
+        Some(protocol),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -91,19 +99,33 @@ impl LocalListener {
         }
     }
 
+    /// Wakes the task that calls when the listener closes.
+    pub(crate) fn wake_when_closing(&self, cx: &Context<'_>) {
+        self.waker.replace(Some(cx.waker().clone()));
+    }
+
     /// Serves a socket that listens.
     pub(crate) fn start(worker: &Rc<Worker>, listener: Rc<Self>, socket: Socket) {
         let name = listener.plan.borrow().listener.name.clone();
         let protocol = listener.plan.borrow().listener.protocol;
-        if protocol == Protocol::Udp {
-            tracing::error!(listener = %name, "no UDP yet");
+        if protocol.is_udp() {
+            match UdpSocket::from_std(socket.into()) {
+                Ok(socket) => {
+                    tokio::task::spawn_local(udp::serve(Rc::clone(worker), listener, socket));
+                }
+                Err(error) => {
+                    tracing::error!(listener = %name, %error, "cannot register the socket")
+                }
+            }
             return;
         }
         match TcpListener::from_std(socket.into()) {
             Ok(socket) => {
                 tokio::task::spawn_local(accept(Rc::clone(worker), listener, socket));
             }
-            Err(error) => tracing::error!(listener = %name, %error, "cannot register the listening socket"),
+            Err(error) => {
+                tracing::error!(listener = %name, %error, "cannot register the listening socket")
+            }
         }
     }
 }
@@ -115,7 +137,7 @@ async fn accept(worker: Rc<Worker>, listener: Rc<LocalListener>, socket: TcpList
             Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
             Poll::Pending if listener.is_closing() => Poll::Ready(None),
             Poll::Pending => {
-                listener.waker.replace(Some(cx.waker().clone()));
+                listener.wake_when_closing(cx);
                 Poll::Pending
             }
         });
@@ -141,7 +163,9 @@ async fn accept(worker: Rc<Worker>, listener: Rc<LocalListener>, socket: TcpList
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
     )
 }
 

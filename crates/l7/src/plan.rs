@@ -17,7 +17,6 @@ use crate::tls;
 /// Everything that the workers serve.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    pub(crate) snapshot: Option<Arc<Snapshot>>,
     /// By number; `None` where a number's listener is not served any more.
     pub(crate) listeners: Vec<Option<Arc<ListenerPlan>>>,
     /// By number, likewise.
@@ -76,7 +75,12 @@ pub(crate) struct Registry {
 
 impl Registry {
     pub(crate) fn new(workers: usize) -> Self {
-        Self { workers, listeners: HashMap::new(), pools: HashMap::new(), backends: HashMap::new() }
+        Self {
+            workers,
+            listeners: HashMap::new(),
+            pools: HashMap::new(),
+            backends: HashMap::new(),
+        }
     }
 
     fn pool_number(&mut self, name: &Name) -> usize {
@@ -87,8 +91,16 @@ impl Registry {
     fn listener_cells(&mut self, name: &Name) -> (usize, Arc<[ListenerCounters]>) {
         let next = self.listeners.len();
         let workers = self.workers;
-        let cells = || (next, (0..workers).map(|_| ListenerCounters::default()).collect());
-        self.listeners.entry(name.clone()).or_insert_with(cells).clone()
+        let cells = || {
+            (
+                next,
+                (0..workers).map(|_| ListenerCounters::default()).collect(),
+            )
+        };
+        self.listeners
+            .entry(name.clone())
+            .or_insert_with(cells)
+            .clone()
     }
 
     fn backend_cell(&mut self, id: &BackendId) -> Arc<BackendCell> {
@@ -97,7 +109,11 @@ impl Registry {
             active: AtomicUsize::new(0),
             counters: (0..workers).map(|_| BackendCounters::default()).collect(),
         };
-        Arc::clone(self.backends.entry(id.clone()).or_insert_with(|| Arc::new(cell())))
+        Arc::clone(
+            self.backends
+                .entry(id.clone())
+                .or_insert_with(|| Arc::new(cell())),
+        )
     }
 
     /// Forgets backends that a committed plan does not have; connections that still use one keep its cell.
@@ -105,16 +121,27 @@ impl Registry {
         let kept = |id: &BackendId| {
             let number = self.pools.get(&id.pool)?;
             let pool = plan.pools.get(*number)?.as_ref()?;
-            pool.backends.iter().find(|backend| backend.id.address == id.address)
+            pool.backends
+                .iter()
+                .find(|backend| backend.id.address == id.address)
         };
-        let ids: Vec<BackendId> = self.backends.keys().filter(|id| kept(id).is_none()).cloned().collect();
+        let ids: Vec<BackendId> = self
+            .backends
+            .keys()
+            .filter(|id| kept(id).is_none())
+            .cloned()
+            .collect();
         for id in ids {
             self.backends.remove(&id);
         }
     }
 
     /// Compiles a snapshot; takes over from `before` what has not changed.
-    pub(crate) fn compile(&mut self, snapshot: &Arc<Snapshot>, before: &Plan) -> Result<Plan, Error> {
+    pub(crate) fn compile(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        before: &Plan,
+    ) -> Result<Plan, Error> {
         let config = &snapshot.config;
         let mut pools: Vec<Option<Arc<PoolPlan>>> = Vec::new();
         for pool in &config.pools {
@@ -123,50 +150,71 @@ impl Registry {
                 pools.resize(number + 1, None);
             }
             let weights = weights(pool, snapshot);
-            let same = before.pools.get(number).and_then(Option::as_ref).filter(|before| {
-                (Arc::ptr_eq(&before.pool, pool) || before.pool == *pool) && before.weights == weights
-            });
+            let same = before
+                .pools
+                .get(number)
+                .and_then(Option::as_ref)
+                .filter(|before| {
+                    (Arc::ptr_eq(&before.pool, pool) || before.pool == *pool)
+                        && before.weights == weights
+                });
             pools[number] = Some(match same {
                 Some(same) => Arc::clone(same),
                 None => Arc::new(self.compile_pool(pool, weights)?),
             });
         }
         let mut listeners: Vec<Option<Arc<ListenerPlan>>> = Vec::new();
-        for listener in config.listeners.iter().filter(|listener| !listener.forward.is_xdp()) {
+        for listener in config
+            .listeners
+            .iter()
+            .filter(|listener| !listener.forward.is_xdp())
+        {
             let (number, counters) = self.listener_cells(&listener.name);
             if listeners.len() <= number {
                 listeners.resize(number + 1, None);
             }
-            let same = before.listeners.get(number).and_then(Option::as_ref).filter(|before| {
-                // Certificates are read again with every change of the listener, and at a reload of the file, which
-                // makes a new object even of an equal listener.
-                Arc::ptr_eq(&before.listener, listener)
-                    || (before.listener == *listener && listener.certificates.is_empty())
-            });
+            let same = before
+                .listeners
+                .get(number)
+                .and_then(Option::as_ref)
+                .filter(|before| {
+                    // Certificates are read again with every change of the listener, and at a reload of the file, which
+                    // makes a new object even of an equal listener.
+                    Arc::ptr_eq(&before.listener, listener)
+                        || (before.listener == *listener && listener.certificates.is_empty())
+                });
             listeners[number] = Some(match same {
                 Some(same) => Arc::clone(same),
                 None => Arc::new(self.compile_listener(number, listener, counters)?),
             });
         }
-        Ok(Plan { snapshot: Some(Arc::clone(snapshot)), listeners, pools })
+        Ok(Plan { listeners, pools })
     }
 
     fn compile_pool(&mut self, pool: &Arc<Pool>, weights: Vec<u32>) -> Result<PoolPlan, Error> {
         if pool.sticky.is_some() {
-            return Err(Error::StickyUnsupported { pool: pool.name.clone() });
+            return Err(Error::StickyUnsupported {
+                pool: pool.name.clone(),
+            });
         }
         let backends = pool.backends.iter().map(|backend| {
-            let id = BackendId { pool: pool.name.clone(), address: backend.address };
+            let id = BackendId {
+                pool: pool.name.clone(),
+                address: backend.address,
+            };
             let cell = self.backend_cell(&id);
             BackendPlan { id, cell }
         });
         let backends: Vec<BackendPlan> = backends.collect();
         let maglev = (pool.scheduler == Scheduler::Maglev).then(|| {
-            let named = |(backend, weight): (&BackendPlan, &u32)| (backend.id.address.to_string().into_bytes(), *weight);
+            let named = |(backend, weight): (&BackendPlan, &u32)| {
+                (backend.id.address.to_string().into_bytes(), *weight)
+            };
             Maglev::new(&backends.iter().zip(&weights).map(named).collect::<Vec<_>>())
         });
         Ok(PoolPlan {
-            source_hash: (pool.scheduler == Scheduler::SourceHash).then(|| SourceHash::new(&weights)),
+            source_hash: (pool.scheduler == Scheduler::SourceHash)
+                .then(|| SourceHash::new(&weights)),
             maglev: maglev.flatten(),
             turns: Mutex::new(RoundRobin::new(&weights)),
             pool: Arc::clone(pool),
@@ -182,12 +230,20 @@ impl Registry {
         counters: Arc<[ListenerCounters]>,
     ) -> Result<ListenerPlan, Error> {
         let default_pool = listener.pool.as_ref().map(|pool| self.pool_number(pool));
-        let routes = Routes::new(&listener.routes, default_pool, |pool| Ok::<_, Error>(self.pool_number(pool)))?;
+        let routes = Routes::new(&listener.routes, default_pool, |pool| {
+            Ok::<_, Error>(self.pool_number(pool))
+        })?;
         let tls = match listener.protocol {
             Protocol::Https => Some(tls::server_config(listener)?),
             _ => None,
         };
-        Ok(ListenerPlan { number, listener: Arc::clone(listener), routes, tls, counters })
+        Ok(ListenerPlan {
+            number,
+            listener: Arc::clone(listener),
+            routes,
+            tls,
+            counters,
+        })
     }
 }
 
@@ -207,8 +263,15 @@ impl ListenerPlan {
 
 fn weights(pool: &Pool, snapshot: &Snapshot) -> Vec<u32> {
     let weight = |backend: &weir_model::Backend| {
-        let id = BackendId { pool: pool.name.clone(), address: backend.address };
-        if snapshot.takes_new_work(&id) { u32::from(backend.weight) } else { 0 }
+        let id = BackendId {
+            pool: pool.name.clone(),
+            address: backend.address,
+        };
+        if snapshot.takes_new_work(&id) {
+            u32::from(backend.weight)
+        } else {
+            0
+        }
     };
     pool.backends.iter().map(weight).collect()
 }

@@ -1,7 +1,7 @@
 //! One direction of a message or a tunnel: a head that was assembled, then bytes from a source to a sink, as far
 //! as the framing says. Bytes go from the buffer that they were read into; what the decoder drops is stepped over.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::task::{Context, Poll, ready};
 
 use crate::buffer::{Buffer, BufferPool};
@@ -33,11 +33,11 @@ pub(crate) enum WaitsFor {
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The source failed.
-    Read(io::Error),
+    Read,
     /// The source ended before the body did.
     Ended,
     /// The sink failed.
-    Write(io::Error),
+    Write,
     /// The body is malformed.
     Malformed(Reason),
 }
@@ -107,7 +107,11 @@ impl Relay {
             if self.ready == 0 {
                 self.decode(buffer).map_err(Failure::Malformed)?;
             }
-            if self.sent == 0 && self.ready > 0 && self.ready <= COPIED_BODY_MAX && !self.head.is_empty() {
+            if self.sent == 0
+                && self.ready > 0
+                && self.ready <= COPIED_BODY_MAX
+                && !self.head.is_empty()
+            {
                 self.head.extend_from_slice(&buffer.filled()[..self.ready]);
                 buffer.consume(self.ready);
                 self.ready = 0;
@@ -116,13 +120,19 @@ impl Relay {
             let head = &self.head[self.sent..];
             self.waits_for = WaitsFor::Sink;
             if !head.is_empty() || self.ready > 0 {
-                let body = if self.ready > 0 { &buffer.filled()[..self.ready] } else { &[] };
+                let body = if self.ready > 0 {
+                    &buffer.filled()[..self.ready]
+                } else {
+                    &[]
+                };
                 let written = match (head, body) {
                     (head, []) => ready!(sink.poll_write(cx, &[IoSlice::new(head)])),
                     ([], body) => ready!(sink.poll_write(cx, &[IoSlice::new(body)])),
-                    (head, body) => ready!(sink.poll_write(cx, &[IoSlice::new(head), IoSlice::new(body)])),
+                    (head, body) => {
+                        ready!(sink.poll_write(cx, &[IoSlice::new(head), IoSlice::new(body)]))
+                    }
                 };
-                let written = written.map_err(Failure::Write)?;
+                let written = written.map_err(|_| Failure::Write)?;
                 let of_head = written.min(head.len());
                 self.sent += of_head;
                 if written > of_head {
@@ -133,12 +143,12 @@ impl Relay {
                 self.moved += written as u64;
                 continue;
             }
-            ready!(sink.poll_flush(cx)).map_err(Failure::Write)?;
+            ready!(sink.poll_flush(cx)).map_err(|_| Failure::Write)?;
             if matches!(self.body, Body::Ended) {
                 return Poll::Ready(Ok(()));
             }
             self.waits_for = WaitsFor::Source;
-            if ready!(source.poll_read(cx, buffer, pool)).map_err(Failure::Read)? == 0 {
+            if ready!(source.poll_read(cx, buffer, pool)).map_err(|_| Failure::Read)? == 0 {
                 if !matches!(self.body, Body::UntilClose) {
                     return Poll::Ready(Err(Failure::Ended));
                 }
@@ -153,7 +163,9 @@ impl Relay {
         match &mut self.body {
             Body::Ended => {}
             Body::Length(remaining) => {
-                self.ready = buffer.len().min(usize::try_from(*remaining).unwrap_or(usize::MAX));
+                self.ready = buffer
+                    .len()
+                    .min(usize::try_from(*remaining).unwrap_or(usize::MAX));
                 *remaining -= self.ready as u64;
                 if *remaining == 0 {
                     self.body = Body::Ended;

@@ -25,13 +25,20 @@ impl Prefixes {
         let prefix = prefix.unwrap_or("/").as_bytes();
         let prefix = prefix.strip_suffix(b"/").unwrap_or(prefix);
         // A stable sort would do as well; the first of equals in the file stays first.
-        let at = self.0.partition_point(|(other, _)| other.len() >= prefix.len());
+        let at = self
+            .0
+            .partition_point(|(other, _)| other.len() >= prefix.len());
         self.0.insert(at, (prefix.into(), pool));
     }
 
     fn find(&self, path: &[u8]) -> Option<usize> {
-        let matches = |prefix: &[u8]| path.starts_with(prefix) && matches!(path.get(prefix.len()), None | Some(b'/'));
-        self.0.iter().find(|(prefix, _)| prefix.is_empty() || matches(prefix)).map(|(_, pool)| *pool)
+        let matches = |prefix: &[u8]| {
+            path.starts_with(prefix) && matches!(path.get(prefix.len()), None | Some(b'/'))
+        };
+        self.0
+            .iter()
+            .find(|(prefix, _)| prefix.is_empty() || matches(prefix))
+            .map(|(_, pool)| *pool)
     }
 }
 
@@ -42,7 +49,10 @@ impl Routes {
         default_pool: Option<usize>,
         mut number: impl FnMut(&weir_model::Name) -> Result<usize, E>,
     ) -> Result<Self, E> {
-        let mut compiled = Self { default_pool, ..Self::default() };
+        let mut compiled = Self {
+            default_pool,
+            ..Self::default()
+        };
         for route in routes {
             let pool = number(&route.pool)?;
             let prefix = route.path_prefix.as_deref();
@@ -51,8 +61,13 @@ impl Routes {
             }
             for host in &route.hosts {
                 let prefixes = match host {
-                    HostPattern::Exact(host) => compiled.exact.entry(host.as_bytes().into()).or_default(),
-                    HostPattern::Wildcard(suffix) => compiled.wildcard.entry(suffix.as_bytes().into()).or_default(),
+                    HostPattern::Exact(host) => {
+                        compiled.exact.entry(host.as_bytes().into()).or_default()
+                    }
+                    HostPattern::Wildcard(suffix) => compiled
+                        .wildcard
+                        .entry(suffix.as_bytes().into())
+                        .or_default(),
                 };
                 prefixes.add(prefix, pool);
             }
@@ -65,17 +80,29 @@ impl Routes {
         if self.exact.is_empty() && self.wildcard.is_empty() && self.any.0.is_empty() {
             return self.default_pool;
         }
-        let path = &target[..target.iter().position(|byte| *byte == b'?').unwrap_or(target.len())];
+        let path = &target[..target
+            .iter()
+            .position(|byte| *byte == b'?')
+            .unwrap_or(target.len())];
         let path = if path.is_empty() { b"/" } else { path };
         let host = host_of(authority);
-        if let Some(pool) = self.exact.get(&*host).and_then(|prefixes| prefixes.find(path)) {
+        if let Some(pool) = self
+            .exact
+            .get(&*host)
+            .and_then(|prefixes| prefixes.find(path))
+        {
             return Some(pool);
         }
         if !self.wildcard.is_empty() {
             let mut rest = &*host;
             while let Some(dot) = memchr::memchr(b'.', rest) {
                 rest = &rest[dot + 1..];
-                if dot > 0 && let Some(pool) = self.wildcard.get(rest).and_then(|prefixes| prefixes.find(path)) {
+                if dot > 0
+                    && let Some(pool) = self
+                        .wildcard
+                        .get(rest)
+                        .and_then(|prefixes| prefixes.find(path))
+                {
                     return Some(pool);
                 }
             }
@@ -87,11 +114,20 @@ impl Routes {
 /// The host of an authority, in lower case, without port and without the dot that ends a full name.
 pub(crate) fn host_of(authority: &[u8]) -> Cow<'_, [u8]> {
     let host = match authority.first() {
-        Some(b'[') => &authority[..authority.iter().position(|byte| *byte == b']').map_or(authority.len(), |end| end + 1)],
+        Some(b'[') => {
+            &authority[..authority
+                .iter()
+                .position(|byte| *byte == b']')
+                .map_or(authority.len(), |end| end + 1)]
+        }
         _ => &authority[..memchr::memchr(b':', authority).unwrap_or(authority.len())],
     };
     let host = host.strip_suffix(b".").unwrap_or(host);
-    if host.iter().any(u8::is_ascii_uppercase) { host.to_ascii_lowercase().into() } else { host.into() }
+    if host.iter().any(u8::is_ascii_uppercase) {
+        host.to_ascii_lowercase().into()
+    } else {
+        host.into()
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +178,11 @@ mod tests {
             ("[2001:DB8::1]:443", "/", 7),
             ("other", "*", 0),
         ] {
-            assert_eq!(routes.find(authority.as_bytes(), target.as_bytes()), Some(pool), "{authority}{target}");
+            assert_eq!(
+                routes.find(authority.as_bytes(), target.as_bytes()),
+                Some(pool),
+                "{authority}{target}"
+            );
         }
     }
 

@@ -12,11 +12,13 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self, count: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+        self.0
+            .store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
     }
 
     pub(crate) fn sub(&self, count: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_sub(count), Relaxed);
+        self.0
+            .store(self.0.load(Relaxed).wrapping_sub(count), Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -190,7 +192,10 @@ impl ListenerStats {
 }
 
 impl BackendStats {
-    pub(crate) fn sum<'c>(id: &BackendId, cells: impl Iterator<Item = &'c BackendCounters>) -> Self {
+    pub(crate) fn sum<'c>(
+        id: &BackendId,
+        cells: impl Iterator<Item = &'c BackendCounters>,
+    ) -> Self {
         let mut sum = Self {
             id: id.clone(),
             requests: 0,
@@ -230,9 +235,17 @@ fn add_reasons(sums: &mut [u64; Reason::COUNT], counters: &PerReason) {
 }
 
 fn occurred(sums: &[u64; Reason::COUNT]) -> Vec<(Reason, u64)> {
-    Reason::ALL.iter().zip(sums).filter(|(_, count)| **count > 0).map(|(reason, count)| (*reason, *count)).collect()
+    Reason::ALL
+        .iter()
+        .zip(sums)
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (*reason, *count))
+        .collect()
 }
 
 fn count_of(counts: &[(Reason, u64)], reason: Reason) -> u64 {
-    counts.iter().find(|(other, _)| *other == reason).map_or(0, |(_, count)| *count)
+    counts
+        .iter()
+        .find(|(other, _)| *other == reason)
+        .map_or(0, |(_, count)| *count)
 }

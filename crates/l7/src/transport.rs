@@ -13,10 +13,19 @@ use crate::buffer::{Buffer, BufferPool};
 /// A stream of bytes to and from one peer. Reads and writes are tried at once; a caller waits only when told to.
 pub(crate) trait Transport {
     /// Reads into `buffer`, which is lent from `pool` only when there is something to read. 0 is the end.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Buffer, pool: &BufferPool) -> Poll<io::Result<usize>>;
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        pool: &BufferPool,
+    ) -> Poll<io::Result<usize>>;
 
     /// Takes bytes to be sent, and says how many.
-    fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>>;
 
     /// Sends what was taken and is held back.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
@@ -44,17 +53,6 @@ impl Plain {
         self.stream.try_io(Interest::READABLE, || Ok(())).is_err()
     }
 
-    /// One read into memory of the caller.
-    pub(crate) fn poll_read_slice(&mut self, cx: &mut Context<'_>, target: &mut [u8]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.try_read(target) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
-        }
-    }
-
     /// One read. One that does not fill its target has emptied the socket: the next waits for epoll without asking
     /// the kernel first (epoll(7), "Possible pitfalls", on edge-triggered stream sockets).
     fn try_read(&self, target: &mut [u8]) -> io::Result<usize> {
@@ -62,7 +60,11 @@ impl Plain {
         let tried = self.stream.try_io(Interest::READABLE, || {
             let read = (&*SockRef::from(&self.stream)).read(target)?;
             count = Some(read);
-            if read == 0 || read == target.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            if read == 0 || read == target.len() {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
         });
         match (count, tried) {
             (Some(count), _) => Ok(count),
@@ -73,7 +75,12 @@ impl Plain {
 }
 
 impl Transport for Plain {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut Buffer, pool: &BufferPool) -> Poll<io::Result<usize>> {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        pool: &BufferPool,
+    ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
             pool.lend(buffer);
@@ -88,7 +95,11 @@ impl Transport for Plain {
         }
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
             let tried = self.stream.try_io(Interest::WRITABLE, || {

@@ -1,17 +1,23 @@
 //! The backends' side: choosing one, and the connections that a worker keeps to each.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 use weir_model::{BackendId, Scheduler};
 
 use crate::balance::{LeastConn, RoundRobin, client_hash};
 use crate::buffer::Buffer;
+use crate::deadlines::{Phase, Watch};
+use crate::errors::Reason;
 use crate::plan::{BackendCell, PoolPlan};
 use crate::stats::BackendCounters;
 use crate::transport::Plain;
@@ -87,16 +93,19 @@ impl LocalPool {
     /// A view of `plan`; backends that `before` had keep their connections.
     pub(crate) fn new(plan: &Arc<PoolPlan>, before: Option<&Self>, worker: usize) -> Self {
         let known = |id: &BackendId| before?.backends.iter().find(|backend| backend.id == *id);
-        let backends = plan.backends.iter().map(|backend| match known(&backend.id) {
-            Some(known) => Rc::clone(known),
-            None => Rc::new(LocalBackend {
-                id: backend.id.clone(),
-                cell: Arc::clone(&backend.cell),
-                worker,
-                current: Cell::new(true),
-                idle: RefCell::default(),
-            }),
-        });
+        let backends = plan
+            .backends
+            .iter()
+            .map(|backend| match known(&backend.id) {
+                Some(known) => Rc::clone(known),
+                None => Rc::new(LocalBackend {
+                    id: backend.id.clone(),
+                    cell: Arc::clone(&backend.cell),
+                    worker,
+                    current: Cell::new(true),
+                    idle: RefCell::default(),
+                }),
+            });
         let backends: Vec<_> = backends.collect();
         for old in before.iter().flat_map(|before| &before.backends) {
             if !backends.iter().any(|backend| Rc::ptr_eq(backend, old)) {
@@ -127,8 +136,11 @@ impl LocalPool {
         excluded: Option<&LocalBackend>,
         or_excluded: bool,
     ) -> Option<Work> {
-        let excluded = excluded
-            .and_then(|excluded| self.backends.iter().position(|backend| std::ptr::eq(Rc::as_ptr(backend), excluded)));
+        let excluded = excluded.and_then(|excluded| {
+            self.backends
+                .iter()
+                .position(|backend| std::ptr::eq(Rc::as_ptr(backend), excluded))
+        });
         let index = self.pick_index(client, first, excluded).or_else(|| {
             let again = excluded.filter(|excluded| or_excluded && self.plan.weights[*excluded] > 0);
             again
@@ -150,8 +162,16 @@ impl LocalPool {
                 let active = |index: usize| self.backends[index].cell.active.load(Relaxed);
                 return self.least_conn.borrow_mut().pick(active, excluded);
             }
-            Scheduler::SourceHash => self.plan.source_hash.as_ref().and_then(|hash| hash.pick(client_hash(client))),
-            Scheduler::Maglev => self.plan.maglev.as_ref().map(|table| table.pick(client_hash(client))),
+            Scheduler::SourceHash => self
+                .plan
+                .source_hash
+                .as_ref()
+                .and_then(|hash| hash.pick(client_hash(client))),
+            Scheduler::Maglev => self
+                .plan
+                .maglev
+                .as_ref()
+                .map(|table| table.pick(client_hash(client))),
         };
         if let Some(index) = hashed.filter(|index| Some(*index) != excluded) {
             return Some(index);
@@ -167,8 +187,14 @@ impl LocalPool {
     pub(crate) fn reap(&self, now_ms: u64) {
         for backend in &self.backends {
             let mut idle = backend.idle.borrow_mut();
-            idle.retain(|connection| now_ms < connection.idle_since_ms + IDLE_MAX_MS && connection.io.is_quiet());
-            let reaped = backend.counters().connections_idle.get().saturating_sub(idle.len() as u64);
+            idle.retain(|connection| {
+                now_ms < connection.idle_since_ms + IDLE_MAX_MS && connection.io.is_quiet()
+            });
+            let reaped = backend
+                .counters()
+                .connections_idle
+                .get()
+                .saturating_sub(idle.len() as u64);
             backend.counters().connections_idle.sub(reaped);
         }
     }
@@ -194,12 +220,34 @@ impl LocalBackend {
         }
     }
 
-    /// Opens a connection.
-    pub(crate) async fn connect(&self) -> io::Result<Connection> {
+    /// Opens a connection; the caller's watch limits how long that takes.
+    pub(crate) async fn connect_in_time(
+        &self,
+        watch: &Watch,
+        timeout: Duration,
+    ) -> Result<Connection, Reason> {
+        watch.arm(timeout, Phase::Busy);
+        let mut connecting = pin!(self.connect());
+        poll_fn(|cx| match connecting.as_mut().poll(cx) {
+            Poll::Ready(Ok(connection)) => Poll::Ready(Ok(connection)),
+            Poll::Ready(Err(error)) => {
+                tracing::debug!(backend = %self.id, %error, "cannot connect");
+                Poll::Ready(Err(Reason::ConnectFailed))
+            }
+            Poll::Pending if watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    async fn connect(&self) -> io::Result<Connection> {
         let stream = connect(self.id.address).await?;
         self.counters().connections_opened.add(1);
         self.counters().connections_active.add(1);
-        let open = OpenGuard { cell: Arc::clone(&self.cell), worker: self.worker };
+        let open = OpenGuard {
+            cell: Arc::clone(&self.cell),
+            worker: self.worker,
+        };
         Ok(Connection {
             io: Plain::new(stream),
             buffer: Buffer::default(),
@@ -219,6 +267,11 @@ impl LocalBackend {
         }
     }
 
+    /// Whether it is still in the config.
+    pub(crate) fn is_current(&self) -> bool {
+        self.current.get()
+    }
+
     fn retire(&self) {
         self.current.set(false);
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
@@ -228,7 +281,11 @@ impl LocalBackend {
 
 /// A TCP connection to `address`, without Nagle's algorithm: what is written is meant to leave.
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     socket.set_nodelay(true)?;
     socket.connect(address).await
 }

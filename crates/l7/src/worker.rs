@@ -58,7 +58,10 @@ pub(crate) enum Command {
 impl Mailbox {
     /// Hands a command over. The queue is as long as config changes outrun the worker, which empties it at once.
     pub(crate) fn send(&self, command: Command) {
-        self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        self.commands
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(command);
         self.notify.notify_one();
     }
 
@@ -85,7 +88,10 @@ pub(crate) struct Worker {
 impl Worker {
     /// The runtime of a worker: built where the error can still be told.
     pub(crate) fn runtime() -> std::io::Result<LocalRuntime> {
-        Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default())
+        Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build_local(LocalOptions::default())
     }
 
     /// Serves until told to stop.
@@ -150,7 +156,9 @@ impl Worker {
         for (number, slot) in pools.iter_mut().enumerate() {
             match (plan.pools.get(number).and_then(Option::as_ref), &slot) {
                 (Some(new), Some(old)) if Arc::ptr_eq(new, &old.plan) => {}
-                (Some(new), old) => *slot = Some(Rc::new(LocalPool::new(new, old.as_deref(), self.index))),
+                (Some(new), old) => {
+                    *slot = Some(Rc::new(LocalPool::new(new, old.as_deref(), self.index)))
+                }
                 (None, Some(old)) => {
                     old.retire();
                     *slot = None;
@@ -177,7 +185,9 @@ impl Worker {
     }
 
     fn serve(self: &Rc<Self>, number: usize, socket: socket2::Socket) {
-        let Some(plan) = self.plan.borrow().listener(number).cloned() else { return };
+        let Some(plan) = self.plan.borrow().listener(number).cloned() else {
+            return;
+        };
         let listener = Rc::new(LocalListener::new(plan, self.index));
         let mut listeners = self.listeners.borrow_mut();
         if listeners.len() <= number {
@@ -192,7 +202,8 @@ impl Worker {
 
     fn close(&self, listener: &LocalListener) {
         listener.close();
-        self.deadlines.hasten_idle(Some(listener.number), IDLE_GRACE);
+        self.deadlines
+            .hasten_idle(Some(listener.number), IDLE_GRACE);
     }
 
     fn begin_drain_if_told(&self) {
@@ -210,11 +221,17 @@ impl Worker {
     }
 
     /// Counts a connection, until the guard is dropped.
-    pub(crate) fn count_connection(self: &Rc<Self>, listener: &Rc<LocalListener>) -> ConnectionGuard {
+    pub(crate) fn count_connection(
+        self: &Rc<Self>,
+        listener: &Rc<LocalListener>,
+    ) -> ConnectionGuard {
         self.mailbox.active.fetch_add(1, Ordering::Relaxed);
         listener.counters().connections.add(1);
         listener.counters().connections_active.add(1);
-        ConnectionGuard { worker: Rc::clone(self), listener: Rc::clone(listener) }
+        ConnectionGuard {
+            worker: Rc::clone(self),
+            listener: Rc::clone(listener),
+        }
     }
 
     /// Connections that are open on this worker.

@@ -10,11 +10,18 @@ pub struct LeastConn {
 impl LeastConn {
     /// Backends with these weights; 0 is never picked.
     pub fn new(weights: &[u32]) -> Self {
-        Self { weights: weights.to_vec(), first: 0 }
+        Self {
+            weights: weights.to_vec(),
+            first: 0,
+        }
     }
 
     /// The index of the backend where one more piece of work weighs least. `active` counts what is under way.
-    pub fn pick(&mut self, active: impl Fn(usize) -> usize, excluded: Option<usize>) -> Option<usize> {
+    pub fn pick(
+        &mut self,
+        active: impl Fn(usize) -> usize,
+        excluded: Option<usize>,
+    ) -> Option<usize> {
         let count = self.weights.len();
         let mut best: Option<(usize, u64, u64)> = None;
         for step in 0..count {
@@ -25,7 +32,9 @@ impl LeastConn {
             }
             let load = active(index) as u64 + 1;
             // load / weight < best_load / best_weight, without dividing
-            if best.is_none_or(|(_, best_load, best_weight)| load * best_weight < best_load * weight) {
+            if best
+                .is_none_or(|(_, best_load, best_weight)| load * best_weight < best_load * weight)
+            {
                 best = Some((index, load, weight));
             }
         }

@@ -19,7 +19,11 @@ impl Maglev {
     /// A table of backends, each named by bytes that identify it, with its weight; 0 has no entry. `None` where
     /// nobody has a weight, or where there are more backends than an entry can name.
     pub fn new(backends: &[(Vec<u8>, u32)]) -> Option<Self> {
-        let heaviest = backends.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
+        let heaviest = backends
+            .iter()
+            .map(|(_, weight)| *weight)
+            .max()
+            .unwrap_or(0);
         if heaviest == 0 || backends.len() >= usize::from(EMPTY) {
             return None;
         }
@@ -61,7 +65,10 @@ impl Cursor {
     fn new(name: &[u8]) -> Self {
         let offset = stable_hash(name, 1) % ENTRIES as u64;
         let step = stable_hash(name, 2) % (ENTRIES as u64 - 1) + 1;
-        Self { at: offset as usize, step: step as usize }
+        Self {
+            at: offset as usize,
+            step: step as usize,
+        }
     }
 
     fn next_empty(&mut self, entries: &[u16]) -> usize {
@@ -80,7 +87,11 @@ mod tests {
     use super::*;
 
     fn named(weights: &[u32]) -> Vec<(Vec<u8>, u32)> {
-        weights.iter().enumerate().map(|(index, weight)| (format!("backend-{index}").into_bytes(), *weight)).collect()
+        weights
+            .iter()
+            .enumerate()
+            .map(|(index, weight)| (format!("backend-{index}").into_bytes(), *weight))
+            .collect()
     }
 
     fn shares(table: &Maglev, count: usize) -> Vec<usize> {
@@ -96,7 +107,10 @@ mod tests {
         let shares = shares(&Maglev::new(&named(&[1, 2, 0, 5])).unwrap(), 4);
         assert_eq!(shares[2], 0);
         for (share, weight) in shares.iter().zip([1.0, 2.0, 0.0, 5.0]) {
-            assert!((*share as f64 - weight / 8.0 * ENTRIES as f64).abs() < 10.0, "{shares:?}");
+            assert!(
+                (*share as f64 - weight / 8.0 * ENTRIES as f64).abs() < 10.0,
+                "{shares:?}"
+            );
         }
     }
 
@@ -106,9 +120,17 @@ mod tests {
         let mut weights = [1; 10];
         weights[3] = 0;
         let without = Maglev::new(&named(&weights)).unwrap();
-        let moved = all.entries.iter().zip(&without.entries).filter(|(a, b)| a != b && **a != 3).count();
+        let moved = all
+            .entries
+            .iter()
+            .zip(&without.entries)
+            .filter(|(a, b)| a != b && **a != 3)
+            .count();
         // The paper's figure 12: a few per cent at this table size.
-        assert!(moved < ENTRIES / 20, "{moved} entries of backends that stayed moved");
+        assert!(
+            moved < ENTRIES / 20,
+            "{moved} entries of backends that stayed moved"
+        );
     }
 
     #[test]

@@ -15,9 +15,16 @@ pub struct RoundRobin {
 impl RoundRobin {
     /// Backends with these weights; 0 is never picked.
     pub fn new(weights: &[u32]) -> Self {
-        let equal = weights.windows(2).all(|pair| pair[0] == pair[1]) && weights.first().is_some_and(|first| *first > 0);
+        let equal = weights.windows(2).all(|pair| pair[0] == pair[1])
+            && weights.first().is_some_and(|first| *first > 0);
         let total = weights.iter().map(|weight| i64::from(*weight)).sum();
-        Self { weights: weights.to_vec(), current: vec![0; weights.len()], total, equal, next: 0 }
+        Self {
+            weights: weights.to_vec(),
+            current: vec![0; weights.len()],
+            total,
+            equal,
+            next: 0,
+        }
     }
 
     /// The index of the next backend that is not `excluded`.

@@ -14,7 +14,9 @@ impl SourceHash {
             end += u64::from(*weight);
             end
         });
-        Self { ends: ends.collect() }
+        Self {
+            ends: ends.collect(),
+        }
     }
 
     /// The index of the backend of this hash.

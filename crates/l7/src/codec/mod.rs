@@ -1,3 +1,4 @@
 //! Protocols without I/O: bytes in, events out.
 
+pub mod client_hello;
 pub mod h1;

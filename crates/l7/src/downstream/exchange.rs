@@ -112,8 +112,14 @@ impl<T: Transport> Exchange<'_, T> {
 
     fn failed(&self, reason: Reason) -> End {
         let answered = matches!(self.state.stage, Stage::Final | Stage::Done);
-        let nothing_came = self.state.stage == Stage::Head && self.state.interim == 0 && self.connection.buffer.is_empty();
-        End::Failed { reason, answered, nothing_came }
+        let nothing_came = self.state.stage == Stage::Head
+            && self.state.interim == 0
+            && self.connection.buffer.is_empty();
+        End::Failed {
+            reason,
+            answered,
+            nothing_came,
+        }
     }
 
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<Option<End>, Reason> {
@@ -132,11 +138,17 @@ impl<T: Transport> Exchange<'_, T> {
                     let Connection { io, buffer, .. } = &mut *self.connection;
                     match self.download.poll(cx, io, buffer, self.io, pool) {
                         Poll::Pending => return Ok(None),
-                        Poll::Ready(Ok(())) if self.state.stage == Stage::Interim => self.state.stage = Stage::Head,
+                        Poll::Ready(Ok(())) if self.state.stage == Stage::Interim => {
+                            self.state.stage = Stage::Head
+                        }
                         Poll::Ready(Ok(())) => self.state.stage = Stage::Done,
-                        Poll::Ready(Err(Failure::Write(_))) => return Err(Reason::DownstreamClosed),
-                        Poll::Ready(Err(Failure::Malformed(_))) => return Err(Reason::BadResponseFraming),
-                        Poll::Ready(Err(Failure::Read(_) | Failure::Ended)) => return Err(Reason::UpstreamTruncated),
+                        Poll::Ready(Err(Failure::Write)) => return Err(Reason::DownstreamClosed),
+                        Poll::Ready(Err(Failure::Malformed(_))) => {
+                            return Err(Reason::BadResponseFraming);
+                        }
+                        Poll::Ready(Err(Failure::Read | Failure::Ended)) => {
+                            return Err(Reason::UpstreamTruncated);
+                        }
                     }
                 }
                 Stage::Done => return Ok(self.end()),
@@ -153,7 +165,9 @@ impl<T: Transport> Exchange<'_, T> {
         if self.state.upload_over || !goes_on || !self.response.keep_alive {
             let whole = self.state.upload_over && !self.state.upload_broken;
             return Some(End::Answered {
-                upstream_goes_on: whole && self.response.keep_alive && self.connection.buffer.is_empty(),
+                upstream_goes_on: whole
+                    && self.response.keep_alive
+                    && self.connection.buffer.is_empty(),
                 downstream_goes_on: whole && goes_on,
             });
         }
@@ -162,20 +176,23 @@ impl<T: Transport> Exchange<'_, T> {
 
     fn advance_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
         let pool = &self.worker.buffers;
-        match self.upload.poll(cx, self.io, self.buffer, &mut self.connection.io, pool) {
+        match self
+            .upload
+            .poll(cx, self.io, self.buffer, &mut self.connection.io, pool)
+        {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) => {
                 self.state.upload_over = true;
                 Ok(())
             }
             // The answer may have been sent before the backend closed: it is what the client should see.
-            Poll::Ready(Err(Failure::Write(_))) => {
+            Poll::Ready(Err(Failure::Write)) => {
                 self.state.upload_over = true;
                 self.state.upload_broken = true;
                 Ok(())
             }
             Poll::Ready(Err(Failure::Malformed(reason))) => Err(reason),
-            Poll::Ready(Err(Failure::Read(_) | Failure::Ended)) => Err(Reason::DownstreamClosed),
+            Poll::Ready(Err(Failure::Read | Failure::Ended)) => Err(Reason::DownstreamClosed),
         }
     }
 
@@ -184,7 +201,10 @@ impl<T: Transport> Exchange<'_, T> {
         loop {
             let buffer = &mut self.connection.buffer;
             if !buffer.is_empty() {
-                match self.response.parse(buffer.filled(), self.request.method, self.limits)? {
+                match self
+                    .response
+                    .parse(buffer.filled(), self.request.method, self.limits)?
+                {
                     Progress::Complete => {
                         self.take_head()?;
                         return Ok(true);
@@ -195,7 +215,11 @@ impl<T: Transport> Exchange<'_, T> {
                     Progress::Partial => {}
                 }
             }
-            match self.connection.io.poll_read(cx, &mut self.connection.buffer, &self.worker.buffers) {
+            match self.connection.io.poll_read(
+                cx,
+                &mut self.connection.buffer,
+                &self.worker.buffers,
+            ) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Reason::UpstreamClosed),
                 Poll::Ready(Ok(_)) => {}
@@ -215,14 +239,16 @@ impl<T: Transport> Exchange<'_, T> {
             }
             // HTTP/1.0 has no interim answers (RFC 9110, section 15.2).
             if !old_client {
-                self.response.write(head, After::KeepAlive, false, &mut self.download.head);
+                self.response
+                    .write(head, After::KeepAlive, false, &mut self.download.head);
             }
             self.download.begin(Framing::None, false);
             self.state.stage = Stage::Interim;
         } else {
             let dechunk = old_client && self.response.framing == Framing::Chunked;
             self.state.after = self.after(dechunk)?;
-            self.response.write(head, self.state.after, dechunk, &mut self.download.head);
+            self.response
+                .write(head, self.state.after, dechunk, &mut self.download.head);
             self.download.begin(self.response.framing, dechunk);
             self.state.stage = Stage::Final;
         }
@@ -235,12 +261,17 @@ impl<T: Transport> Exchange<'_, T> {
             // Only what was asked for, and only once the whole request is out: what the client sends from here on
             // is not HTTP (CVE-2026-2833 is about sending it on too early).
             let asked = self.request.upgrade && self.state.upload_over && !self.state.upload_broken;
-            return if asked { Ok(After::Upgrade) } else { Err(Reason::UnaskedUpgrade) };
+            return if asked {
+                Ok(After::Upgrade)
+            } else {
+                Err(Reason::UnaskedUpgrade)
+            };
         }
         // The client that waits for 100 may or may not send its body after a final answer: nobody can tell what the
         // next bytes are (RFC 9110, section 10.1.1).
-        let body_in_doubt =
-            self.request.expects_continue && !self.state.upload_over && self.upload.waits_for_first_byte();
+        let body_in_doubt = self.request.expects_continue
+            && !self.state.upload_over
+            && self.upload.waits_for_first_byte();
         let ends = !self.request.keep_alive
             || self.closing
             || dechunk
@@ -264,7 +295,11 @@ impl<T: Transport> Exchange<'_, T> {
     }
 
     fn timeout(&self) -> Duration {
-        if self.waits_for_answer() { self.timeouts.response_header } else { self.timeouts.idle }
+        if self.waits_for_answer() {
+            self.timeouts.response_header
+        } else {
+            self.timeouts.idle
+        }
     }
 
     fn waits_for_answer(&self) -> bool {
@@ -272,7 +307,11 @@ impl<T: Transport> Exchange<'_, T> {
     }
 
     fn timeout_reason(&self) -> Reason {
-        let direction = if self.state.upload_over { &self.download } else { &self.upload };
+        let direction = if self.state.upload_over {
+            &self.download
+        } else {
+            &self.upload
+        };
         match (direction.waits_for, self.state.upload_over) {
             _ if self.waits_for_answer() => Reason::ResponseTimeout,
             (WaitsFor::Source, false) | (WaitsFor::Sink, true) => Reason::DownstreamIdle,

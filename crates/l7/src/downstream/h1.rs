@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::io::{IoSlice, Write};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -69,11 +68,11 @@ enum Read {
 pub(crate) async fn serve<T: Transport>(
     worker: Rc<Worker>,
     listener: Rc<LocalListener>,
+    watch: Watch,
     io: T,
     (client, local): (SocketAddr, SocketAddr),
     proto: &'static str,
 ) {
-    let watch = poll_fn(|cx| Poll::Ready(Watch::new(&worker.deadlines, listener.number, cx))).await;
     let mut downstream = Downstream {
         worker,
         listener,
@@ -96,8 +95,15 @@ pub(crate) async fn serve<T: Transport>(
         Next::Abort => downstream.io.abort(),
         Next::Tunnel(connection, work) => {
             downstream.give_heads_back();
-            let Downstream { worker, listener, io, buffer, watch, .. } = downstream;
-            tunnel::upgraded(&worker, &listener, io, buffer, connection, &watch).await;
+            let Downstream {
+                worker,
+                listener,
+                io,
+                buffer,
+                watch,
+                ..
+            } = downstream;
+            tunnel::relay(&worker, &listener, io, buffer, connection, &watch).await;
             drop(work);
             return;
         }
@@ -148,12 +154,20 @@ impl<T: Transport> Downstream<T> {
         poll_fn(|cx| self.poll_head(cx, &plan, &mut scanned)).await
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>, plan: &ListenerPlan, scanned: &mut usize) -> Poll<Read> {
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        plan: &ListenerPlan,
+        scanned: &mut usize,
+    ) -> Poll<Read> {
         let limits = &plan.listener.limits;
         loop {
             if self.buffer.len() > *scanned {
                 let bytes = self.buffer.filled();
-                if *scanned == 0 || may_be_complete(bytes, *scanned) || bytes.len() >= limits.header_bytes {
+                if *scanned == 0
+                    || may_be_complete(bytes, *scanned)
+                    || bytes.len() >= limits.header_bytes
+                {
                     match self.request.parse(bytes, limits) {
                         Ok(Progress::Complete) => return Poll::Ready(Read::Head),
                         Ok(Progress::Partial) => {}
@@ -161,16 +175,25 @@ impl<T: Transport> Downstream<T> {
                     }
                 }
                 if *scanned == 0 {
-                    self.watch.arm(plan.listener.timeouts.request_header, Phase::Busy);
+                    self.watch
+                        .arm(plan.listener.timeouts.request_header, Phase::Busy);
                 }
                 *scanned = self.buffer.len();
                 if self.buffer.len() == self.buffer.capacity() {
-                    self.buffer.grow(limits.header_bytes.max(self.buffer.capacity()) + 64);
+                    self.buffer
+                        .grow(limits.header_bytes.max(self.buffer.capacity()) + 64);
                 }
             }
-            match self.io.poll_read(cx, &mut self.buffer, &self.worker.buffers) {
-                Poll::Ready(Ok(0) | Err(_)) if self.buffer.is_empty() => return Poll::Ready(Read::Ended),
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Read::Refused(Reason::DownstreamClosed)),
+            match self
+                .io
+                .poll_read(cx, &mut self.buffer, &self.worker.buffers)
+            {
+                Poll::Ready(Ok(0) | Err(_)) if self.buffer.is_empty() => {
+                    return Poll::Ready(Read::Ended);
+                }
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    return Poll::Ready(Read::Refused(Reason::DownstreamClosed));
+                }
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending if !self.watch.is_expired() => return Poll::Pending,
                 Poll::Pending if self.buffer.is_empty() => return Poll::Ready(Read::Ended),
@@ -186,14 +209,21 @@ impl<T: Transport> Downstream<T> {
         self.listener.counters().requests.add(1);
 
         let head = self.buffer.filled();
-        let (authority, target) = (self.request.authority.of(head), self.request.target.of(head));
-        let pool = plan.routes.find(authority, target).and_then(|number| self.worker.pool(number));
+        let (authority, target) = (
+            self.request.authority.of(head),
+            self.request.target.of(head),
+        );
+        let pool = plan
+            .routes
+            .find(authority, target)
+            .and_then(|number| self.worker.pool(number));
 
         self.upload.head = self.worker.buffers.head();
         self.download.head = self.worker.buffers.head();
         let out = &mut self.upload.head;
         if self.request.authority.is_empty() {
-            self.request.write(head, self.local.to_string().as_bytes(), out);
+            self.request
+                .write(head, self.local.to_string().as_bytes(), out);
         } else {
             self.request.write(head, b"", out);
         }
@@ -201,20 +231,32 @@ impl<T: Transport> Downstream<T> {
         self.buffer.consume(self.request.length);
         self.upload.begin(self.request.framing, false);
 
-        let Some(pool) = pool else { return self.fail(Reason::NoRoute, None).await };
+        let Some(pool) = pool else {
+            return self.fail(Reason::NoRoute, None).await;
+        };
         let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
         loop {
             let excluded = failed.as_ref().map(|(backend, _)| &**backend);
             // A backend whose idle connection was dead may be well; one that refuses a connection is not.
-            let or_excluded = failed.as_ref().is_some_and(|(_, reason)| *reason == Reason::UpstreamClosed);
+            let or_excluded = failed
+                .as_ref()
+                .is_some_and(|(_, reason)| *reason == Reason::UpstreamClosed);
             let Some(work) = pool.pick(self.client.ip(), self.first, excluded, or_excluded) else {
                 let reason = failed.map_or(Reason::NoBackend, |(_, reason)| reason);
                 return self.fail(reason, None).await;
             };
-            let reused = if failed.is_none() { work.backend.reuse() } else { None };
+            let reused = if failed.is_none() {
+                work.backend.reuse()
+            } else {
+                None
+            };
             let connection = match reused {
                 Some(connection) => Ok(connection),
-                None => self.connect(&work.backend, plan.listener.timeouts.connect).await,
+                None => {
+                    work.backend
+                        .connect_in_time(&self.watch, plan.listener.timeouts.connect)
+                        .await
+                }
             };
             let mut connection = match connection {
                 Ok(connection) => connection,
@@ -233,20 +275,32 @@ impl<T: Transport> Downstream<T> {
             let end = self.exchange(&plan, &mut connection).await;
             self.count_bytes();
             match end {
-                End::Answered { upstream_goes_on, downstream_goes_on } => {
+                End::Answered {
+                    upstream_goes_on,
+                    downstream_goes_on,
+                } => {
                     self.listener.counters().count_answer(self.response.status);
                     let buffers = &self.worker.buffers;
                     buffers.take_back(&mut connection.buffer);
                     if upstream_goes_on {
-                        work.backend.keep(connection, self.worker.deadlines.now_ms());
+                        work.backend
+                            .keep(connection, self.worker.deadlines.now_ms());
                     }
-                    return if downstream_goes_on { Next::Request } else { Next::Linger };
+                    return if downstream_goes_on {
+                        Next::Request
+                    } else {
+                        Next::Linger
+                    };
                 }
                 End::Upgraded => {
                     self.listener.counters().count_answer(self.response.status);
                     return Next::Tunnel(connection, work);
                 }
-                End::Failed { reason, answered, nothing_came } => {
+                End::Failed {
+                    reason,
+                    answered,
+                    nothing_came,
+                } => {
                     self.worker.buffers.take_back(&mut connection.buffer);
                     self.count_failure(reason, &work.backend);
                     let repeats = reason == Reason::UpstreamClosed
@@ -289,25 +343,19 @@ impl<T: Transport> Downstream<T> {
         poll_fn(|cx| exchange.poll(cx)).await
     }
 
-    async fn connect(&mut self, backend: &LocalBackend, timeout: Duration) -> Result<Connection, Reason> {
-        self.watch.arm(timeout, Phase::Busy);
-        let mut connecting = pin!(backend.connect());
-        poll_fn(|cx| match connecting.as_mut().poll(cx) {
-            Poll::Ready(Ok(connection)) => Poll::Ready(Ok(connection)),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(Reason::ConnectFailed)),
-            Poll::Pending if self.watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),
-            Poll::Pending => Poll::Pending,
-        })
-        .await
-    }
-
     fn plan(&self) -> Rc<Arc<ListenerPlan>> {
         Rc::clone(&self.listener.plan.borrow())
     }
 
     fn count_bytes(&mut self) {
-        self.listener.counters().bytes_in.add(std::mem::take(&mut self.upload.moved));
-        self.listener.counters().bytes_out.add(std::mem::take(&mut self.download.moved));
+        self.listener
+            .counters()
+            .bytes_in
+            .add(std::mem::take(&mut self.upload.moved));
+        self.listener
+            .counters()
+            .bytes_out
+            .add(std::mem::take(&mut self.download.moved));
     }
 
     /// Counts a failure of a backend.
@@ -336,8 +384,16 @@ impl<T: Transport> Downstream<T> {
         let closing = self.listener.is_closing() || self.worker.draining.get();
         let status = reason.status();
         if reason.side() != Side::Downstream && bodiless && self.request.keep_alive && !closing {
-            let told = if self.request.version == Version::Http10 { "Connection: keep-alive\r\n" } else { "" };
-            return if self.send_answer(reason, status, told).await { Next::Request } else { Next::Close };
+            let told = if self.request.version == Version::Http10 {
+                "Connection: keep-alive\r\n"
+            } else {
+                ""
+            };
+            return if self.send_answer(reason, status, told).await {
+                Next::Request
+            } else {
+                Next::Close
+            };
         }
         if status == 0 {
             return Next::Close;
@@ -347,7 +403,14 @@ impl<T: Transport> Downstream<T> {
 
     /// Tells the client why its request is refused, and that the connection ends.
     async fn refuse(&mut self, reason: Reason) -> Next {
-        if self.send_answer(reason, reason.status(), "Connection: close\r\n").await { Next::Linger } else { Next::Close }
+        if self
+            .send_answer(reason, reason.status(), "Connection: close\r\n")
+            .await
+        {
+            Next::Linger
+        } else {
+            Next::Close
+        }
     }
 
     /// Sends a short answer of our own; `false` where the client does not take it.
@@ -368,7 +431,12 @@ impl<T: Transport> Downstream<T> {
         let plan = self.plan();
         self.watch.arm(plan.listener.timeouts.idle, Phase::Busy);
         let mut sent = 0;
-        let Self { io, download, watch, .. } = self;
+        let Self {
+            io,
+            download,
+            watch,
+            ..
+        } = self;
         let written = poll_fn(|cx| {
             while sent < download.head.len() {
                 match io.poll_write(cx, &[IoSlice::new(&download.head[sent..])]) {
@@ -407,12 +475,20 @@ impl<T: Transport> Downstream<T> {
     async fn linger(&mut self) {
         self.close().await;
         let mut read = 0;
-        let Self { io, watch, buffer, worker, .. } = self;
+        let Self {
+            io,
+            watch,
+            buffer,
+            worker,
+            ..
+        } = self;
         poll_fn(|cx| {
             loop {
                 buffer.consume(buffer.len());
                 match io.poll_read(cx, buffer, &worker.buffers) {
-                    Poll::Ready(Ok(count)) if count > 0 && read + count < LINGER_BYTES_MAX => read += count,
+                    Poll::Ready(Ok(count)) if count > 0 && read + count < LINGER_BYTES_MAX => {
+                        read += count
+                    }
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending if watch.is_expired() => return Poll::Ready(()),
                     Poll::Pending => return Poll::Pending,
@@ -426,5 +502,6 @@ impl<T: Transport> Downstream<T> {
 /// Whether an empty line ends within the bytes behind `scanned`. Bare LFs count: they are refused by the parser.
 fn may_be_complete(bytes: &[u8], scanned: usize) -> bool {
     let from = scanned.saturating_sub(3);
-    memchr::memchr_iter(b'\n', &bytes[from..]).any(|lf| matches!(&bytes[from + lf + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
+    memchr::memchr_iter(b'\n', &bytes[from..])
+        .any(|lf| matches!(&bytes[from + lf + 1..], [b'\n', ..] | [b'\r', b'\n', ..]))
 }

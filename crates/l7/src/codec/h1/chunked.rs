@@ -99,16 +99,24 @@ impl ChunkDecoder {
     /// Says what the bytes at the front of `input` are. The caller takes them off before the next call.
     pub fn next(&mut self, input: &[u8]) -> Result<Piece, Reason> {
         if input.is_empty() || self.state == State::Done {
-            return Ok(Piece { kind: PieceKind::NeedMore, length: 0 });
+            return Ok(Piece {
+                kind: PieceKind::NeedMore,
+                length: 0,
+            });
         }
         match self.state {
             State::Data => {
-                let length = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(input.len());
+                let length = usize::try_from(self.remaining)
+                    .unwrap_or(usize::MAX)
+                    .min(input.len());
                 self.remaining -= length as u64;
                 if self.remaining == 0 {
                     self.state = State::DataCr;
                 }
-                Ok(Piece { kind: PieceKind::Data, length })
+                Ok(Piece {
+                    kind: PieceKind::Data,
+                    length,
+                })
             }
             State::Extension => self.extension(input),
             State::SizeSpace => self.white_space(input),
@@ -130,14 +138,19 @@ impl ChunkDecoder {
                 (State::Size, b' ' | b'\t') => self.state = State::SizeSpace,
                 (State::Size, b';') => self.state = State::Extension,
                 (State::Size, _) => {
-                    self.remaining = self.remaining * 16 + u64::from(hex(byte).ok_or(Reason::BadChunk)?);
+                    self.remaining =
+                        self.remaining * 16 + u64::from(hex(byte).ok_or(Reason::BadChunk)?);
                     self.size_digits += 1;
                     if self.size_digits > SIZE_DIGITS_MAX {
                         return Err(Reason::BadChunk);
                     }
                 }
                 (State::SizeLf, b'\n') => {
-                    self.state = if self.remaining == 0 { State::Trailers } else { State::Data };
+                    self.state = if self.remaining == 0 {
+                        State::Trailers
+                    } else {
+                        State::Data
+                    };
                 }
                 (State::DataCr, b'\r') => self.state = State::DataLf,
                 (State::DataLf, b'\n') => self.state = State::SizeFirst,
@@ -155,29 +168,44 @@ impl ChunkDecoder {
         if length == 0 {
             return self.next(input);
         }
-        Ok(Piece { kind: PieceKind::Coding, length })
+        Ok(Piece {
+            kind: PieceKind::Coding,
+            length,
+        })
     }
 
     /// White space behind a size is tolerated only before an extension (RFC 9112, section 7.1.1, "bad" white space).
     fn white_space(&mut self, input: &[u8]) -> Result<Piece, Reason> {
-        let length = input.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let length = input
+            .iter()
+            .take_while(|byte| matches!(byte, b' ' | b'\t'))
+            .count();
         self.count_extension(length)?;
         match input.get(length) {
-            None => Ok(Piece { kind: PieceKind::Extension, length }),
+            None => Ok(Piece {
+                kind: PieceKind::Extension,
+                length,
+            }),
             Some(b';') if length == 0 => {
                 self.state = State::Extension;
                 self.extension(input)
             }
             Some(b';') => {
                 self.state = State::Extension;
-                Ok(Piece { kind: PieceKind::Extension, length })
+                Ok(Piece {
+                    kind: PieceKind::Extension,
+                    length,
+                })
             }
             Some(_) => Err(Reason::BadChunk),
         }
     }
 
     fn extension(&mut self, input: &[u8]) -> Result<Piece, Reason> {
-        let length = input.iter().take_while(|byte| is_field_byte(**byte)).count();
+        let length = input
+            .iter()
+            .take_while(|byte| is_field_byte(**byte))
+            .count();
         self.count_extension(length)?;
         match input.get(length) {
             None => {}
@@ -187,12 +215,19 @@ impl ChunkDecoder {
         if length == 0 {
             return self.coding(input);
         }
-        Ok(Piece { kind: PieceKind::Extension, length })
+        Ok(Piece {
+            kind: PieceKind::Extension,
+            length,
+        })
     }
 
     fn count_extension(&mut self, length: usize) -> Result<(), Reason> {
         self.extension_bytes += length;
-        if self.extension_bytes > EXTENSION_BYTES_MAX { Err(Reason::BadChunk) } else { Ok(()) }
+        if self.extension_bytes > EXTENSION_BYTES_MAX {
+            Err(Reason::BadChunk)
+        } else {
+            Ok(())
+        }
     }
 
     fn trailer(&mut self, input: &[u8]) -> Result<Piece, Reason> {
@@ -205,7 +240,10 @@ impl ChunkDecoder {
             return if too_long || !could_be_line {
                 Err(Reason::BadChunk)
             } else {
-                Ok(Piece { kind: PieceKind::NeedMore, length: 0 })
+                Ok(Piece {
+                    kind: PieceKind::NeedMore,
+                    length: 0,
+                })
             };
         };
         let length = lf + 1;
@@ -213,18 +251,34 @@ impl ChunkDecoder {
         if self.trailer_bytes > TRAILER_BYTES_MAX {
             return Err(Reason::BadChunk);
         }
-        let [line @ .., b'\r', b'\n'] = &input[..length] else { return Err(Reason::BadChunk) };
+        let [line @ .., b'\r', b'\n'] = &input[..length] else {
+            return Err(Reason::BadChunk);
+        };
         if line.is_empty() {
             self.state = State::Done;
-            return Ok(Piece { kind: PieceKind::End, length });
+            return Ok(Piece {
+                kind: PieceKind::End,
+                length,
+            });
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Err(Reason::BadChunk) };
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            return Err(Reason::BadChunk);
+        };
         let (name, value) = (&line[..colon], &line[colon + 1..]);
-        if name.is_empty() || !name.iter().all(|byte| is_token_byte(*byte)) || !value.iter().all(|byte| is_field_byte(*byte)) {
+        if name.is_empty()
+            || !name.iter().all(|byte| is_token_byte(*byte))
+            || !value.iter().all(|byte| is_field_byte(*byte))
+        {
             return Err(Reason::BadChunk);
         }
-        let forbidden = FORBIDDEN_TRAILERS.iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()));
-        let kind = if forbidden { PieceKind::ForbiddenTrailer } else { PieceKind::Trailer };
+        let forbidden = FORBIDDEN_TRAILERS
+            .iter()
+            .any(|field| name.eq_ignore_ascii_case(field.as_bytes()));
+        let kind = if forbidden {
+            PieceKind::ForbiddenTrailer
+        } else {
+            PieceKind::Trailer
+        };
         Ok(Piece { kind, length })
     }
 }
@@ -249,5 +303,6 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 fn is_trailer_start(line: &[u8]) -> bool {
-    line.iter().all(|byte| is_field_byte(*byte)) && line.first().is_none_or(|byte| is_token_byte(*byte))
+    line.iter().all(|byte| is_field_byte(*byte))
+        && line.first().is_none_or(|byte| is_token_byte(*byte))
 }

@@ -2,7 +2,10 @@
 
 /// The elements of a comma-separated list, without the empty ones (RFC 9110, section 5.6.1).
 pub fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(trim).filter(|element| !element.is_empty())
+    value
+        .split(|byte| *byte == b',')
+        .map(trim)
+        .filter(|element| !element.is_empty())
 }
 
 /// Takes optional white space off both ends.
@@ -47,7 +50,9 @@ impl Connection {
 /// Whether a `Connection` field may take this field off a message. The fields that say where a message goes and
 /// where it ends are nobody's to remove.
 pub fn may_be_named_by_connection(name: &[u8]) -> bool {
-    !["host", "content-length", "transfer-encoding"].iter().any(|kept| name.eq_ignore_ascii_case(kept.as_bytes()))
+    !["host", "content-length", "transfer-encoding"]
+        .iter()
+        .any(|kept| name.eq_ignore_ascii_case(kept.as_bytes()))
 }
 
 #[cfg(test)]
@@ -64,6 +69,14 @@ mod tests {
     #[test]
     fn connection_tokens_are_matched_whole_and_without_case() {
         let connection = Connection::default().and(b"Close, UPGRADE").and(b"closed");
-        assert_eq!(connection, Connection { close: true, upgrade: true, keep_alive: false, names_fields: true });
+        assert_eq!(
+            connection,
+            Connection {
+                close: true,
+                upgrade: true,
+                keep_alive: false,
+                names_fields: true
+            }
+        );
     }
 }

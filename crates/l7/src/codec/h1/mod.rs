@@ -36,7 +36,10 @@ impl Span {
 
     fn of_part(part: &[u8], whole: &[u8]) -> Self {
         let start = part.as_ptr().addr() - whole.as_ptr().addr();
-        Self { start, end: start + part.len() }
+        Self {
+            start,
+            end: start + part.len(),
+        }
     }
 }
 
@@ -128,7 +131,10 @@ fn content_length(value: &[u8]) -> Option<u64> {
     if value.is_empty() || value.len() > 19 {
         return None;
     }
-    value.iter().try_fold(0u64, |length, byte| byte.is_ascii_digit().then(|| length * 10 + u64::from(byte - b'0')))
+    value.iter().try_fold(0u64, |length, byte| {
+        byte.is_ascii_digit()
+            .then(|| length * 10 + u64::from(byte - b'0'))
+    })
 }
 
 /// What the values of a message's `Transfer-Encoding` come to.
@@ -144,15 +150,17 @@ enum TransferEncoding {
 impl TransferEncoding {
     /// Takes one more field line into account. RFC 9112, section 6.1: `chunked` must be last, and is applied once.
     fn and(self, value: &[u8]) -> Self {
-        let mut codings = field::list(value);
-        let (first, second) = (codings.next(), codings.next());
-        match (self, first, second) {
-            (Self::Absent, Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Self::Chunked,
-            (Self::Absent, Some(_), _) if value.to_ascii_lowercase().ends_with(b"chunked") => {
-                let chunked = field::list(value).filter(|coding| coding.eq_ignore_ascii_case(b"chunked")).count();
-                if chunked == 1 { Self::Unknown } else { Self::Bad }
-            }
-            (Self::Absent, Some(_), None) => Self::Unknown,
+        if self != Self::Absent {
+            return Self::Bad;
+        }
+        let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+        let codings = field::list(value).count();
+        let chunked = field::list(value).filter(|coding| is_chunked(coding)).count();
+        let last_is_chunked = field::list(value).last().is_some_and(is_chunked);
+        match (codings, chunked) {
+            (1, 1) => Self::Chunked,
+            (1.., 0) => Self::Unknown,
+            (_, 1) if last_is_chunked => Self::Unknown,
             _ => Self::Bad,
         }
     }
@@ -202,3 +210,6 @@ fn request_reason(error: httparse::Error) -> Reason {
         httparse::Error::Token | httparse::Error::Status => Reason::BadRequestLine,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,8 @@ use weir_model::HttpLimits;
 
 use super::field::{self, Connection};
 use super::{
-    FIELDS_ON_STACK, Framing, LeftOut, Method, Progress, Span, TransferEncoding, Version, content_length, has_bare_lf,
-    request_reason,
+    FIELDS_ON_STACK, Framing, LeftOut, Method, Progress, Span, TransferEncoding, Version,
+    content_length, has_bare_lf, request_reason,
 };
 use crate::errors::Reason;
 
@@ -72,7 +72,11 @@ impl RequestHead {
         };
         if progress == Progress::Partial && limited.len() == empty + limits.header_bytes {
             let in_first_line = !limited[empty..].contains(&b'\n');
-            return Err(if in_first_line { Reason::TargetTooLong } else { Reason::HeadTooLarge });
+            return Err(if in_first_line {
+                Reason::TargetTooLong
+            } else {
+                Reason::HeadTooLarge
+            });
         }
         Ok(progress)
     }
@@ -85,7 +89,8 @@ impl RequestHead {
     ) -> Result<Progress, Reason> {
         let mut request = httparse::Request::new(&mut []);
         let config = httparse::ParserConfig::default();
-        let parsed = config.parse_request_with_uninit_headers(&mut request, &input[empty..], fields);
+        let parsed =
+            config.parse_request_with_uninit_headers(&mut request, &input[empty..], fields);
         let length = match parsed {
             Ok(httparse::Status::Complete(length)) => empty + length,
             Ok(httparse::Status::Partial) => return Ok(Progress::Partial),
@@ -94,13 +99,19 @@ impl RequestHead {
         if has_bare_lf(&input[..length]) {
             return Err(Reason::BareLineEnd);
         }
-        let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+        let (Some(method), Some(target), Some(version)) =
+            (request.method, request.path, request.version)
+        else {
             return Err(Reason::BadRequestLine);
         };
         self.length = length;
         self.method = Method::of(method);
         self.method_name = Span::of_part(method.as_bytes(), input);
-        self.version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        self.version = if version == 0 {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
         self.take_fields(input, request.headers)?;
         self.take_target(input, Span::of_part(target.as_bytes(), input))?;
         Ok(Progress::Complete)
@@ -110,9 +121,18 @@ impl RequestHead {
         let end = self.length - 2;
         let line_of = |index: usize| Span {
             start: Span::of_part(fields[index].name.as_bytes(), input).start,
-            end: fields.get(index + 1).map_or(end, |next| Span::of_part(next.name.as_bytes(), input).start),
+            end: fields
+                .get(index + 1)
+                .map_or(end, |next| Span::of_part(next.name.as_bytes(), input).start),
         };
-        self.fields = Span { start: if fields.is_empty() { end } else { line_of(0).start }, end };
+        self.fields = Span {
+            start: if fields.is_empty() {
+                end
+            } else {
+                line_of(0).start
+            },
+            end,
+        };
 
         let mut connection = Connection::default();
         let mut coding = TransferEncoding::Absent;
@@ -160,7 +180,9 @@ impl RequestHead {
                         Some(_) => return Err(Reason::BadContentLength),
                     }
                 }
-                14 if name.eq_ignore_ascii_case("http2-settings") => self.left_out.add(line_of(index)),
+                14 if name.eq_ignore_ascii_case("http2-settings") => {
+                    self.left_out.add(line_of(index))
+                }
                 15 if name.eq_ignore_ascii_case("x-forwarded-for") => {
                     if !value.is_empty() {
                         let value = Span::of_part(value, input);
@@ -171,11 +193,15 @@ impl RequestHead {
                     }
                     self.left_out.add(line_of(index));
                 }
-                16 if name.eq_ignore_ascii_case("x-forwarded-host") || name.eq_ignore_ascii_case("proxy-connection") => {
+                16 if name.eq_ignore_ascii_case("x-forwarded-host")
+                    || name.eq_ignore_ascii_case("proxy-connection") =>
+                {
                     self.left_out.add(line_of(index));
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => coding = coding.and(value),
-                17 if name.eq_ignore_ascii_case("x-forwarded-proto") => self.left_out.add(line_of(index)),
+                17 if name.eq_ignore_ascii_case("x-forwarded-proto") => {
+                    self.left_out.add(line_of(index))
+                }
                 _ => {}
             }
         }
@@ -199,7 +225,9 @@ impl RequestHead {
             (TransferEncoding::Absent, None | Some(0)) => Framing::None,
             (TransferEncoding::Absent, Some(length)) => Framing::Length(length),
             (_, Some(_)) => return Err(Reason::LengthAndCoding),
-            (_, None) if self.version == Version::Http10 => return Err(Reason::BadTransferEncoding),
+            (_, None) if self.version == Version::Http10 => {
+                return Err(Reason::BadTransferEncoding);
+            }
             (TransferEncoding::Chunked, None) => Framing::Chunked,
             (TransferEncoding::Unknown, None) => return Err(Reason::UnknownTransferCoding),
             (TransferEncoding::Bad, None) => return Err(Reason::BadTransferEncoding),
@@ -208,7 +236,9 @@ impl RequestHead {
             Some(host) => {
                 self.has_host = true;
                 self.authority = host;
-                is_authority(host.of(input)).then_some(()).ok_or(Reason::BadHost)
+                is_authority(host.of(input))
+                    .then_some(())
+                    .ok_or(Reason::BadHost)
             }
             None if self.version == Version::Http10 => Ok(()),
             None => Err(Reason::MissingHost),
@@ -217,7 +247,11 @@ impl RequestHead {
 
     /// Leaves out the fields that `Connection` names (RFC 9110, section 7.6.1).
     #[cold]
-    fn leave_out_named(&mut self, fields: &[httparse::Header<'_>], line_of: impl Fn(usize) -> Span) {
+    fn leave_out_named(
+        &mut self,
+        fields: &[httparse::Header<'_>],
+        line_of: impl Fn(usize) -> Span,
+    ) {
         let named = |name: &str| {
             fields
                 .iter()
@@ -241,7 +275,10 @@ impl RequestHead {
         if self.method == Method::Connect {
             return Err(Reason::ConnectRefused);
         }
-        if !bytes.iter().all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#') {
+        if !bytes
+            .iter()
+            .all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#')
+        {
             return Err(Reason::BadTarget);
         }
         if bytes[0] == b'/' || (bytes == b"*" && self.method == Method::Options) {
@@ -252,13 +289,25 @@ impl RequestHead {
         // The absolute form: its authority counts, and `Host` is replaced (RFC 9112, section 3.2.2).
         let after_scheme = [&b"http://"[..], b"https://"]
             .iter()
-            .find(|scheme| bytes.len() > scheme.len() && bytes[..scheme.len()].eq_ignore_ascii_case(scheme))
+            .find(|scheme| {
+                bytes.len() > scheme.len() && bytes[..scheme.len()].eq_ignore_ascii_case(scheme)
+            })
             .map(|scheme| target.start + scheme.len())
             .ok_or(Reason::BadTarget)?;
         let rest = &input[after_scheme..target.end];
-        let path_at = after_scheme + rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
-        self.authority = Span { start: after_scheme, end: path_at };
-        self.target = Span { start: path_at, end: target.end };
+        let path_at = after_scheme
+            + rest
+                .iter()
+                .position(|byte| matches!(byte, b'/' | b'?'))
+                .unwrap_or(rest.len());
+        self.authority = Span {
+            start: after_scheme,
+            end: path_at,
+        };
+        self.target = Span {
+            start: path_at,
+            end: target.end,
+        };
         if self.authority.is_empty() || !is_authority(self.authority.of(input)) {
             return Err(Reason::BadTarget);
         }
@@ -271,7 +320,8 @@ impl RequestHead {
     /// `fallback_host` serves HTTP/1.0 requests that name no host.
     pub fn write(&self, head: &[u8], fallback_host: &[u8], out: &mut Vec<u8>) {
         if self.line_is_plain {
-            self.left_out.copy_rest(head, self.method_name.start, self.fields.end, out);
+            self.left_out
+                .copy_rest(head, self.method_name.start, self.fields.end, out);
         } else {
             self.write_rewritten(head, fallback_host, out);
         }
@@ -291,17 +341,26 @@ impl RequestHead {
         out.extend_from_slice(target);
         out.extend_from_slice(b" HTTP/1.1\r\n");
         if self.has_host {
-            self.left_out.copy_rest(head, self.fields.start, self.fields.end, out);
+            self.left_out
+                .copy_rest(head, self.fields.start, self.fields.end, out);
             return;
         }
         out.extend_from_slice(b"Host: ");
-        out.extend_from_slice(if self.authority.is_empty() { fallback_host } else { self.authority.of(head) });
+        out.extend_from_slice(if self.authority.is_empty() {
+            fallback_host
+        } else {
+            self.authority.of(head)
+        });
         out.extend_from_slice(b"\r\n");
         // The client's own `Host` line does not count any more: copied line by line without it.
         let mut rest = Vec::new();
-        self.left_out.copy_rest(head, self.fields.start, self.fields.end, &mut rest);
+        self.left_out
+            .copy_rest(head, self.fields.start, self.fields.end, &mut rest);
         for line in rest.split_inclusive(|byte| *byte == b'\n') {
-            if !line.get(..5).is_some_and(|name| name.eq_ignore_ascii_case(b"host:")) {
+            if !line
+                .get(..5)
+                .is_some_and(|name| name.eq_ignore_ascii_case(b"host:"))
+            {
                 out.extend_from_slice(line);
             }
         }
@@ -309,7 +368,9 @@ impl RequestHead {
 
     /// The addresses in the client's `X-Forwarded-For` fields, in order.
     pub fn forwarded_for(&self) -> impl Iterator<Item = Span> + '_ {
-        self.forwarded_for.into_iter().chain(self.forwarded_for_more.iter().copied())
+        self.forwarded_for
+            .into_iter()
+            .chain(self.forwarded_for_more.iter().copied())
     }
 }
 
@@ -336,15 +397,23 @@ fn is_authority(authority: &[u8]) -> bool {
             None => return false,
         },
         _ => {
-            let end = authority.iter().position(|byte| *byte == b':').unwrap_or(authority.len());
+            let end = authority
+                .iter()
+                .position(|byte| *byte == b':')
+                .unwrap_or(authority.len());
             (&authority[..end], &authority[end..])
         }
     };
     let host_ok = if authority.first() == Some(&b'[') {
-        !host.is_empty() && host.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
+        !host.is_empty()
+            && host
+                .iter()
+                .all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'))
     } else {
         (!host.is_empty() || port.is_empty())
-            && host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte))
+            && host
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=%".contains(byte))
     };
     let port_ok = match port {
         [] => true,

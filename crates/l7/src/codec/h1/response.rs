@@ -6,7 +6,8 @@ use weir_model::HttpLimits;
 
 use super::field::{self, Connection};
 use super::{
-    FIELDS_ON_STACK, Framing, LeftOut, Method, Progress, Span, TransferEncoding, Version, content_length, has_bare_lf,
+    FIELDS_ON_STACK, Framing, LeftOut, Method, Progress, Span, TransferEncoding, Version,
+    content_length, has_bare_lf,
 };
 use crate::errors::Reason;
 
@@ -44,7 +45,10 @@ pub enum After {
 impl ResponseHead {
     fn clear(&mut self) {
         self.left_out.clear();
-        *self = Self { left_out: std::mem::take(&mut self.left_out), ..Self::default() };
+        *self = Self {
+            left_out: std::mem::take(&mut self.left_out),
+            ..Self::default()
+        };
     }
 
     /// Whether another head follows this one. 101 is final: what follows it is not HTTP.
@@ -53,7 +57,12 @@ impl ResponseHead {
     }
 
     /// Parses the head at the front of `input`, an answer to a request with `method`.
-    pub fn parse(&mut self, input: &[u8], method: Method, limits: &HttpLimits) -> Result<Progress, Reason> {
+    pub fn parse(
+        &mut self,
+        input: &[u8],
+        method: Method,
+        limits: &HttpLimits,
+    ) -> Result<Progress, Reason> {
         self.clear();
         let limited = &input[..input.len().min(limits.header_bytes)];
         let progress = if limits.header_count <= FIELDS_ON_STACK {
@@ -97,20 +106,41 @@ impl ResponseHead {
         }
         self.length = length;
         self.status = status;
-        self.version = if version == 0 { Version::Http10 } else { Version::Http11 };
+        self.version = if version == 0 {
+            Version::Http10
+        } else {
+            Version::Http11
+        };
         self.take_fields(input, method, response.headers)?;
         Ok(Progress::Complete)
     }
 
-    fn take_fields(&mut self, input: &[u8], method: Method, fields: &[httparse::Header<'_>]) -> Result<(), Reason> {
+    fn take_fields(
+        &mut self,
+        input: &[u8],
+        method: Method,
+        fields: &[httparse::Header<'_>],
+    ) -> Result<(), Reason> {
         let end = self.length - 2;
         let line_of = |index: usize| Span {
             start: Span::of_part(fields[index].name.as_bytes(), input).start,
-            end: fields.get(index + 1).map_or(end, |next| Span::of_part(next.name.as_bytes(), input).start),
+            end: fields
+                .get(index + 1)
+                .map_or(end, |next| Span::of_part(next.name.as_bytes(), input).start),
         };
-        self.fields = Span { start: if fields.is_empty() { end } else { line_of(0).start }, end };
+        self.fields = Span {
+            start: if fields.is_empty() {
+                end
+            } else {
+                line_of(0).start
+            },
+            end,
+        };
         // "HTTP/1.x" is eight bytes long.
-        self.status_line_rest = Span { start: 8, end: self.fields.start };
+        self.status_line_rest = Span {
+            start: 8,
+            end: self.fields.start,
+        };
 
         let bodiless_status = self.status < 200 || self.status == 204;
         let mut connection = Connection::default();
@@ -140,7 +170,9 @@ impl ResponseHead {
                         self.left_out.add(line_of(index));
                     }
                 }
-                16 if name.eq_ignore_ascii_case("proxy-connection") => self.left_out.add(line_of(index)),
+                16 if name.eq_ignore_ascii_case("proxy-connection") => {
+                    self.left_out.add(line_of(index))
+                }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     coding = coding.and(value);
                     if bodiless_status {
@@ -157,7 +189,9 @@ impl ResponseHead {
             (TransferEncoding::Absent, Some(0)) => Framing::None,
             (TransferEncoding::Absent, Some(length)) => Framing::Length(length),
             (TransferEncoding::Absent, None) => Framing::UntilClose,
-            (TransferEncoding::Chunked, None) if self.version == Version::Http11 => Framing::Chunked,
+            (TransferEncoding::Chunked, None) if self.version == Version::Http11 => {
+                Framing::Chunked
+            }
             _ => return Err(Reason::BadResponseFraming),
         };
         if bodiless_status || self.status == 304 || method == Method::Head {
@@ -172,7 +206,11 @@ impl ResponseHead {
     }
 
     #[cold]
-    fn leave_out_named(&mut self, fields: &[httparse::Header<'_>], line_of: impl Fn(usize) -> Span) {
+    fn leave_out_named(
+        &mut self,
+        fields: &[httparse::Header<'_>],
+        line_of: impl Fn(usize) -> Span,
+    ) {
         let named = |name: &str| {
             fields
                 .iter()
@@ -182,7 +220,10 @@ impl ResponseHead {
         };
         for (index, header) in fields.iter().enumerate() {
             let handled = header.name.eq_ignore_ascii_case("upgrade");
-            if !handled && field::may_be_named_by_connection(header.name.as_bytes()) && named(header.name) {
+            if !handled
+                && field::may_be_named_by_connection(header.name.as_bytes())
+                && named(header.name)
+            {
                 self.left_out.add(line_of(index));
             }
         }
@@ -196,7 +237,8 @@ impl ResponseHead {
         if plain_body {
             self.write_without_coding(head, out);
         } else {
-            self.left_out.copy_rest(head, self.status_line_rest.start, self.fields.end, out);
+            self.left_out
+                .copy_rest(head, self.status_line_rest.start, self.fields.end, out);
         }
         out.extend_from_slice(match after {
             After::KeepAlive => b"\r\n",
@@ -209,10 +251,17 @@ impl ResponseHead {
     #[cold]
     fn write_without_coding(&self, head: &[u8], out: &mut Vec<u8>) {
         let mut rest = Vec::new();
-        self.left_out.copy_rest(head, self.status_line_rest.start, self.fields.end, &mut rest);
+        self.left_out.copy_rest(
+            head,
+            self.status_line_rest.start,
+            self.fields.end,
+            &mut rest,
+        );
         for line in rest.split_inclusive(|byte| *byte == b'\n') {
             let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-            if !name.eq_ignore_ascii_case(b"transfer-encoding") && !name.eq_ignore_ascii_case(b"trailer") {
+            if !name.eq_ignore_ascii_case(b"transfer-encoding")
+                && !name.eq_ignore_ascii_case(b"trailer")
+            {
                 out.extend_from_slice(line);
             }
         }

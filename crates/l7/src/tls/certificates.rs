@@ -1,4 +1,4 @@
-//! TLS: certificates of listeners, chosen by server name.
+//! Certificates of listeners, chosen by server name.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use weir_model::{CertificateFiles, Listener, Name};
+use weir_model::{CertificateFiles, Listener};
 
 use crate::engine::Error;
 
@@ -61,7 +61,10 @@ pub enum CertificateError {
 
 /// The TLS side of an `https` listener.
 pub(crate) fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, Error> {
-    let wrap = |source| Error::Certificate { listener: listener.name.clone(), source: Box::new(source) };
+    let wrap = |source| Error::Certificate {
+        listener: listener.name.clone(),
+        source: Box::new(source),
+    };
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut certificates = Certificates::default();
     for files in &listener.certificates {
@@ -69,10 +72,18 @@ pub(crate) fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerCon
     }
     let builder = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|source| Error::Tls { listener: listener.name.clone(), source })?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(Arc::new(certificates));
+        .map_err(|source| Error::Tls {
+            listener: listener.name.clone(),
+            source,
+        })?;
+    let mut config = builder
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| Error::Tls { listener: listener.name.clone(), source })?;
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| Error::Tls {
+        listener: listener.name.clone(),
+        source,
+    })?;
     Ok(Arc::new(config))
 }
 
@@ -86,36 +97,66 @@ struct Certificates {
 }
 
 impl Certificates {
-    fn add(&mut self, files: &CertificateFiles, provider: &CryptoProvider) -> Result<(), CertificateError> {
-        let CertificateFiles { cert_file, key_file } = files;
-        let read = |what, file: &PathBuf, source| CertificateError::Read { what, file: file.clone(), source };
+    fn add(
+        &mut self,
+        files: &CertificateFiles,
+        provider: &CryptoProvider,
+    ) -> Result<(), CertificateError> {
+        let CertificateFiles {
+            cert_file,
+            key_file,
+        } = files;
+        let read = |what, file: &PathBuf, source| CertificateError::Read {
+            what,
+            file: file.clone(),
+            source,
+        };
         let chain = CertificateDer::pem_file_iter(cert_file)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|source| read("certificates", cert_file, source))?;
         let Some(end_entity) = chain.first() else {
-            return Err(CertificateError::NoCertificate { file: cert_file.clone() });
+            return Err(CertificateError::NoCertificate {
+                file: cert_file.clone(),
+            });
         };
-        let names = dns_names(end_entity)
-            .map_err(|source| CertificateError::Certificate { file: cert_file.clone(), source })?;
-        let key = PrivateKeyDer::from_pem_file(key_file).map_err(|source| read("a private key", key_file, source))?;
+        let names = dns_names(end_entity).map_err(|source| CertificateError::Certificate {
+            file: cert_file.clone(),
+            source,
+        })?;
+        let key = PrivateKeyDer::from_pem_file(key_file)
+            .map_err(|source| read("a private key", key_file, source))?;
         let key = provider
             .key_provider
             .load_private_key(key)
-            .map_err(|source| CertificateError::Key { file: key_file.clone(), source })?;
+            .map_err(|source| CertificateError::Key {
+                file: key_file.clone(),
+                source,
+            })?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             // A key that cannot say what its public half is cannot be compared.
             Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
             Err(_) => {
-                return Err(CertificateError::Mismatch { cert_file: cert_file.clone(), key_file: key_file.clone() });
+                return Err(CertificateError::Mismatch {
+                    cert_file: cert_file.clone(),
+                    key_file: key_file.clone(),
+                });
             }
         }
         let certified = Arc::new(certified);
         for name in names {
             let name = name.to_ascii_lowercase();
             match name.strip_prefix("*.") {
-                Some(suffix) => self.wildcard.entry(suffix.to_owned()).or_default().push(Arc::clone(&certified)),
-                None => self.exact.entry(name).or_default().push(Arc::clone(&certified)),
+                Some(suffix) => self
+                    .wildcard
+                    .entry(suffix.to_owned())
+                    .or_default()
+                    .push(Arc::clone(&certified)),
+                None => self
+                    .exact
+                    .entry(name)
+                    .or_default()
+                    .push(Arc::clone(&certified)),
             }
         }
         if self.default.is_empty() {
@@ -137,8 +178,17 @@ impl Certificates {
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let candidates = self.find(hello.server_name());
-        let usable = |certified: &&Arc<CertifiedKey>| certified.key.choose_scheme(hello.signature_schemes()).is_some();
-        candidates.iter().find(usable).or(candidates.first()).cloned()
+        let usable = |certified: &&Arc<CertifiedKey>| {
+            certified
+                .key
+                .choose_scheme(hello.signature_schemes())
+                .is_some()
+        };
+        candidates
+            .iter()
+            .find(usable)
+            .or(candidates.first())
+            .cloned()
     }
 }
 
@@ -147,6 +197,3 @@ fn dns_names(certificate: &CertificateDer<'_>) -> io::Result<Vec<String>> {
     let parsed = webpki::EndEntityCert::try_from(certificate).map_err(io::Error::other)?;
     Ok(parsed.valid_dns_names().map(str::to_owned).collect())
 }
-
-#[allow(unused)]
-type _Unused = Name;

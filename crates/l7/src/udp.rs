@@ -1,0 +1,237 @@
+//! UDP proxying: a session for each client address, with a socket of its own towards one backend.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+
+use crate::deadlines::{Phase, Watch};
+use crate::errors::Reason;
+use crate::listener::LocalListener;
+use crate::upstream::Work;
+use crate::worker::{ConnectionGuard, Worker};
+
+/// A session without a datagram in either direction ends after this time.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// Sessions of one listener on one worker. Each costs a socket; more are refused, and counted.
+const SESSIONS_MAX: usize = 65_536;
+
+/// The largest datagram there is.
+const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// Datagrams that one task handles before others have their turn.
+const BATCH: usize = 64;
+
+/// A worker's part of a `udp` listener.
+struct Proxy {
+    worker: Rc<Worker>,
+    listener: Rc<LocalListener>,
+    socket: UdpSocket,
+    sessions: RefCell<HashMap<SocketAddr, Rc<Session>>>,
+    /// Datagrams pass through here one at a time.
+    datagram: RefCell<Box<[u8]>>,
+}
+
+/// One client and its backend.
+struct Session {
+    client: SocketAddr,
+    upstream: UdpSocket,
+    work: Work,
+    watch: RefCell<Option<Watch>>,
+    _guard: ConnectionGuard,
+}
+
+/// Serves a socket until the listener closes.
+pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<LocalListener>, socket: UdpSocket) {
+    let datagram = RefCell::new(vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice());
+    let proxy = Rc::new(Proxy {
+        worker,
+        listener,
+        socket,
+        sessions: RefCell::default(),
+        datagram,
+    });
+    loop {
+        let open = poll_fn(|cx| proxy.poll_clients(cx)).await;
+        if !open {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Proxy {
+    /// Handles datagrams from clients; `false` when the listener has closed.
+    fn poll_clients(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<bool> {
+        for _ in 0..BATCH {
+            if self.listener.is_closing() {
+                return Poll::Ready(false);
+            }
+            match self.socket.poll_recv_ready(cx) {
+                Poll::Ready(_) => {}
+                Poll::Pending => {
+                    self.listener.wake_when_closing(cx);
+                    return Poll::Pending;
+                }
+            }
+            let mut datagram = self.datagram.borrow_mut();
+            match self.socket.try_recv_from(&mut datagram) {
+                Ok((length, client)) => self.from_client(client, &datagram[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => tracing::debug!(%error, "cannot receive a datagram"),
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    fn from_client(self: &Rc<Self>, client: SocketAddr, datagram: &[u8]) {
+        let counters = self.listener.counters();
+        counters.datagrams_in.add(1);
+        self.worker.refresh();
+        let known = self
+            .sessions
+            .borrow()
+            .get(&client)
+            .filter(|session| session.work.backend.is_current())
+            .cloned();
+        let session = match known.map_or_else(|| self.open(client), Ok) {
+            Ok(session) => session,
+            Err(reason) => {
+                counters.count_error(reason);
+                counters.datagrams_dropped.add(1);
+                return;
+            }
+        };
+        session.touch();
+        match session.upstream.try_send(datagram) {
+            Ok(_) => counters.bytes_in.add(datagram.len() as u64),
+            // An error here is the answer to an earlier datagram: nobody listens there.
+            Err(_) => counters.datagrams_dropped.add(1),
+        }
+    }
+
+    fn open(self: &Rc<Self>, client: SocketAddr) -> Result<Rc<Session>, Reason> {
+        let mut sessions = self.sessions.borrow_mut();
+        if sessions.len() >= SESSIONS_MAX {
+            return Err(Reason::TooMany);
+        }
+        let pool = self
+            .listener
+            .plan
+            .borrow()
+            .routes
+            .find(b"", b"")
+            .and_then(|number| self.worker.pool(number));
+        let pool = pool.ok_or(Reason::NoRoute)?;
+        let work = pool
+            .pick(client.ip(), true, None, false)
+            .ok_or(Reason::NoBackend)?;
+        let upstream = connect(work.backend.id.address).map_err(|error| {
+            tracing::warn!(backend = %work.backend.id, %error, "cannot open a UDP socket");
+            work.backend.counters().count_failure(Reason::ConnectFailed);
+            Reason::ConnectFailed
+        })?;
+        let guard = self.worker.count_connection(&self.listener);
+        let session = Rc::new(Session {
+            client,
+            upstream,
+            work,
+            watch: RefCell::default(),
+            _guard: guard,
+        });
+        sessions.insert(client, Rc::clone(&session));
+        tokio::task::spawn_local(Rc::clone(self).run(Rc::clone(&session)));
+        Ok(session)
+    }
+
+    /// Handles a session's datagrams from its backend, until it ends.
+    async fn run(self: Rc<Self>, session: Rc<Session>) {
+        let watch =
+            |cx: &mut Context<'_>| Watch::new(&self.worker.deadlines, self.listener.number, cx);
+        let watch = poll_fn(|cx| Poll::Ready(watch(cx))).await;
+        session.watch.replace(Some(watch));
+        session.touch();
+        while poll_fn(|cx| self.poll_backend(cx, &session)).await {
+            tokio::task::yield_now().await;
+        }
+        let mut sessions = self.sessions.borrow_mut();
+        if sessions
+            .get(&session.client)
+            .is_some_and(|current| Rc::ptr_eq(current, &session))
+        {
+            sessions.remove(&session.client);
+        }
+    }
+
+    /// `false` when the session has ended.
+    fn poll_backend(&self, cx: &mut Context<'_>, session: &Session) -> Poll<bool> {
+        let counters = self.listener.counters();
+        for _ in 0..BATCH {
+            if session
+                .watch
+                .borrow()
+                .as_ref()
+                .is_some_and(Watch::is_expired)
+                || !session.work.backend.is_current()
+            {
+                return Poll::Ready(false);
+            }
+            if ready!(session.upstream.poll_recv_ready(cx)).is_err() {
+                return Poll::Ready(false);
+            }
+            let mut datagram = self.datagram.borrow_mut();
+            match session.upstream.try_recv(&mut datagram) {
+                Ok(length) => {
+                    session.touch();
+                    match self.socket.try_send_to(&datagram[..length], session.client) {
+                        Ok(_) => {
+                            counters.datagrams_out.add(1);
+                            counters.bytes_out.add(length as u64);
+                        }
+                        // A full socket buffer: datagrams may be lost, and waiting would hold up the others.
+                        Err(_) => counters.datagrams_dropped.add(1),
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    // The backend's machine says that nobody listens. The next datagram may find another backend.
+                    session
+                        .work
+                        .backend
+                        .counters()
+                        .count_failure(Reason::ConnectFailed);
+                    counters.count_error(Reason::ConnectFailed);
+                    return Poll::Ready(false);
+                }
+            }
+        }
+        Poll::Ready(true)
+    }
+}
+
+impl Session {
+    fn touch(&self) {
+        if let Some(watch) = &*self.watch.borrow() {
+            watch.arm(IDLE, Phase::Idle);
+        }
+    }
+}
+
+fn connect(backend: SocketAddr) -> io::Result<UdpSocket> {
+    let any = if backend.is_ipv4() {
+        "0.0.0.0:0"
+    } else {
+        "[::]:0"
+    };
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(backend)?;
+    UdpSocket::from_std(socket)
+}
