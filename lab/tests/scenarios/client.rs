@@ -50,6 +50,17 @@ pub(crate) fn answers(namespace: &Namespace, url: &str, times: usize) -> BTreeMa
     names
 }
 
+/// Whether each of three backends took its share. Every core takes turns by itself, and begins where it likes: two
+/// cores may make a difference of two.
+pub(crate) fn is_even(by_name: &BTreeMap<String, usize>) -> bool {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (least, most) = (by_name.values().min(), by_name.values().max());
+    by_name.len() == 3
+        && least
+            .zip(most)
+            .is_some_and(|(least, most)| most - least <= cores)
+}
+
 /// What wrk found out.
 #[derive(Debug)]
 pub(crate) struct Wrk {

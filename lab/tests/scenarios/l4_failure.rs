@@ -106,7 +106,7 @@ fn without_a_backend_new_connections_are_dropped_and_counted() {
         return;
     }
     let mut scene = Scene::new(Arms::One, Mode::Fullnat);
-    assert_eq!(connect_all(&scene, 3).len(), 3);
+    assert_eq!(connect_all(&scene, 6).len(), 3);
     for name in names() {
         scene.stop_echo(&name);
     }
@@ -135,5 +135,5 @@ fn without_a_backend_new_connections_are_dropped_and_counted() {
     for name in names() {
         wait_for_health(&scene, &name, "up");
     }
-    assert_eq!(connect_all(&scene, 3).len(), 3);
+    assert_eq!(connect_all(&scene, 6).len(), 3);
 }

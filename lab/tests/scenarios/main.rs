@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod client;
+mod demo;
 mod l4_failure;
 mod l4_forwarding;
 mod l4_host;
