@@ -2,6 +2,8 @@
 
 /// Entries of the `LINKS` map; a session line has six bits for the index.
 pub const LINKS_MAX: u32 = 64;
+/// The largest index of an interface that the data plane can use: `LINK_OF` is an array over them.
+pub const IFINDEX_MAX: u32 = 65_535;
 /// The index that means "not known".
 pub const LINK_NONE: u8 = 0xff;
 

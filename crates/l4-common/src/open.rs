@@ -17,7 +17,7 @@ use crate::session::{
     ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
     SYN, UDP, seen,
 };
-use crate::table::{self, Claim};
+use crate::table;
 
 /// Local ports that are tried for a new session.
 const PORT_TRIES: u32 = 16;
@@ -152,8 +152,20 @@ fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result
         return Err(Drop::NoNextHop);
     }
     let mode = Mode::from_bits(listener.mode);
+    let mut reply_line = None;
     let (new_src, new_dst, new_ports) = match mode {
-        Mode::Fullnat => open_fullnat(env, head, key, listener, number, &backend)?,
+        Mode::Fullnat => {
+            let (local, new_ports) = free_port(env, key, &backend)?;
+            let reply = FlowKey4 {
+                src: local,
+                dst: backend.addr,
+                ports: new_ports,
+                udp: key.udp,
+            }
+            .reversed();
+            reply_line = Some(open_reverse(env, head, key, listener, number, &reply)?);
+            (local, backend.addr, new_ports)
+        }
         Mode::Nat => {
             let new_ports = key.ports & 0xffff | u32::from(backend.port) << 16;
             let reply = FlowKey4 {
@@ -163,11 +175,11 @@ fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result
                 udp: key.udp,
             }
             .reversed();
-            match open_reverse(env, head, key, listener, number, &reply) {
-                Claim::Line(_) => {}
-                Claim::Taken => return Err(Drop::PortsExhausted),
-                Claim::Full => return Err(Drop::TableFull),
+            if table::find(env, &reply, &Place::of(reply.hash(env.seed()), env.sets())).is_some() {
+                // The same client port talks to this backend through another VIP.
+                return Err(Drop::PortsExhausted);
             }
+            reply_line = Some(open_reverse(env, head, key, listener, number, &reply)?);
             (key.src, backend.addr, new_ports)
         }
         Mode::Dr => (key.src, key.dst, key.ports),
@@ -177,30 +189,11 @@ fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result
             key.ports,
         ),
     };
-    let line = match table::claim(env, key, place) {
-        Claim::Line(line) => line,
-        claim => {
-            // The reply's line, if there is one, is given up again.
-            let reply = FlowKey4 {
-                src: new_src,
-                dst: new_dst,
-                ports: new_ports,
-                udp: key.udp,
-            }
-            .reversed();
-            if let Some(peer) =
-                table::find(env, &reply, &Place::of(reply.hash(env.seed()), env.sets()))
-                && matches!(mode, Mode::Fullnat | Mode::Nat)
-            {
-                table::retire(peer);
-            }
-            // Taken: another core has just opened the same flow.
-            return if claim == Claim::Taken {
-                table::find(env, key, place).ok_or(Drop::TableFull)
-            } else {
-                Err(Drop::TableFull)
-            };
+    let Some(line) = table::claim(env, place) else {
+        if let Some(reply_line) = reply_line {
+            table::retire(reply_line);
         }
+        return Err(Drop::TableFull);
     };
     let rewrite = Rewrite {
         new_src,
@@ -259,41 +252,28 @@ fn local(env: &impl Env, key: &FlowKey4) -> Option<u32> {
     .filter(|addr| *addr != 0)
 }
 
-/// Takes a local port that is free towards this backend, and writes the reply's line.
+/// A local address and the ports after the rewrite, so that the replies' flow is free towards this backend.
 #[inline(always)]
-fn open_fullnat(
-    env: &impl Env,
-    head: &Head<UDP_HEAD>,
-    key: &FlowKey4,
-    listener: &Listener,
-    number: u16,
-    backend: &Backend,
-) -> Result<(u32, u32, u32), Drop> {
+fn free_port(env: &impl Env, key: &FlowKey4, backend: &Backend) -> Result<(u32, u32), Drop> {
     let local = local(env, key).ok_or(Drop::PortsExhausted)?;
-    // Ports are tried in an order of the flow's own: a start, and an odd step, so that flows with the same start part.
-    let order = hash::client(key.ports ^ key.dst, key.src_port()) ^ hash::client(key.src, 0);
-    let step = order >> 16 | 1;
-    let mut at = order;
+    // Ports are tried in an order of the flow's own, so that flows that begin alike do not go on alike.
+    let mut order = hash::client(key.src ^ key.dst, key.src_port());
     let mut tries = 0;
     while tries < PORT_TRIES {
-        let port = LOCAL_PORT_MIN as u32 + reduce(at.wrapping_mul(0x9e37_79b9), PORTS);
+        let port = u32::from(LOCAL_PORT_MIN) + reduce(order, PORTS);
         let new_ports = u32::from((port as u16).to_be()) | u32::from(backend.port) << 16;
         let reply = FlowKey4 {
-            src: backend.addr,
-            dst: local,
-            ports: new_ports.rotate_left(16),
+            src: local,
+            dst: backend.addr,
+            ports: new_ports,
             udp: key.udp,
-        };
+        }
+        .reversed();
         let place = Place::of(reply.hash(env.seed()), env.sets());
         if table::find(env, &reply, &place).is_none() {
-            return match open_reverse(env, head, key, listener, number, &reply) {
-                Claim::Line(_) => Ok((local, backend.addr, new_ports)),
-                // Another core took it in this moment; the client's next try finds another.
-                Claim::Taken => Err(Drop::PortsExhausted),
-                Claim::Full => Err(Drop::TableFull),
-            };
+            return Ok((local, new_ports));
         }
-        at = at.wrapping_add(step);
+        order = order.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
         tries += 1;
     }
     Err(Drop::PortsExhausted)
@@ -309,29 +289,29 @@ fn open_reverse(
     listener: &Listener,
     number: u16,
     reply: &FlowKey4,
-) -> Claim {
+) -> Result<*mut Line4, Drop> {
     let place = Place::of(reply.hash(env.seed()), env.sets());
-    let claim = table::claim(env, reply, &place);
-    if let Claim::Line(line) = claim {
-        let back = key.reversed();
-        let rewrite = Rewrite {
-            new_src: back.src,
-            new_dst: back.dst,
-            new_ports: back.ports,
-            mac: head.load_mac::<{ at::ETH_SRC }>(),
-            link: env.link_of(env.ingress_ifindex()).unwrap_or(0),
-            mode: Mode::from_bits(listener.mode),
-            reverse: true,
-            listener: listener.id,
-            backend: number,
-        };
-        // SAFETY: the line is claimed by us and not published.
-        unsafe { fill(env, line, reply, &rewrite) };
-        if !table::publish(env, line, reply, &place, rewrite.bits(env, key.udp)) {
-            return Claim::Taken;
-        }
+    let line = table::claim(env, &place).ok_or(Drop::TableFull)?;
+    let back = key.reversed();
+    let rewrite = Rewrite {
+        new_src: back.src,
+        new_dst: back.dst,
+        new_ports: back.ports,
+        mac: head.load_mac::<{ at::ETH_SRC }>(),
+        link: env.link_of(env.ingress_ifindex()).unwrap_or(0),
+        mode: Mode::from_bits(listener.mode),
+        reverse: true,
+        listener: listener.id,
+        backend: number,
+    };
+    // SAFETY: the line is claimed by us and not published.
+    unsafe { fill(env, line, reply, &rewrite) };
+    if table::publish(env, line, reply, &place, rewrite.bits(env, key.udp)) {
+        Ok(line)
+    } else {
+        // Another core took the same port in this moment; the client's next try finds another.
+        Err(Drop::PortsExhausted)
     }
-    claim
 }
 
 /// What a new line says about its packets.

@@ -1,7 +1,9 @@
 //! The session table: one 64-byte line per direction of an IPv4 session, four lines to a set.
 //!
-//! A flow's line is in one of two sets, both given by its hash. The second one is used, and looked at, only when
-//! the first was full once: then the first carries a mark. The program claims a free line by compare-exchange on
+//! A flow's hash gives its home set, and a line in it. Its lines are tried from there, in a fixed order: the home
+//! set, its neighbour on the same page, then sets anywhere, [`PROBES`] sets in all. A line that was taken when a flow
+//! came by carries a mark, and only then the next one is looked at: nearly every packet touches one line, whether its
+//! flow has a session or not. The program claims a free line by compare-exchange on
 //! [`Line4::meta`], fills it, and publishes it by setting [`LIVE`]. User space takes a line away in two steps:
 //! it clears [`LIVE`] and sets [`DYING`]; later, when no program can still be at it, it frees the line.
 //! Each direction writes only its own line.
@@ -12,6 +14,9 @@ use crate::hash::{FlowKey4, reduce};
 
 /// Lines in a set.
 pub const LINES: usize = 4;
+/// Sets that a flow may be in. With 64 of 100 lines taken, about one set in five is full, so that fewer than one new
+/// flow in ten million finds no room.
+pub const PROBES: u32 = 12;
 
 /// `meta`: the line is taken.
 pub const OCCUPIED: u32 = 0x10;
@@ -29,9 +34,9 @@ pub const MODE_SHIFT: u32 = 2;
 pub const LINK_SHIFT: u32 = 8;
 /// `meta`: the six bits of the link.
 pub const LINK_MASK: u32 = 0x3f << LINK_SHIFT;
-/// `meta` of a set's first line: flows of this set may be in their second set. Two bits: the program sets both;
+/// `meta`, also of a free line: flows that came by have gone on to the next line. Two bits: the program sets both;
 /// the sweep clears the lower one, and the upper one if the lower one stayed clear and it found no such flow.
-pub const SPILLED: u32 = 0xc000;
+pub const PASSED: u32 = 0xc000;
 /// `meta`: where the eight bits of the route generation are.
 pub const GENERATION_SHIFT: u32 = 16;
 /// `meta`: where the eight bits of the TCP flags seen are.
@@ -98,23 +103,54 @@ const _: () = assert!(size_of::<Line4>() == 64 && size_of::<Set4>() == 256);
 /// Where a flow's line may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Index of the set that is looked at first.
-    pub first: u32,
-    /// Index of the set that is used when the first is full.
-    pub second: u32,
-    /// The line of the set that is looked at first, `0..LINES`.
-    pub start: u32,
+    hash: u64,
+    sets: u32,
 }
 
 impl Place {
     /// The place of a flow with this hash in a table of `sets` sets.
     #[inline(always)]
     pub fn of(hash: u64, sets: u32) -> Self {
-        Self {
-            first: reduce(hash as u32, sets),
-            second: reduce((hash >> 32) as u32, sets),
-            start: hash as u32 & 3,
+        Self { hash, sets }
+    }
+
+    /// Index of the set that is tried first.
+    #[inline(always)]
+    pub fn home(&self) -> u32 {
+        reduce(self.hash as u32, self.sets)
+    }
+
+    /// Index of the set that is tried as number `probe`, `0..PROBES`.
+    #[inline(always)]
+    pub fn set(&self, probe: u32) -> u32 {
+        match probe {
+            0 => self.home(),
+            1 => {
+                let neighbour = self.home() ^ 1;
+                if neighbour < self.sets {
+                    neighbour
+                } else {
+                    self.home()
+                }
+            }
+            _ => reduce(
+                ((self.hash >> 32) as u32 ^ probe).wrapping_mul(0x9e37_79b1),
+                self.sets,
+            ),
         }
+    }
+
+    /// The indices of all lines that the flow may be in, in the order in which they are tried.
+    pub fn lines(self) -> impl Iterator<Item = u32> {
+        (0..PROBES * LINES as u32).map(move |probe| {
+            self.set(probe / LINES as u32) * LINES as u32 + ((self.start() + probe) & (LINES as u32 - 1))
+        })
+    }
+
+    /// The line of a set that is looked at first, `0..LINES`.
+    #[inline(always)]
+    pub fn start(&self) -> u32 {
+        (self.hash >> 32) as u32 & 3
     }
 }
 

@@ -4,51 +4,42 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use crate::env::Env;
 use crate::hash::FlowKey4;
-use crate::session::{DYING, LINES, LIVE, Line4, OCCUPIED, Place, SPILLED, Set4, UDP};
+use crate::session::{DYING, LINES, LIVE, Line4, OCCUPIED, PASSED, PROBES, Place, Set4, UDP};
 
-/// What became of an attempt to claim a line for a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
-    /// The line is ours; nobody finds it before [`publish`].
-    Line(*mut Line4),
-    /// The flow has a live line.
-    Taken,
-    /// Both sets are full.
-    Full,
-}
-
-/// The live line of a flow.
+/// The live line of a flow. Lines are looked at in the order of its place, up to the first without a mark.
 #[inline(always)]
 pub(crate) fn find(env: &impl Env, key: &FlowKey4, place: &Place) -> Option<*mut Line4> {
-    let set = env.set(place.first)?;
-    if let Some(line) = find_in(set, key, place.start) {
-        return Some(line);
-    }
-    if !spilled(set) {
-        return None;
-    }
-    find_in(env.set(place.second)?, key, place.start)
-}
-
-#[inline(always)]
-fn find_in(set: *mut Set4, key: &FlowKey4, start: u32) -> Option<*mut Line4> {
-    let state = LIVE | if key.udp { UDP } else { 0 };
-    let mut i = 0;
-    while i < LINES as u32 {
-        let line = line_of(set, start + i);
-        // SAFETY: `line_of` stays inside the set, which the environment vouches for. Fields of a line that is being
-        // filled may change under us; without LIVE they are not used.
-        let found = unsafe {
-            (&raw const (*line).src).cast::<u64>().read_volatile() == key.addresses()
-                && (&raw const (*line).ports).read_volatile() == key.ports
-                && (*line).meta() & (LIVE | UDP) == state
-        };
-        if found {
-            return Some(line);
+    let mut probe = 0;
+    while probe < PROBES {
+        let set = env.set(place.set(probe))?;
+        let mut lane = 0;
+        while lane < LINES as u32 {
+            let line = line_of(set, place.start() + lane);
+            let meta = meta(line);
+            if is_flow(line, meta, key) {
+                return Some(line);
+            }
+            if meta & PASSED == 0 {
+                return None;
+            }
+            lane += 1;
         }
-        i += 1;
+        probe += 1;
     }
     None
+}
+
+/// Whether a line is the live line of a flow.
+#[inline(always)]
+fn is_flow(line: *mut Line4, meta: u32, key: &FlowKey4) -> bool {
+    let state = LIVE | if key.udp { UDP } else { 0 };
+    // SAFETY: callers pass lines of the table. Fields of a line that is being filled may change under us; without
+    // LIVE they are not used.
+    unsafe {
+        (&raw const (*line).src).cast::<u64>().read_volatile() == key.addresses()
+            && (&raw const (*line).ports).read_volatile() == key.ports
+            && meta & (LIVE | UDP) == state
+    }
 }
 
 /// The line `index % LINES` of a set.
@@ -59,60 +50,36 @@ fn line_of(set: *mut Set4, index: u32) -> *mut Line4 {
 }
 
 #[inline(always)]
-fn spilled(set: *mut Set4) -> bool {
-    // SAFETY: the set is valid; `meta` is atomic.
-    unsafe { (*line_of(set, 0)).meta() & SPILLED != 0 }
+fn meta(line: *mut Line4) -> u32 {
+    // SAFETY: callers pass lines of the table.
+    unsafe { (*line).meta() }
 }
 
-/// Claims a free line for a flow, unless it has a live one.
+/// Claims a free line for a flow that has none: the first in the order of its place. Those that it passes get a mark.
 #[inline(always)]
-pub(crate) fn claim(env: &impl Env, key: &FlowKey4, place: &Place) -> Claim {
-    let Some(first) = env.set(place.first) else {
-        return Claim::Full;
-    };
-    if find_in(first, key, place.start).is_some() {
-        return Claim::Taken;
-    }
-    if !spilled(first) {
-        if let Some(line) = claim_in(first, place.start) {
-            return Claim::Line(line);
+pub(crate) fn claim(env: &impl Env, place: &Place) -> Option<*mut Line4> {
+    let mut probe = 0;
+    while probe < PROBES {
+        let set = env.set(place.set(probe))?;
+        let mut lane = 0;
+        while lane < LINES as u32 {
+            let line = line_of(set, place.start() + lane);
+            let old = meta(line);
+            // SAFETY: the line is inside the set; `meta` is atomic.
+            let meta = unsafe { &(*line).meta };
+            if old & OCCUPIED == 0
+                && meta
+                    .compare_exchange(old, old | OCCUPIED, AcqRel, Relaxed)
+                    .is_ok()
+            {
+                return Some(line);
+            }
+            // The mark is there before a line behind it is. It is set anew where it stands already: the sweep may be
+            // about to take it back.
+            meta.fetch_or(PASSED, AcqRel);
+            lane += 1;
         }
-        // SAFETY: the set is valid; `meta` is atomic. The mark is set before a line of the second set is claimed.
-        unsafe { (*line_of(first, 0)).meta.fetch_or(SPILLED, AcqRel) };
-    }
-    let Some(second) = env.set(place.second) else {
-        return Claim::Full;
-    };
-    if find_in(second, key, place.start).is_some() {
-        return Claim::Taken;
-    }
-    // A line of the first set may have become free while the mark still stands; it is the better one.
-    match claim_in(first, place.start).or_else(|| claim_in(second, place.start)) {
-        Some(line) => {
-            // The sweep may be about to take the mark back: set it again, so that it stays.
-            // SAFETY: as above.
-            unsafe { (*line_of(first, 0)).meta.fetch_or(SPILLED, AcqRel) };
-            Claim::Line(line)
-        }
-        None => Claim::Full,
-    }
-}
-
-#[inline(always)]
-fn claim_in(set: *mut Set4, start: u32) -> Option<*mut Line4> {
-    let mut i = 0;
-    while i < LINES as u32 {
-        let line = line_of(set, start + i);
-        // SAFETY: the line is inside the set; `meta` is atomic.
-        let (meta, old) = unsafe { (&(*line).meta, (*line).meta()) };
-        if old & OCCUPIED == 0
-            && meta
-                .compare_exchange(old, old | OCCUPIED, AcqRel, Relaxed)
-                .is_ok()
-        {
-            return Some(line);
-        }
-        i += 1;
+        probe += 1;
     }
     None
 }
@@ -140,37 +107,24 @@ pub(crate) fn publish(
 
 #[inline(always)]
 fn twin(env: &impl Env, line: *mut Line4, key: &FlowKey4, place: &Place) -> bool {
-    let Some(first) = env.set(place.first) else {
-        return false;
-    };
-    if other_in(first, line, key) {
-        return true;
-    }
-    if !spilled(first) {
-        return false;
-    }
-    let Some(second) = env.set(place.second) else {
-        return false;
-    };
-    place.second != place.first && other_in(second, line, key)
-}
-
-#[inline(always)]
-fn other_in(set: *mut Set4, line: *mut Line4, key: &FlowKey4) -> bool {
-    let state = LIVE | if key.udp { UDP } else { 0 };
-    let mut i = 0;
-    while i < LINES as u32 {
-        let other = line_of(set, i);
-        // SAFETY: as in `find_in`.
-        let same = unsafe {
-            (&raw const (*other).src).cast::<u64>().read_volatile() == key.addresses()
-                && (&raw const (*other).ports).read_volatile() == key.ports
-                && (*other).meta() & (LIVE | UDP) == state
+    let mut probe = 0;
+    while probe < PROBES {
+        let Some(set) = env.set(place.set(probe)) else {
+            return false;
         };
-        if same && !core::ptr::eq(other, line) {
-            return true;
+        let mut lane = 0;
+        while lane < LINES as u32 {
+            let other = line_of(set, place.start() + lane);
+            let meta = meta(other);
+            if !core::ptr::eq(other, line) && is_flow(other, meta, key) {
+                return true;
+            }
+            if meta & PASSED == 0 {
+                return false;
+            }
+            lane += 1;
         }
-        i += 1;
+        probe += 1;
     }
     false
 }

@@ -29,18 +29,17 @@ pub struct Flow {
     pub reserved: [u32; 3],
 }
 
-/// How the generator goes through the flows.
+/// Where the generator is. It takes the flows in the order of the map, which the loader shuffles.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Plan {
-    /// Index of the next packet.
-    pub at: u64,
-    /// Number of flows, a power of two, less one.
-    pub mask: u64,
-    /// Factor of the order: packet `i` takes flow `(i * factor) & mask`; odd, so that every flow has its turn.
-    pub factor: u64,
-    /// 14 + the flow's length: what is longer is cut at the front before it is written again.
-    pub frame_len: u64,
+    /// Index of the next flow.
+    pub at: u32,
+    /// Number of flows; after the last comes the first.
+    pub count: u32,
+    /// Bytes of a frame: what is longer is cut at the front before it is written again.
+    pub frame_len: u32,
+    pub reserved: u32,
 }
 
 /// Flows; sized by the loader.
@@ -70,11 +69,12 @@ pub struct ReferenceSession {
     new_src: u32,
     new_dst: u32,
     new_ports: u32,
+    proto: u32,
     ip_delta: u16,
     l4_delta: u16,
     dst_mac: [u8; 6],
     src_mac: [u8; 6],
-    last_seen: u32,
+    last_seen: u64,
     packets: u64,
     bytes: u64,
 }
@@ -99,14 +99,12 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
     // SAFETY: the element lives as long as the map, and one core runs the benchmark.
     let flow = unsafe {
         let at = (*plan).at;
-        (*plan).at = at + 1;
-        if frame(&ctx).len() as u64 > (*plan).frame_len {
-            bpf_xdp_adjust_head(
-                ctx.ctx,
-                (frame(&ctx).len() as u64 - (*plan).frame_len) as i32,
-            );
+        (*plan).at = if at + 1 >= (*plan).count { 0 } else { at + 1 };
+        let length = frame(&ctx).len() as u32;
+        if length > (*plan).frame_len {
+            bpf_xdp_adjust_head(ctx.ctx, (length - (*plan).frame_len) as i32);
         }
-        FLOWS.get_ptr((at.wrapping_mul((*plan).factor) & (*plan).mask) as u32)
+        FLOWS.get_ptr(at)
     };
     let Some(flow) = flow else {
         return xdp_action::XDP_ABORTED;
@@ -169,7 +167,7 @@ pub fn bench_lru(ctx: XdpContext) -> u32 {
     };
     // SAFETY: the value stays valid while the program runs.
     unsafe {
-        (*session).last_seen = bpf_jiffies64() as u32;
+        (*session).last_seen = bpf_jiffies64();
         (*session).packets += 1;
         (*session).bytes += frame.len() as u64;
         let ttl = head.load::<{ at::IP_TTL }, u8>();
@@ -198,13 +196,15 @@ pub fn bench_lru_insert(ctx: XdpContext) -> u32 {
         new_src: key.dst,
         new_dst: key.src,
         new_ports: key.ports,
-        ip_delta: 0,
-        l4_delta: 0,
-        dst_mac: [2; 6],
-        src_mac: [4; 6],
-        last_seen: 0,
-        packets: 0,
-        bytes: 0,
+        proto: key.proto,
+        ip_delta: key.dst as u16,
+        l4_delta: key.src as u16,
+        dst_mac: head.load_mac::<{ at::ETH_SRC }>(),
+        src_mac: head.load_mac::<{ at::ETH_DST }>(),
+        // SAFETY: no arguments.
+        last_seen: unsafe { bpf_jiffies64() },
+        packets: 1,
+        bytes: u64::from(head.load::<{ at::IP_LEN }, u16>()),
     };
     // SAFETY: key and value are valid for the map's sizes.
     let answer = unsafe {

@@ -124,8 +124,9 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn link_of(&self, ifindex: u32) -> Option<u8> {
-        // SAFETY: the value is copied at once.
-        unsafe { maps::LINK_OF.get(ifindex).map(|link| *link as u8) }
+        // SAFETY: as for the settings.
+        let link = maps::LINK_OF.get_ptr(ifindex).map(|link| unsafe { *link })?;
+        (link as u8).checked_sub(1)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
-use weir_l4_common::link::{LINKS_MAX, Link};
+use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 use weir_l4_common::service::{
     BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, Listener, ListenerCounters,
     ListenerKey, ScheduleElement, Settings,
@@ -25,9 +25,9 @@ pub static CONFIG: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Interfaces that packets leave by.
 #[map]
 pub static LINKS: Array<Link> = Array::with_max_entries(LINKS_MAX, 0);
-/// Index into `LINKS` by the kernel's index of the interface.
+/// Index into `LINKS`, plus one, by the kernel's index of the interface; 0: none.
 #[map]
-pub static LINK_OF: HashMap<u32, u32> = HashMap::with_max_entries(LINKS_MAX, 0);
+pub static LINK_OF: Array<u32> = Array::with_max_entries(IFINDEX_MAX + 1, 0);
 /// Local addresses, network byte order.
 #[map]
 pub static LOCALS: Array<u32> = Array::with_max_entries(LOCALS_MAX, 0);

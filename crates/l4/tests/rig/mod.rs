@@ -75,7 +75,7 @@ impl Rig {
         let mut rig = Self { ebpf, run_name: "weir_forward" };
         for (slot, ifindex, mac) in [(0, INGRESS, LB_MAC), (1, EGRESS, OTHER_MAC)] {
             rig.array("LINKS").set(slot, Plain(Link { ifindex, mtu: 1500, mac, reserved: [0; 4] }), 0).unwrap();
-            rig.hash::<u32, u32>("LINK_OF").insert(Plain(ifindex), Plain(slot), 0).unwrap();
+            rig.array("LINK_OF").set(ifindex, Plain(slot + 1), 0).unwrap();
         }
         rig.locals(&[LOCAL]);
         rig
