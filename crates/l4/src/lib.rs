@@ -1,1 +1,45 @@
-//! weir-l4.
+//! The user-space side of layer 4: builds, loads and attaches the XDP programs, keeps their maps in step with
+//! snapshots and with the kernel's routing, ends idle sessions, and counts.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), weir_l4::Error> {
+//! # let (l4, snapshot): (weir_model::L4, std::sync::Arc<weir_model::Snapshot>) = unimplemented!();
+//! let plane = weir_l4::Plane::start(&l4)?;
+//! let prepared = plane.prepare(&snapshot)?;
+//! plane.commit(prepared);
+//! println!("{:?}", plane.stats());
+//! # Ok(()) }
+//! ```
+//!
+//! Needs Linux 5.16 or newer (neighbours that the kernel keeps fresh), and CAP_BPF with CAP_NET_ADMIN.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod attach;
+mod backends;
+mod clock;
+mod counters;
+mod error;
+mod line;
+mod links;
+mod memory;
+mod netlink;
+mod next_hop;
+mod number;
+mod plan;
+mod plane;
+pub mod program;
+mod region;
+mod schedule;
+mod session;
+mod state;
+mod stats;
+mod sweep;
+mod watch;
+
+pub use attach::Attachment;
+pub use error::Error;
+pub use plane::{Plane, Prepared};
+pub use session::{Filter, Session};
+pub use state::{State, Timeouts};
+pub use stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
+pub use weir_l4_common::drop::Drop as DropReason;

@@ -1,0 +1,257 @@
+//! The map `BACKENDS`: addresses and flags from the config, next hops from the kernel's routing.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Release;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use weir_l4_common::link::LINK_NONE;
+use weir_l4_common::service::BACKEND_ACCEPTS;
+
+use crate::memory::{BackendCell, Mapped};
+
+/// A next hop as the map has it: MAC address and index into `LINKS`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    pub(crate) mac: [u8; 6],
+    pub(crate) link: u8,
+}
+
+/// Every backend in the map, and who waits for next hops.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    cells: Mapped<BackendCell>,
+    state: Mutex<State>,
+    resolved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_number: HashMap<u16, (SocketAddrV4, bool)>,
+    by_address: HashMap<Ipv4Addr, Address>,
+    /// Addresses that came or went since they were last asked for.
+    news: HashSet<Ipv4Addr>,
+}
+
+#[derive(Debug, Default)]
+struct Address {
+    numbers: Vec<u16>,
+    /// Changes under way that will use it.
+    expected: u32,
+    hop: Option<Hop>,
+}
+
+impl Backends {
+    pub(crate) fn new(cells: Mapped<BackendCell>) -> Self {
+        let backends = Self { cells, state: Mutex::default(), resolved: Condvar::new() };
+        for cell in &*backends.cells {
+            store(&cell[1], second_half(None, false));
+        }
+        backends
+    }
+
+    /// Writes a backend; its next hop is that of its address, as far as known.
+    pub(crate) fn write(&self, number: u16, address: SocketAddrV4, accepts: bool) {
+        let mut state = self.state();
+        let before = state.by_number.insert(number, (address, accepts));
+        if before.is_none_or(|(before, _)| before != address) {
+            let entry = state.by_address.entry(*address.ip()).or_default();
+            entry.numbers.push(number);
+            state.news.insert(*address.ip());
+        }
+        let hop = state.by_address.get(address.ip()).and_then(|address| address.hop);
+        self.write_cell(number, address, hop, accepts);
+    }
+
+    /// Forgets a backend that no session uses any more.
+    pub(crate) fn forget(&self, number: u16) {
+        let mut state = self.state();
+        let Some((address, _)) = state.by_number.remove(&number) else { return };
+        if let Some(entry) = state.by_address.get_mut(address.ip()) {
+            entry.numbers.retain(|other| *other != number);
+        }
+        state.drop_unused(*address.ip());
+        store(&self.cells[usize::from(number)][1], second_half(None, false));
+    }
+
+    /// A change under way will use these addresses: their next hops are looked for already.
+    pub(crate) fn expect(&self, addresses: &[Ipv4Addr]) {
+        let mut state = self.state();
+        for addr in addresses {
+            let entry = state.by_address.entry(*addr).or_default();
+            entry.expected += 1;
+            if entry.hop.is_none() {
+                state.news.insert(*addr);
+            }
+        }
+    }
+
+    /// The change is written, or given up.
+    pub(crate) fn unexpect(&self, addresses: &[Ipv4Addr]) {
+        let mut state = self.state();
+        for addr in addresses {
+            if let Some(entry) = state.by_address.get_mut(addr) {
+                entry.expected = entry.expected.saturating_sub(1);
+            }
+            state.drop_unused(*addr);
+        }
+    }
+
+    /// Waits until the next hops of all these addresses are known; returns those that were not known in time.
+    pub(crate) fn wait_for_hops(&self, addresses: &[Ipv4Addr], timeout: Duration) -> Vec<Ipv4Addr> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.state();
+        loop {
+            let unknown: Vec<Ipv4Addr> = addresses
+                .iter()
+                .filter(|addr| state.by_address.get(addr).is_none_or(|address| address.hop.is_none()))
+                .copied()
+                .collect();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if unknown.is_empty() || left.is_zero() {
+                return unknown;
+            }
+            state = self.resolved.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Addresses that came (true) or went (false) since the last call.
+    pub(crate) fn news(&self) -> Vec<(Ipv4Addr, bool)> {
+        let mut state = self.state();
+        let news = std::mem::take(&mut state.news);
+        news.into_iter().map(|addr| (addr, state.by_address.contains_key(&addr))).collect()
+    }
+
+    /// The next hop of an address is known, or has changed.
+    pub(crate) fn set_hop(&self, addr: Ipv4Addr, hop: Hop) {
+        let mut state = self.state();
+        let Some(entry) = state.by_address.get_mut(&addr) else { return };
+        entry.hop = Some(hop);
+        let numbers = entry.numbers.clone();
+        for number in numbers {
+            if let Some(&(_, accepts)) = state.by_number.get(&number) {
+                store(&self.cells[usize::from(number)][1], second_half(Some(hop), accepts));
+            }
+        }
+        drop(state);
+        self.resolved.notify_all();
+    }
+
+    fn write_cell(&self, number: u16, address: SocketAddrV4, hop: Option<Hop>, accepts: bool) {
+        let cell = &self.cells[usize::from(number)];
+        store(&cell[0], first_half(address));
+        store(&cell[1], second_half(hop, accepts));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing inside panics with a half-made change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drop_unused(&mut self, addr: Ipv4Addr) {
+        if self.by_address.get(&addr).is_some_and(|entry| entry.numbers.is_empty() && entry.expected == 0) {
+            self.by_address.remove(&addr);
+            self.news.insert(addr);
+        }
+    }
+}
+
+fn store(half: &AtomicU64, value: u64) {
+    half.store(value, Release);
+}
+
+/// Address and port, network byte order.
+fn first_half(address: SocketAddrV4) -> u64 {
+    let [a, b, c, d] = address.ip().octets();
+    let [high, low] = address.port().to_be_bytes();
+    u64::from_ne_bytes([a, b, c, d, high, low, 0, 0])
+}
+
+/// MAC address, link, flags.
+fn second_half(hop: Option<Hop>, accepts: bool) -> u64 {
+    let Hop { mac: [a, b, c, d, e, f], link } = hop.unwrap_or(Hop { mac: [0; 6], link: LINK_NONE });
+    u64::from_ne_bytes([a, b, c, d, e, f, link, if accepts { BACKEND_ACCEPTS } else { 0 }])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::{offset_of, transmute};
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+    use weir_l4_common::service::Backend;
+
+    use super::*;
+
+    const NOW: Duration = Duration::ZERO;
+
+    fn backends() -> Backends {
+        let fd = memfd_create(c"weir-backends", MFdFlags::empty()).unwrap();
+        nix::unistd::ftruncate(&fd, 4096).unwrap();
+        Backends::new(Mapped::new(fd.as_fd(), 256).unwrap())
+    }
+
+    fn entry(backends: &Backends, number: usize) -> Backend {
+        let halves = [backends.cells[number][0].load(Relaxed), backends.cells[number][1].load(Relaxed)];
+        // SAFETY: same size, and every bit pattern is a backend.
+        unsafe { transmute::<[u64; 2], Backend>(halves) }
+    }
+
+    #[test]
+    fn entries_have_the_layout_that_the_program_reads() {
+        assert_eq!(offset_of!(Backend, mac), 8);
+        let backends = backends();
+        assert_eq!(entry(&backends, 3), Backend::default());
+        backends.write(3, "10.0.0.1:8080".parse().unwrap(), true);
+        let written = entry(&backends, 3);
+        assert_eq!(written.addr, u32::from_ne_bytes([10, 0, 0, 1]));
+        assert_eq!(written.port, 8080u16.to_be());
+        assert_eq!((written.link, written.flags), (LINK_NONE, BACKEND_ACCEPTS));
+        backends.set_hop(Ipv4Addr::new(10, 0, 0, 1), Hop { mac: [1, 2, 3, 4, 5, 6], link: 7 });
+        let hopped = entry(&backends, 3);
+        assert_eq!((hopped.mac, hopped.link, hopped.flags), ([1, 2, 3, 4, 5, 6], 7, BACKEND_ACCEPTS));
+        backends.write(3, "10.0.0.1:8080".parse().unwrap(), false);
+        assert_eq!(entry(&backends, 3), Backend { flags: 0, ..hopped });
+        backends.forget(3);
+        assert_eq!(entry(&backends, 3).link, LINK_NONE);
+    }
+
+    #[test]
+    fn one_address_serves_all_its_backends() {
+        let backends = backends();
+        let addr = Ipv4Addr::new(10, 0, 0, 1);
+        backends.write(1, SocketAddrV4::new(addr, 80), true);
+        backends.write(2, SocketAddrV4::new(addr, 81), true);
+        assert_eq!(backends.news(), [(addr, true)]);
+        backends.set_hop(addr, Hop { mac: [9; 6], link: 1 });
+        assert_eq!((entry(&backends, 1).link, entry(&backends, 2).link), (1, 1));
+        backends.forget(1);
+        assert_eq!(backends.news(), []);
+        backends.write(4, SocketAddrV4::new(addr, 82), true);
+        assert_eq!(entry(&backends, 4).mac, [9; 6], "the next hop is known already");
+        backends.forget(2);
+        backends.forget(4);
+        assert_eq!(backends.news(), [(addr, false)]);
+    }
+
+    #[test]
+    fn a_change_waits_for_the_next_hops_of_new_addresses() {
+        let backends = backends();
+        let addr = Ipv4Addr::new(10, 0, 0, 9);
+        backends.expect(&[addr]);
+        assert_eq!(backends.news(), [(addr, true)]);
+        assert_eq!(backends.wait_for_hops(&[addr], NOW), [addr]);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| backends.wait_for_hops(&[addr], Duration::from_secs(10)));
+            backends.set_hop(addr, Hop { mac: [9; 6], link: 1 });
+            assert!(waiting.join().unwrap().is_empty());
+        });
+        backends.unexpect(&[addr]);
+        assert_eq!(backends.news(), [(addr, false)], "the change was given up");
+    }
+}

@@ -1,0 +1,170 @@
+//! What can go wrong between the config and the kernel.
+
+use std::io;
+use std::net::SocketAddr;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+use weir_model::{BackendId, Name};
+
+/// Why the L4 plane cannot start, or cannot do what a snapshot says.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A listener on an IPv6 address.
+    #[error("listener {listener}: {bind} is an IPv6 address, which layer 4 cannot forward yet")]
+    Ipv6Listener {
+        /// Its name.
+        listener: Name,
+        /// Its address.
+        bind: SocketAddr,
+    },
+    /// A backend on an IPv6 address.
+    #[error("backend {0}: layer 4 cannot forward to IPv6 addresses yet")]
+    Ipv6Backend(BackendId),
+    /// The listener has no pool, or the pool is not there.
+    #[error("listener {0}: no pool")]
+    NoPool(Name),
+    /// A scheduler that the program does not know.
+    #[error("pool {pool}: scheduler {scheduler} is for proxied listeners only")]
+    Scheduler {
+        /// The pool's name.
+        pool: Name,
+        /// The word in the config.
+        scheduler: &'static str,
+    },
+    /// FullNAT or tunnel without an IPv4 address of our own.
+    #[error("listener {0}: forward = \"fullnat\" and \"tunnel\" need an IPv4 address in [l4] local_addresses")]
+    NoLocalAddress(Name),
+    /// More than the maps hold.
+    #[error("more than {max} {what}")]
+    TooMany {
+        /// Things, in the plural.
+        what: &'static str,
+        /// How many there may be.
+        max: u32,
+    },
+    /// The scheduling tables do not fit.
+    #[error("pool {pool}: no room for its scheduling table of {slots} slots; the tables of all pools may have {capacity} slots")]
+    ScheduleFull {
+        /// The pool's name.
+        pool: Name,
+        /// Slots that it needs.
+        slots: u32,
+        /// Slots in all.
+        capacity: u64,
+    },
+    /// A part of `[l4]` that cannot change while the plane runs.
+    #[error("[l4] {0} has changed: this needs a restart")]
+    NeedsRestart(&'static str),
+    /// The session table does not fit into memory.
+    #[error(
+        "max_sessions = {sessions} needs a session table of {} MiB, and {} MiB of memory are available",
+        .needed >> 20, .available >> 20
+    )]
+    Memory {
+        /// Sessions asked for.
+        sessions: u32,
+        /// Bytes of the table.
+        needed: u64,
+        /// Bytes that there are.
+        available: u64,
+    },
+    /// The program does not load.
+    #[error("load the XDP program: {}{}", chain(.0), hint(.0))]
+    Load(#[source] EbpfError),
+    /// The program is not accepted by the kernel.
+    #[error("load the XDP program {program}: {}{}", chain(.source), hint(.source))]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What the kernel said.
+        source: ProgramError,
+    },
+    /// A map is not there, or not as it should be.
+    #[error("map {map}: {}{}", chain(.source), hint(.source))]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+    /// The object has no such program or map: program and user space do not fit together.
+    #[error("the BPF object has no {0}")]
+    Missing(&'static str),
+    /// An interface that is not there.
+    #[error("attach XDP to {interface}: there is no such interface")]
+    NoInterface {
+        /// Its name.
+        interface: String,
+    },
+    /// The program cannot be attached.
+    #[error("attach XDP to {interface} ({mode}): {reason}{}", note(.hint))]
+    Attach {
+        /// The interface's name.
+        interface: String,
+        /// `native` or `generic`.
+        mode: &'static str,
+        /// What the kernel said.
+        reason: String,
+        /// What may help.
+        hint: Option<&'static str>,
+    },
+    /// Any other system call.
+    #[error("{what}: {source}{}", hint(.source))]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+
+    pub(crate) fn map(map: &'static str) -> impl FnOnce(MapError) -> Self {
+        move |source| Self::Map { map, source }
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Whether a lack of rights is behind an error.
+fn hint(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    match os_error(error) {
+        Some(libc::EPERM) => " (CAP_BPF and CAP_NET_ADMIN are needed, or root)",
+        _ => "",
+    }
+}
+
+/// The kernel's error number at the bottom of an error.
+pub(crate) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return Some(number);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn note(hint: &Option<&'static str>) -> String {
+    hint.map(|hint| format!(" ({hint})")).unwrap_or_default()
+}

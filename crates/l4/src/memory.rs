@@ -1,0 +1,154 @@
+//! Maps that the XDP program and we have in common memory. All unsafe code about them is here.
+
+use std::fs::File;
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use weir_l4_common::service::{Backend, SCHEDULE_LANES, Settings};
+
+use crate::line::Line;
+
+/// A value of a map whose bytes other cores change while we look.
+///
+/// # Safety
+/// Every bit pattern is valid, nothing but atomics inside, and the size is that of the map's value, a multiple of 8.
+pub(crate) unsafe trait Shared {}
+
+/// A value of `SCHEDULE`: four backend numbers, the first in the lowest bits.
+pub(crate) type ScheduleCell = AtomicU64;
+/// A value of `BACKENDS` in two halves, each read and written whole.
+pub(crate) type BackendCell = [AtomicU64; 2];
+/// The value of `CONFIG`: route generation, number of local addresses.
+pub(crate) type SettingsCell = [AtomicU32; 2];
+/// The value of `CLOCK`: jiffies, nanoseconds since boot.
+pub(crate) type ClockCell = [AtomicU64; 2];
+
+const _: () = assert!(size_of::<ScheduleCell>() == SCHEDULE_LANES as usize * size_of::<u16>());
+const _: () = assert!(size_of::<BackendCell>() == size_of::<Backend>());
+const _: () = assert!(size_of::<SettingsCell>() == size_of::<Settings>());
+
+// SAFETY: an atomic of 8 bytes.
+unsafe impl Shared for ScheduleCell {}
+// SAFETY: atomics, 16 bytes; for BACKENDS and CLOCK.
+unsafe impl Shared for [AtomicU64; 2] {}
+// SAFETY: atomics, 8 bytes.
+unsafe impl Shared for SettingsCell {}
+// SAFETY: `Line` is made of atomics alone, without padding; 64 bytes, a quarter of the map's value.
+unsafe impl Shared for Line {}
+
+/// A map's values as a slice, for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Mapped<T: Shared> {
+    base: NonNull<T>,
+    count: usize,
+    values: PhantomData<T>,
+}
+
+// SAFETY: the memory belongs to the process, not to a thread, and holds atomics alone.
+unsafe impl<T: Shared> Send for Mapped<T> {}
+// SAFETY: as above.
+unsafe impl<T: Shared> Sync for Mapped<T> {}
+
+impl<T: Shared> Mapped<T> {
+    /// Maps the first `count` values of a memory-mappable array map.
+    pub(crate) fn new(map: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        let bytes = Self::bytes(count)?;
+        // SAFETY: a new mapping at a place that the kernel chooses touches no memory in use.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self { base, count, values: PhantomData })
+    }
+
+    fn bytes(count: usize) -> io::Result<usize> {
+        count.checked_mul(size_of::<T>()).filter(|bytes| *bytes > 0).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+impl<T: Shared> Deref for Mapped<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` mapped `count` values here, page-aligned, and they stay until the drop; the kernel refuses a
+        // mapping beyond the map's end. Others change them, which `Shared` allows.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.count) }
+    }
+}
+
+impl<T: Shared> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        let bytes = self.count * size_of::<T>();
+        // SAFETY: exactly what `new` mapped; the borrow checker proves that no slice of it is left.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), bytes) };
+    }
+}
+
+/// Asks the processor to fetch a line that will be looked at soon.
+#[inline]
+pub(crate) fn prefetch(line: &Line) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch has no effect but on caches, and the address is that of a live reference.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// Bytes that the machine can still give to programs (`MemAvailable` of /proc/meminfo).
+pub(crate) fn available_bytes() -> io::Result<u64> {
+    let text = io::read_to_string(File::open("/proc/meminfo")?)?;
+    parse_available(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemAvailable in /proc/meminfo"))
+}
+
+fn parse_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn two_mappings_of_one_file_see_each_other() {
+        let fd = memfd_create(c"weir-test", MFdFlags::empty()).unwrap();
+        nix::unistd::ftruncate(&fd, 4096).unwrap();
+        let here: Mapped<BackendCell> = Mapped::new(fd.as_fd(), 256).unwrap();
+        let there: Mapped<BackendCell> = Mapped::new(fd.as_fd(), 256).unwrap();
+        assert_eq!(here.len(), 256);
+        here[255][1].store(7, Relaxed);
+        assert_eq!(there[255][1].load(Relaxed), 7);
+        assert!(Mapped::<BackendCell>::new(fd.as_fd(), 0).is_err());
+        assert!(Mapped::<BackendCell>::new(fd.as_fd(), usize::MAX).is_err());
+    }
+
+    #[test]
+    fn available_memory_is_read_from_meminfo() {
+        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:   24000 kB\n"), Some(24_576_000));
+        assert_eq!(parse_available("MemTotal: 9 kB\n"), None);
+        assert_eq!(parse_available("MemAvailable: lots\n"), None);
+        assert!(available_bytes().unwrap() > 0);
+    }
+}

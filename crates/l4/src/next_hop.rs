@@ -1,0 +1,291 @@
+//! Which interface and MAC address a backend is reached by, from what the kernel says of routes and neighbours.
+//!
+//! No I/O here: messages go in, questions and changes come out.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
+
+use crate::netlink::{Neighbour, Route};
+
+/// Where packets to an address are handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NextHop {
+    pub(crate) ifindex: u32,
+    pub(crate) mac: [u8; 6],
+}
+
+/// What came of a message.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effects {
+    /// Addresses with another next hop.
+    pub(crate) changed: Vec<(Ipv4Addr, NextHop)>,
+    /// Neighbours to ask for, by interface.
+    pub(crate) ask: BTreeSet<(u32, Ipv4Addr)>,
+    /// Neighbours that nobody needs any more.
+    pub(crate) leave: BTreeSet<(u32, Ipv4Addr)>,
+    /// Sessions must take their next hops anew.
+    pub(crate) refresh: bool,
+}
+
+/// What is known of the addresses that packets are sent to.
+#[derive(Debug, Default)]
+pub(crate) struct NextHops {
+    targets: HashMap<Ipv4Addr, Target>,
+    /// Addresses behind each neighbour.
+    behind: HashMap<(u32, Ipv4Addr), HashSet<Ipv4Addr>>,
+    neighbours: HashMap<(u32, Ipv4Addr), Neighbour>,
+    /// Neighbours that the program has asked for: clients and their routers.
+    wanted: HashSet<(u32, Ipv4Addr)>,
+}
+
+#[derive(Debug, Default)]
+struct Target {
+    route: Option<Route>,
+    hop: Option<NextHop>,
+}
+
+/// Neighbours that the program waits for at most; beyond that they are asked for and not waited for.
+const WANTED_MAX: usize = 4096;
+
+impl NextHops {
+    /// Every address that packets are sent to.
+    pub(crate) fn addresses(&self) -> Vec<Ipv4Addr> {
+        self.targets.keys().copied().collect()
+    }
+
+    /// Packets are no longer sent to this address.
+    pub(crate) fn remove(&mut self, addr: Ipv4Addr, effects: &mut Effects) {
+        if let Some(Target { route: Some(route), .. }) = self.targets.remove(&addr) {
+            self.leave(addr, route, effects);
+        }
+    }
+
+    /// The kernel's answer to the question for the way to an address; the first one adds the address.
+    pub(crate) fn route(&mut self, addr: Ipv4Addr, route: Option<Route>, effects: &mut Effects) {
+        let target = self.targets.entry(addr).or_default();
+        let before = std::mem::replace(&mut target.route, route);
+        if before == route {
+            return;
+        }
+        if let Some(before) = before {
+            self.leave(addr, before, effects);
+        }
+        if let Some(route) = route {
+            self.behind.entry((route.ifindex, route.via)).or_default().insert(addr);
+            self.resolve(addr, route, effects);
+        }
+    }
+
+    /// A neighbour is there, or has changed.
+    pub(crate) fn neighbour(&mut self, neighbour: Neighbour, effects: &mut Effects) {
+        let key = (neighbour.ifindex, neighbour.addr);
+        let before = self.neighbours.insert(key, neighbour);
+        let mac_before = before.and_then(|before| before.mac);
+        let Some(mac) = neighbour.mac else {
+            // While the kernel asks again the last known MAC address serves.
+            if let Some(before) = mac_before
+                && let Some(entry) = self.neighbours.get_mut(&key)
+            {
+                entry.mac = Some(before);
+            }
+            return;
+        };
+        if mac_before == Some(mac) {
+            return;
+        }
+        // Replies may be on their way to the old MAC address, or by the way that the request came.
+        effects.refresh |= mac_before.is_some() || self.wanted.remove(&key);
+        self.update_behind(key, mac, effects);
+    }
+
+    /// The kernel has forgotten a neighbour.
+    pub(crate) fn neighbour_gone(&mut self, key: (u32, Ipv4Addr), effects: &mut Effects) {
+        self.neighbours.remove(&key);
+        if self.behind.contains_key(&key) {
+            effects.ask.insert(key);
+        }
+    }
+
+    /// The program wants to know a neighbour.
+    pub(crate) fn want(&mut self, key: (u32, Ipv4Addr), effects: &mut Effects) {
+        if self.wanted.len() < WANTED_MAX && self.wanted.insert(key) {
+            effects.ask.insert(key);
+        }
+    }
+
+    /// Starts anew with waiting: what has not answered may be wanted again. To be called now and then.
+    pub(crate) fn forget_wanted(&mut self) {
+        self.wanted.clear();
+    }
+
+    /// Forgets all neighbours, as before the kernel's whole list is read.
+    pub(crate) fn forget_neighbours(&mut self) {
+        self.neighbours.clear();
+    }
+
+    /// Neighbours without a MAC address that packets should be sent to: to be asked for again.
+    pub(crate) fn unknown(&self) -> BTreeSet<(u32, Ipv4Addr)> {
+        self.behind.keys().filter(|key| self.mac(key).is_none()).copied().collect()
+    }
+
+    /// Addresses that nothing can be sent to, and whether there is a way to them at all.
+    pub(crate) fn unresolved(&self) -> impl Iterator<Item = (Ipv4Addr, bool)> {
+        self.targets.iter().filter(|(_, target)| target.hop.is_none()).map(|(addr, target)| (*addr, target.route.is_some()))
+    }
+
+    /// Neighbours that packets are sent to.
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = (u32, Ipv4Addr)> {
+        self.behind.keys().copied()
+    }
+
+    /// Whether packets are sent to a neighbour.
+    pub(crate) fn is_in_use(&self, key: &(u32, Ipv4Addr)) -> bool {
+        self.behind.contains_key(key)
+    }
+
+    /// Whether the kernel keeps a neighbour as it is, whatever we do.
+    pub(crate) fn is_fixed(&self, key: &(u32, Ipv4Addr)) -> bool {
+        self.neighbours.get(key).is_some_and(|neighbour| neighbour.fixed)
+    }
+
+    fn mac(&self, key: &(u32, Ipv4Addr)) -> Option<[u8; 6]> {
+        self.neighbours.get(key).and_then(|neighbour| neighbour.mac)
+    }
+
+    /// The next hop of an address that has a new route.
+    fn resolve(&mut self, addr: Ipv4Addr, route: Route, effects: &mut Effects) {
+        let key = (route.ifindex, route.via);
+        effects.ask.insert(key);
+        if let Some(mac) = self.mac(&key) {
+            self.set_hop(addr, NextHop { ifindex: route.ifindex, mac }, effects);
+        }
+    }
+
+    fn update_behind(&mut self, key: (u32, Ipv4Addr), mac: [u8; 6], effects: &mut Effects) {
+        let addresses: Vec<Ipv4Addr> = self.behind.get(&key).into_iter().flatten().copied().collect();
+        for addr in addresses {
+            self.set_hop(addr, NextHop { ifindex: key.0, mac }, effects);
+        }
+    }
+
+    fn set_hop(&mut self, addr: Ipv4Addr, hop: NextHop, effects: &mut Effects) {
+        let Some(target) = self.targets.get_mut(&addr) else { return };
+        let before = target.hop.replace(hop);
+        if before != Some(hop) {
+            effects.changed.push((addr, hop));
+            effects.refresh |= before.is_some();
+        }
+    }
+
+    fn leave(&mut self, addr: Ipv4Addr, route: Route, effects: &mut Effects) {
+        let key = (route.ifindex, route.via);
+        if let Some(behind) = self.behind.get_mut(&key) {
+            behind.remove(&addr);
+            if behind.is_empty() {
+                self.behind.remove(&key);
+                effects.leave.insert(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const MAC2: [u8; 6] = [2, 0, 0, 0, 0, 2];
+
+    fn neighbour(addr: Ipv4Addr, mac: Option<[u8; 6]>) -> Neighbour {
+        Neighbour { ifindex: 3, addr, mac, fixed: false }
+    }
+
+    fn route(via: Ipv4Addr) -> Option<Route> {
+        Some(Route { ifindex: 3, via })
+    }
+
+    fn effects(work: impl FnOnce(&mut Effects)) -> Effects {
+        let mut effects = Effects::default();
+        work(&mut effects);
+        effects
+    }
+
+    #[test]
+    fn an_unknown_neighbour_is_asked_for_and_used_when_it_answers() {
+        let mut hops = NextHops::default();
+        let asked = effects(|e| hops.route(ADDR, route(ADDR), e));
+        assert_eq!(asked.ask, BTreeSet::from([(3, ADDR)]));
+        assert_eq!(hops.unknown(), BTreeSet::from([(3, ADDR)]));
+        let incomplete = effects(|e| hops.neighbour(neighbour(ADDR, None), e));
+        assert_eq!(incomplete, Effects::default());
+        let answered = effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e));
+        assert_eq!(answered.changed, [(ADDR, NextHop { ifindex: 3, mac: MAC })]);
+        assert!(!answered.refresh, "no session has used the address before");
+        assert!(hops.unknown().is_empty());
+        assert_eq!(hops.unresolved().count(), 0);
+    }
+
+    #[test]
+    fn a_gateway_serves_all_addresses_behind_it() {
+        let mut hops = NextHops::default();
+        effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC)), e));
+        for addr in [ADDR, OTHER] {
+            let known = effects(|e| hops.route(addr, route(GATEWAY), e));
+            assert_eq!(known.changed, [(addr, NextHop { ifindex: 3, mac: MAC })]);
+        }
+        let moved = effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC2)), e));
+        assert_eq!(moved.changed.len(), 2);
+        assert!(moved.refresh);
+        let left = effects(|e| hops.remove(ADDR, e));
+        assert_eq!(left.leave, BTreeSet::new());
+        let left = effects(|e| hops.remove(OTHER, e));
+        assert_eq!(left.leave, BTreeSet::from([(3, GATEWAY)]));
+    }
+
+    #[test]
+    fn a_flip_between_states_of_a_neighbour_changes_nothing() {
+        let mut hops = NextHops::default();
+        effects(|e| hops.route(ADDR, route(ADDR), e));
+        effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e));
+        for mac in [Some(MAC), None, Some(MAC)] {
+            assert_eq!(effects(|e| hops.neighbour(neighbour(ADDR, mac), e)), Effects::default());
+        }
+        assert!(effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC2)), e)).refresh);
+    }
+
+    #[test]
+    fn a_lost_route_leaves_the_last_next_hop_in_place() {
+        let mut hops = NextHops::default();
+        effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e));
+        effects(|e| hops.route(ADDR, route(ADDR), e));
+        let lost = effects(|e| hops.route(ADDR, None, e));
+        assert_eq!(lost.changed, []);
+        effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC2)), e));
+        let back = effects(|e| hops.route(ADDR, route(GATEWAY), e));
+        assert_eq!(back.changed, [(ADDR, NextHop { ifindex: 3, mac: MAC2 })]);
+        assert!(back.refresh);
+    }
+
+    #[test]
+    fn a_forgotten_neighbour_in_use_is_asked_for_again() {
+        let mut hops = NextHops::default();
+        effects(|e| hops.route(ADDR, route(GATEWAY), e));
+        assert_eq!(effects(|e| hops.neighbour_gone((3, GATEWAY), e)).ask, BTreeSet::from([(3, GATEWAY)]));
+        assert_eq!(effects(|e| hops.neighbour_gone((3, OTHER), e)), Effects::default());
+    }
+
+    #[test]
+    fn what_the_program_wants_is_asked_for_once_and_refreshes_sessions() {
+        let mut hops = NextHops::default();
+        assert_eq!(effects(|e| hops.want((3, OTHER), e)).ask.len(), 1);
+        assert_eq!(effects(|e| hops.want((3, OTHER), e)).ask.len(), 0);
+        assert!(effects(|e| hops.neighbour(neighbour(OTHER, Some(MAC)), e)).refresh);
+        assert!(!effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e)).refresh, "nobody wanted it");
+        effects(|e| hops.want((3, GATEWAY), e));
+        hops.forget_wanted();
+        assert_eq!(effects(|e| hops.want((3, GATEWAY), e)).ask.len(), 1);
+    }
+}

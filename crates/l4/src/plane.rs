@@ -1,0 +1,573 @@
+//! The L4 data plane: loaded, attached, following snapshots.
+
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use nix::time::{ClockId, clock_gettime};
+use weir_l4_common::drop::Drop as DropReason;
+use weir_l4_common::service::{BACKENDS_MAX, Listener as Entry, ListenerKey, SCHEDULE_LANES};
+use weir_l4_common::session::{LINES, Set4};
+use weir_model::{L4, Snapshot};
+
+use crate::attach::Programs;
+use crate::backends::Backends;
+use crate::clock::{Clock, monotonic};
+use crate::counters::CounterMaps;
+use crate::error::Error;
+use crate::line::{Line, Table};
+use crate::links::Links;
+use crate::memory::{Mapped, ScheduleCell, SettingsCell, available_bytes};
+use crate::plan::{Change, Maps, Plan};
+use crate::program;
+use crate::region::Region;
+use crate::session::{Filter, Found, NumberFilter, Session, for_each};
+use crate::state::Timeouts;
+use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
+use crate::sweep::{Count, Sweep, Totals};
+use crate::watch::{Handle, Parts, Watch};
+
+/// Elements of the map of scheduling tables, 8 bytes each: room for 256 Maglev tables, or for the round robin of far
+/// more pools than a node can have listeners.
+const SCHEDULE_ELEMENTS: u32 = 4 << 20;
+/// Part of the lines that are in use when as many sessions are there as the config says, each with two lines. Beyond
+/// it too many flows find their sets full.
+const LOAD_PERCENT: u64 = 64;
+/// A preparing change waits so long for next hops of new backends; a neighbour answers in well under a millisecond.
+const NEXT_HOP_WAIT: Duration = Duration::from_millis(200);
+/// One pass of the sweep through the table takes this long…
+const PASS_INTERVAL: Duration = Duration::from_secs(1);
+/// …in so many steps.
+const PASS_STEPS: u32 = 100;
+
+/// The running plane. Dropping it detaches the program; sessions end with it.
+pub struct Plane {
+    shared: Arc<Shared>,
+    watch: Arc<Handle>,
+    sweep: Arc<Stop>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A snapshot that is ready to take effect. Dropped without a commit, it leaves no trace.
+pub struct Prepared {
+    change: Option<Change>,
+    addresses: Vec<Ipv4Addr>,
+    shared: Arc<Shared>,
+}
+
+/// What the plane and its threads have in common.
+struct Shared {
+    l4: L4,
+    plan: Mutex<Plan>,
+    maps: Mutex<KernelMaps>,
+    counters: Mutex<CounterMaps>,
+    backends: Arc<Backends>,
+    programs: Arc<Mutex<Programs>>,
+    lines: Mapped<Line>,
+    seed: u64,
+    clock: Clock,
+    timeouts: Timeouts,
+    totals: Mutex<Arc<Totals>>,
+    passes: AtomicU64,
+    pass_cpu_nanoseconds: AtomicU64,
+}
+
+/// Ends the sweep's thread.
+#[derive(Debug, Default)]
+struct Stop {
+    stopped: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Plane {
+    /// Loads the program, attaches it to the interfaces, and starts to follow routes and sessions. Interfaces are
+    /// those of the calling thread's network namespace.
+    pub fn start(l4: &L4) -> Result<Self, Error> {
+        let sets = table_sets(l4.max_sessions);
+        check_memory(l4.max_sessions, sets)?;
+        let seed = RandomState::new().build_hasher().finish();
+        let mut ebpf = load(sets, seed)?;
+        let lines = Mapped::new(fd(map(&ebpf, "SESSIONS4")?)?, sets as usize * LINES).map_err(in_memory("SESSIONS4"))?;
+        let clock_cell = mapped(&ebpf, "CLOCK", 1)?;
+        let backends = Arc::new(Backends::new(mapped(&ebpf, "BACKENDS", BACKENDS_MAX as usize + 1)?));
+        let settings: Arc<Mapped<SettingsCell>> = Arc::new(mapped(&ebpf, "CONFIG", 1)?);
+        let maps = KernelMaps {
+            backends: backends.clone(),
+            schedule: mapped(&ebpf, "SCHEDULE", SCHEDULE_ELEMENTS as usize)?,
+            settings: settings.clone(),
+            locals: take(&mut ebpf, "LOCALS")?,
+            listeners: take(&mut ebpf, "LISTENERS")?,
+            vips: take(&mut ebpf, "VIPS")?,
+        };
+        let counters = CounterMaps {
+            listeners: take(&mut ebpf, "LISTENER_COUNTERS")?,
+            backends: take(&mut ebpf, "BACKEND_COUNTERS")?,
+            drops: take(&mut ebpf, "DROPS")?,
+        };
+        let links = Links::new(take(&mut ebpf, "LINKS")?, take(&mut ebpf, "LINK_OF")?);
+        let events = take(&mut ebpf, "EVENTS")?;
+        let programs = Arc::new(Mutex::new(Programs::load(ebpf, "weir_forward", &["weir_clock"])?));
+        let clock = Clock::new(clock_cell, programs.clone())?;
+        let handle = Arc::new(Handle::new().map_err(Error::system("make an eventfd"))?);
+        let watch = Watch::start(Parts {
+            events,
+            handle: handle.clone(),
+            backends: backends.clone(),
+            settings,
+            programs: programs.clone(),
+            links,
+            attach: l4.interfaces.clone(),
+            mode: l4.xdp_mode,
+        })?;
+        let timeouts = Timeouts::default();
+        let shared = Arc::new(Shared {
+            l4: l4.clone(),
+            plan: Mutex::new(Plan::new(l4.clone(), SCHEDULE_ELEMENTS)),
+            maps: Mutex::new(maps),
+            counters: Mutex::new(counters),
+            backends,
+            programs,
+            lines,
+            seed,
+            clock,
+            timeouts: timeouts.clone(),
+            totals: Mutex::default(),
+            passes: AtomicU64::new(0),
+            pass_cpu_nanoseconds: AtomicU64::new(0),
+        });
+        let stop = Arc::new(Stop::default());
+        let mut plane = Self { shared: shared.clone(), watch: handle, sweep: stop.clone(), threads: Vec::new() };
+        plane.spawn("weir-l4-watch", move || watch.run())?;
+        plane.spawn("weir-l4-sweep", move || shared.sweep(sets, timeouts, &stop))?;
+        tracing::info!(max_sessions = l4.max_sessions, table_bytes = table_bytes(sets), "layer 4 is up");
+        Ok(plane)
+    }
+
+    /// Does everything for a snapshot that can fail, and nothing that packets notice. Waits a moment for the next
+    /// hops of new backends; a backend whose next hop stays unknown is no error.
+    pub fn prepare(&self, snapshot: &Arc<Snapshot>) -> Result<Prepared, Error> {
+        let shared = &self.shared;
+        let change = shared.prepare(snapshot)?;
+        let addresses: Vec<Ipv4Addr> = change.addresses().collect::<BTreeSet<_>>().into_iter().collect();
+        shared.backends.expect(&addresses);
+        let prepared = Prepared { change: Some(change), addresses, shared: shared.clone() };
+        if !prepared.addresses.is_empty() {
+            self.watch.wake();
+            let unknown = shared.backends.wait_for_hops(&prepared.addresses, NEXT_HOP_WAIT);
+            if !unknown.is_empty() {
+                tracing::warn!(backends = ?unknown, "next hops are not known yet");
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Makes a prepared snapshot take effect. Snapshots are committed in the order in which they were prepared.
+    pub fn commit(&self, mut prepared: Prepared) {
+        if let Some(change) = prepared.change.take() {
+            let mut plan = lock(&self.shared.plan);
+            plan.commit(change, &mut *lock(&self.shared.maps), monotonic());
+        }
+        drop(prepared);
+        self.watch.wake();
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+
+    /// At most `limit` sessions that match, in no order.
+    pub fn sessions(&self, filter: &Filter, limit: usize) -> Vec<Session> {
+        let mut found = Vec::new();
+        if limit > 0 {
+            self.shared.for_each_session(filter, |session| {
+                found.push(session);
+                found.len() < limit
+            });
+        }
+        self.shared.name(found)
+    }
+
+    /// How many sessions match.
+    pub fn session_count(&self, filter: &Filter) -> u64 {
+        let mut count = 0;
+        self.shared.for_each_session(filter, |_| {
+            count += 1;
+            true
+        });
+        count
+    }
+
+    /// Detaches the program and ends the plane's threads. Sessions end with it.
+    pub fn stop(self) {
+        drop(self);
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
+        self.threads.push(thread.map_err(Error::system("start a thread"))?);
+        Ok(())
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.watch.stop();
+        *lock(&self.sweep.stopped) = true;
+        self.sweep.changed.notify_all();
+        for thread in self.threads.drain(..) {
+            // It has said why on standard error.
+            let _ = thread.join();
+        }
+        let mut programs = lock(&self.shared.programs);
+        for interface in &self.shared.l4.interfaces {
+            programs.detach(interface);
+        }
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(change) = self.change.take() {
+            lock(&self.shared.plan).abandon(change);
+        }
+        self.shared.backends.unexpect(&self.addresses);
+    }
+}
+
+impl Shared {
+    fn prepare(&self, snapshot: &Arc<Snapshot>) -> Result<Change, Error> {
+        let mut plan = lock(&self.plan);
+        match plan.prepare(snapshot, monotonic()) {
+            // Tables that were replaced a moment ago still take room.
+            Err(Error::ScheduleFull { .. }) if plan.room_comes_at().is_some() => {
+                let wait = plan.room_comes_at().unwrap_or_default().saturating_sub(monotonic());
+                std::thread::sleep(wait);
+                plan.prepare(snapshot, monotonic())
+            }
+            result => result,
+        }
+    }
+
+    fn table(&self) -> Table<'_> {
+        Table::new(&self.lines, self.seed)
+    }
+
+    fn for_each_session(&self, filter: &Filter, each: impl FnMut(Found) -> bool) {
+        if let Some(filter) = self.number_filter(filter) {
+            for_each(self.table(), self.clock.now(), &self.timeouts, &filter, each);
+        }
+    }
+
+    /// `None` if nothing can match.
+    fn number_filter(&self, filter: &Filter) -> Option<NumberFilter> {
+        let mut plan = lock(&self.plan);
+        let listener = match &filter.listener {
+            Some(name) => Some(plan.listener_numbers().number(name)?),
+            None => None,
+        };
+        let backends = (filter.pool.is_some() || filter.backend.is_some()).then(|| {
+            let matching = plan.backend_numbers().iter().filter(|(id, ..)| {
+                filter.pool.as_ref().is_none_or(|pool| id.pool == *pool)
+                    && filter.backend.is_none_or(|address| id.address == address)
+            });
+            matching.map(|(_, number, _)| number).collect::<Vec<u16>>()
+        });
+        Some(NumberFilter {
+            udp: filter.udp,
+            client: ipv4(filter.client)?,
+            vip: ipv4(filter.vip)?,
+            listener,
+            backends,
+            state: filter.state,
+        })
+    }
+
+    fn name(&self, found: Vec<Found>) -> Vec<Session> {
+        let mut plan = lock(&self.plan);
+        let name = |found: Found| Session {
+            listener: plan.listener_numbers().key(found.listener).cloned(),
+            backend: plan.backend_numbers().key(found.backend).cloned(),
+            ..found.session
+        };
+        found.into_iter().map(name).collect()
+    }
+
+    fn stats(&self) -> Stats {
+        let totals = lock(&self.totals).clone();
+        let mut plan = lock(&self.plan);
+        let counters = lock(&self.counters);
+        let mut stats = Stats {
+            drops: DropReason::ALL.iter().map(|reason| (*reason, counters.drops(*reason))).collect(),
+            table: self.table_stats(&totals),
+            ..Stats::default()
+        };
+        for (name, number, configured) in plan.listener_numbers().iter() {
+            let sum = counters.listener(number);
+            stats.listeners.push(ListenerStats {
+                listener: name.clone(),
+                configured,
+                counters: count(totals.tally.listener(number), sum.sessions),
+                drops: sum.drops,
+            });
+        }
+        for (id, number, configured) in plan.backend_numbers().iter() {
+            stats.backends.push(BackendStats {
+                backend: id.clone(),
+                configured,
+                counters: count(totals.tally.backend(number), counters.backend_sessions(number)),
+            });
+        }
+        drop((plan, counters));
+        stats.listeners.sort_by(|a, b| a.listener.cmp(&b.listener));
+        stats.backends.sort_by(|a, b| a.backend.cmp(&b.backend));
+        let programs = lock(&self.programs);
+        stats.interfaces = self
+            .l4
+            .interfaces
+            .iter()
+            .map(|interface| InterfaceStats {
+                interface: interface.clone(),
+                attachment: programs.attachment(interface).map(|(mode, _)| mode),
+            })
+            .collect();
+        stats
+    }
+
+    fn table_stats(&self, totals: &Totals) -> TableStats {
+        TableStats {
+            max_sessions: self.l4.max_sessions,
+            bytes: (self.lines.len() * size_of::<Line>()) as u64,
+            lines: self.lines.len() as u64,
+            lines_used: totals.lines_used,
+            sessions: totals.sessions,
+            lines_passed: totals.lines_passed,
+            expired: totals.expired,
+            orphans: totals.orphans,
+            passes: self.passes.load(Relaxed),
+            pass_cpu: Duration::from_nanos(self.pass_cpu_nanoseconds.load(Relaxed)),
+        }
+    }
+
+    /// Goes through the table until it is stopped.
+    fn sweep(&self, sets: u32, timeouts: Timeouts, stop: &Stop) {
+        let mut sweep = Sweep::new(sets, timeouts);
+        let step = sets.div_ceil(PASS_STEPS);
+        let mut cpu_before = thread_cpu();
+        while !stop.wait(PASS_INTERVAL / PASS_STEPS) {
+            let Some(totals) = sweep.step(self.table(), self.clock.now(), step) else { continue };
+            self.give_numbers_back(&mut sweep, &totals);
+            *lock(&self.totals) = Arc::new(totals);
+            let cpu = thread_cpu();
+            self.pass_cpu_nanoseconds.store(cpu.saturating_sub(cpu_before).as_nanos() as u64, Release);
+            cpu_before = cpu;
+            self.passes.fetch_add(1, Release);
+            if let Err(error) = self.clock.ask() {
+                tracing::error!(%error, "ask the kernel for its clock");
+            }
+        }
+    }
+
+    /// Numbers of listeners and backends that have left the config, and that no session carries any more.
+    fn give_numbers_back(&self, sweep: &mut Sweep, totals: &Totals) {
+        let mut plan = lock(&self.plan);
+        let mut counters = lock(&self.counters);
+        for number in plan.listener_numbers().idle(|number| totals.tally.listener(number).lines > 0) {
+            sweep.forget_listener(number);
+            match counters.clear_listener(number) {
+                Ok(()) => plan.listener_numbers().free(number),
+                Err(error) => tracing::error!(%error, "clear a listener's counters"),
+            }
+        }
+        for number in plan.backend_numbers().idle(|number| totals.tally.backend(number).lines > 0) {
+            sweep.forget_backend(number);
+            match counters.clear_backend(number) {
+                Ok(()) => {
+                    self.backends.forget(number);
+                    plan.backend_numbers().free(number);
+                }
+                Err(error) => tracing::error!(%error, "clear a backend's counters"),
+            }
+        }
+    }
+}
+
+impl Stop {
+    /// Waits; true if the thread is to end.
+    fn wait(&self, time: Duration) -> bool {
+        let stopped = lock(&self.stopped);
+        *self.changed.wait_timeout_while(stopped, time, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// The maps that commits write.
+struct KernelMaps {
+    backends: Arc<Backends>,
+    schedule: Mapped<ScheduleCell>,
+    settings: Arc<Mapped<SettingsCell>>,
+    locals: Array<MapData, u32>,
+    listeners: BpfHashMap<MapData, [u8; size_of::<ListenerKey>()], [u8; size_of::<Entry>()]>,
+    vips: BpfHashMap<MapData, u32, u32>,
+}
+
+impl Maps for KernelMaps {
+    fn write_backend(&mut self, number: u16, address: SocketAddrV4, accepts: bool) {
+        self.backends.write(number, address, accepts);
+    }
+
+    fn write_table(&mut self, region: Region, numbers: &[u16]) {
+        let cells = &self.schedule[region.start as usize..][..region.len as usize];
+        for (cell, numbers) in cells.iter().zip(numbers.chunks(SCHEDULE_LANES as usize)) {
+            let mut lanes = [0; SCHEDULE_LANES as usize];
+            lanes[..numbers.len()].copy_from_slice(numbers);
+            let mut bytes = [0; size_of::<ScheduleCell>()];
+            for (bytes, lane) in bytes.chunks_exact_mut(2).zip(lanes) {
+                bytes.copy_from_slice(&lane.to_ne_bytes());
+            }
+            cell.store(u64::from_ne_bytes(bytes), Release);
+        }
+    }
+
+    fn write_locals(&mut self, locals: &[Ipv4Addr]) {
+        for (index, local) in (0..).zip(locals) {
+            logged("LOCALS", self.locals.set(index, u32::from_ne_bytes(local.octets()), 0));
+        }
+        self.settings[0][1].store(locals.len() as u32, Release);
+    }
+
+    fn write_listener(&mut self, key: ListenerKey, entry: Entry) {
+        logged("LISTENERS", self.listeners.insert(key_bytes(&key), entry_bytes(&entry), 0));
+    }
+
+    fn remove_listener(&mut self, key: ListenerKey) {
+        logged("LISTENERS", self.listeners.remove(&key_bytes(&key)));
+    }
+
+    fn add_vip(&mut self, vip: Ipv4Addr) {
+        logged("VIPS", self.vips.insert(u32::from_ne_bytes(vip.octets()), 1, 0));
+    }
+
+    fn remove_vip(&mut self, vip: Ipv4Addr) {
+        logged("VIPS", self.vips.remove(&u32::from_ne_bytes(vip.octets())));
+    }
+}
+
+/// A commit cannot fail: capacity was checked before it, and the maps have their memory from the start.
+fn logged(map: &str, result: Result<(), aya::maps::MapError>) {
+    if let Err(error) = result {
+        tracing::error!(map, %error, "write to a map");
+    }
+}
+
+fn key_bytes(key: &ListenerKey) -> [u8; size_of::<ListenerKey>()] {
+    let mut bytes = [0; size_of::<ListenerKey>()];
+    bytes[..4].copy_from_slice(&key.addr.to_ne_bytes());
+    bytes[4..6].copy_from_slice(&key.port.to_ne_bytes());
+    bytes[6] = key.proto;
+    bytes
+}
+
+fn entry_bytes(entry: &Entry) -> [u8; size_of::<Entry>()] {
+    let mut bytes = [0; size_of::<Entry>()];
+    bytes[..2].copy_from_slice(&entry.id.to_ne_bytes());
+    bytes[2] = entry.mode;
+    bytes[3] = entry.pick;
+    bytes[4..8].copy_from_slice(&entry.table_base.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&entry.table_len.to_ne_bytes());
+    bytes
+}
+
+/// Sets of a table for so many sessions, with two lines each.
+fn table_sets(max_sessions: u32) -> u32 {
+    let lines = u64::from(max_sessions.max(1)) * 2;
+    let sets = (lines * 100).div_ceil(LINES as u64 * LOAD_PERCENT);
+    u32::try_from(sets).unwrap_or(u32::MAX).max(2)
+}
+
+fn table_bytes(sets: u32) -> u64 {
+    u64::from(sets) * size_of::<Set4>() as u64
+}
+
+/// The kernel takes the table's memory at once, and would kill somebody to get it.
+fn check_memory(sessions: u32, sets: u32) -> Result<(), Error> {
+    let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
+    let needed = table_bytes(sets);
+    if needed > available { Err(Error::Memory { sessions, needed, available }) } else { Ok(()) }
+}
+
+fn load(sets: u32, seed: u64) -> Result<Ebpf, Error> {
+    EbpfLoader::new()
+        .map_max_entries("SESSIONS4", sets)
+        .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
+        .override_global("SETS", &sets, true)
+        .override_global("SEED", &seed, true)
+        .verifier_log_level(VerifierLogLevel::DISABLE)
+        .load(program::FORWARD)
+        .map_err(Error::Load)
+}
+
+fn map<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Map, Error> {
+    ebpf.map(name).ok_or(Error::Missing(name))
+}
+
+/// The descriptor of an array map.
+fn fd(map: &Map) -> Result<BorrowedFd<'_>, Error> {
+    match map {
+        Map::Array(data) => Ok(data.fd().as_fd()),
+        _ => Err(Error::Missing("array map of this name")),
+    }
+}
+
+fn mapped<T: crate::memory::Shared>(ebpf: &Ebpf, name: &'static str, count: usize) -> Result<Mapped<T>, Error> {
+    Mapped::new(fd(map(ebpf, name)?)?, count).map_err(in_memory(name))
+}
+
+fn in_memory(map: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |io_error| Error::Map {
+        map,
+        source: aya::sys::SyscallError { call: "mmap", io_error }.into(),
+    }
+}
+
+fn take<M: TryFrom<Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+    M::try_from(map).map_err(Error::map(name))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing inside panics with a half-made change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn count(count: Count, sessions_opened: u64) -> Counters {
+    Counters {
+        sessions_active: count.sessions,
+        sessions_opened,
+        packets_in: count.packets_in,
+        bytes_in: count.bytes_in,
+        packets_out: count.packets_out,
+        bytes_out: count.bytes_out,
+    }
+}
+
+/// `None` if an IPv6 address is asked for, which no session has.
+fn ipv4(address: Option<IpAddr>) -> Option<Option<Ipv4Addr>> {
+    match address {
+        None => Some(None),
+        Some(IpAddr::V4(address)) => Some(Some(address)),
+        Some(IpAddr::V6(_)) => None,
+    }
+}
+
+/// Processor time of the calling thread.
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}

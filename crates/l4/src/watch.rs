@@ -1,0 +1,444 @@
+//! The thread that follows the kernel's interfaces, routes and neighbours, and keeps next hops up to date.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aya::maps::{MapData, RingBuf};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use weir_l4_common::event::{Event, EventKind};
+use weir_l4_common::link::LINKS_MAX;
+use weir_model::XdpMode;
+
+use crate::attach::Programs;
+use crate::backends::{Backends, Hop};
+use crate::error::Error;
+use crate::links::Links;
+use crate::memory::{Mapped, SettingsCell};
+use crate::netlink::{Keep, LinkInfo, Message, Monitor, Questions};
+use crate::next_hop::{Effects, NextHops};
+
+/// After a change of routes, wait for more of them before all ways are asked for again…
+const ROUTES_SETTLE: Duration = Duration::from_millis(20);
+/// …but not for longer than this.
+const ROUTES_SETTLE_MAX: Duration = Duration::from_millis(200);
+/// How often neighbours are asked for that do not answer, and interfaces looked for that have gone.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How often an event of one kind is logged at most.
+const EVENT_LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Wakes and stops the thread.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    wake: EventFd,
+    stop: AtomicBool,
+}
+
+impl Handle {
+    pub(crate) fn new() -> io::Result<Self> {
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        Ok(Self { wake, stop: AtomicBool::new(false) })
+    }
+
+    /// There are addresses to find the way to.
+    pub(crate) fn wake(&self) {
+        // Fails only when it has been woken 2^64 times and has not noticed.
+        let _ = self.wake.write(1);
+    }
+
+    /// The thread ends soon.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Release);
+        self.wake();
+    }
+}
+
+/// What the thread works on.
+pub(crate) struct Watch {
+    monitor: Monitor,
+    questions: Questions,
+    events: RingBuf<MapData>,
+    handle: Arc<Handle>,
+    backends: Arc<Backends>,
+    settings: Arc<Mapped<SettingsCell>>,
+    programs: Arc<Mutex<Programs>>,
+    links: Links,
+    /// Interfaces that the program is attached to, and how it should be.
+    attach: Vec<String>,
+    mode: XdpMode,
+    interfaces: HashMap<u32, LinkInfo>,
+    hops: NextHops,
+    routes_changed: Option<(Instant, Instant)>,
+    retry_at: Instant,
+    /// Addresses whose trouble was logged.
+    complained: HashSet<Ipv4Addr>,
+    logged: HashMap<u32, (Instant, u64)>,
+    vanished: HashSet<String>,
+}
+
+/// What a [`Watch`] is made of.
+pub(crate) struct Parts {
+    pub(crate) events: RingBuf<MapData>,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) backends: Arc<Backends>,
+    pub(crate) settings: Arc<Mapped<SettingsCell>>,
+    pub(crate) programs: Arc<Mutex<Programs>>,
+    pub(crate) links: Links,
+    pub(crate) attach: Vec<String>,
+    pub(crate) mode: XdpMode,
+}
+
+impl Watch {
+    /// Reads what there is now, in the calling thread's network namespace, and attaches the program.
+    pub(crate) fn start(parts: Parts) -> Result<Self, Error> {
+        let monitor = Monitor::open().map_err(Error::system("listen to rtnetlink"))?;
+        let questions = Questions::open().map_err(Error::system("open rtnetlink"))?;
+        let Parts { events, handle, backends, settings, programs, links, attach, mode } = parts;
+        let mut watch = Self {
+            monitor,
+            questions,
+            events,
+            handle,
+            backends,
+            settings,
+            programs,
+            links,
+            attach,
+            mode,
+            interfaces: HashMap::new(),
+            hops: NextHops::default(),
+            routes_changed: None,
+            retry_at: Instant::now() + RETRY_INTERVAL,
+            complained: HashSet::new(),
+            logged: HashMap::new(),
+            vanished: HashSet::new(),
+        };
+        watch.read_all().map_err(Error::system("list interfaces and neighbours"))?;
+        for name in watch.attach.clone() {
+            watch.attach(&name)?;
+        }
+        Ok(watch)
+    }
+
+    /// Runs until it is stopped; leaves the kernel's neighbours as it found them.
+    pub(crate) fn run(mut self) {
+        while !self.handle.stop.load(Acquire) {
+            self.wait();
+            self.take_messages();
+            self.take_news();
+            self.take_events();
+            let now = Instant::now();
+            if self.routes_due().is_some_and(|due| due <= now) {
+                self.routes_changed = None;
+                self.ask_all_routes();
+            }
+            if self.retry_at <= now {
+                self.retry_at = now + RETRY_INTERVAL;
+                self.retry();
+            }
+        }
+        for (ifindex, addr) in self.hops.in_use().collect::<Vec<_>>() {
+            self.ask_neighbour(ifindex, addr, Keep::Unmanaged);
+        }
+    }
+
+    fn wait(&self) {
+        let until = self.routes_due().map_or(self.retry_at, |due| due.min(self.retry_at));
+        let left = until.saturating_duration_since(Instant::now());
+        // Rounded up, so that what is due then is due when we wake.
+        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let mut sources = [
+            PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.handle.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.events.as_fd(), PollFlags::POLLIN),
+        ];
+        // Interrupted: the loop comes back here.
+        let _ = poll(&mut sources, timeout);
+    }
+
+    fn routes_due(&self) -> Option<Instant> {
+        self.routes_changed.map(|(first, last)| (last + ROUTES_SETTLE).min(first + ROUTES_SETTLE_MAX))
+    }
+
+    /// What the kernel has told.
+    fn take_messages(&mut self) {
+        let mut messages = Vec::new();
+        let result = self.monitor.receive(|message| messages.push(message));
+        for message in messages {
+            self.take_message(message);
+        }
+        if let Err(error) = result {
+            tracing::warn!(%error, "lost events of rtnetlink: reading everything anew");
+            match self.read_all() {
+                Ok(()) => self.note_routes_changed(),
+                Err(error) => tracing::error!(%error, "list interfaces and neighbours"),
+            }
+        }
+    }
+
+    fn take_message(&mut self, message: Message) {
+        let mut effects = Effects::default();
+        match message {
+            Message::Link(link) => self.take_link(link),
+            Message::LinkGone(ifindex) => self.take_link_gone(ifindex),
+            Message::Neighbour(neighbour) => self.hops.neighbour(neighbour, &mut effects),
+            Message::NeighbourGone(neighbour) => {
+                self.hops.neighbour_gone((neighbour.ifindex, neighbour.addr), &mut effects);
+            }
+            Message::RoutesChanged => self.note_routes_changed(),
+            Message::Route(_) | Message::Ack(_) | Message::Done => {}
+        }
+        self.apply(effects);
+    }
+
+    fn note_routes_changed(&mut self) {
+        let now = Instant::now();
+        let first = self.routes_changed.map_or(now, |(first, _)| first);
+        self.routes_changed = Some((first, now));
+    }
+
+    fn take_link(&mut self, link: LinkInfo) {
+        let before = self.interfaces.insert(link.ifindex, link.clone());
+        if before.as_ref() == Some(&link) {
+            return;
+        }
+        self.links.update(&link);
+        let is_new = before.is_none_or(|before| before.name != link.name);
+        if is_new && self.attach.contains(&link.name) {
+            self.reattach(&link.name);
+        }
+        self.note_routes_changed();
+    }
+
+    fn take_link_gone(&mut self, ifindex: u32) {
+        let Some(link) = self.interfaces.remove(&ifindex) else { return };
+        if self.attach.contains(&link.name) {
+            tracing::error!(interface = link.name, "the interface has gone; waiting for it to come back");
+            self.programs().detach(&link.name);
+            self.vanished.insert(link.name);
+        }
+        self.note_routes_changed();
+    }
+
+    fn reattach(&mut self, name: &str) {
+        match self.attach(name) {
+            Ok(()) => {
+                self.vanished.remove(name);
+                tracing::info!(interface = name, "the interface is back");
+            }
+            Err(error) => {
+                tracing::error!(interface = name, %error, "the interface is back, but not attached; trying again");
+                self.vanished.insert(name.to_owned());
+            }
+        }
+    }
+
+    fn attach(&mut self, name: &str) -> Result<(), Error> {
+        let Some(link) = self.interfaces.values().find(|link| link.name == name).cloned() else {
+            return Err(Error::NoInterface { interface: name.to_owned() });
+        };
+        self.links
+            .ensure(&link)
+            .ok_or(Error::TooMany { what: "interfaces", max: LINKS_MAX })?;
+        let mode = self.mode;
+        self.programs().attach(name, mode)?;
+        if !forwards(name) {
+            tracing::warn!(
+                interface = name,
+                "net.ipv4.conf.{name}.forwarding is 0: the kernel does not tell the way to clients, so that replies go \
+                 back the way the requests came"
+            );
+        }
+        Ok(())
+    }
+
+    /// Addresses of backends that came or went.
+    fn take_news(&mut self) {
+        // A counter that is set back by being read.
+        let _ = self.handle.wake.read();
+        for (addr, here) in self.backends.news() {
+            if here {
+                self.ask_route(addr);
+            } else {
+                let mut effects = Effects::default();
+                self.hops.remove(addr, &mut effects);
+                self.complained.remove(&addr);
+                self.apply(effects);
+            }
+        }
+    }
+
+    /// What the program has told.
+    fn take_events(&mut self) {
+        let mut events = Vec::new();
+        while let Some(record) = self.events.next() {
+            events.extend(event(&record));
+        }
+        for event in events {
+            match EventKind::from_number(event.kind) {
+                Some(EventKind::NeighbourWanted) => {
+                    let mut effects = Effects::default();
+                    self.hops.want((event.ifindex, address(event.addr)), &mut effects);
+                    self.apply(effects);
+                }
+                Some(EventKind::PortsExhausted) => self.log_event(event, "no local port is free for a new session"),
+                Some(EventKind::TableFull) => self.log_event(event, "the session table has no room for a new session"),
+                None => {}
+            }
+        }
+    }
+
+    fn log_event(&mut self, event: Event, what: &'static str) {
+        let now = Instant::now();
+        let (last, count) = self.logged.entry(event.kind).or_insert((now - EVENT_LOG_INTERVAL, 0));
+        *count += 1;
+        if now - *last >= EVENT_LOG_INTERVAL {
+            tracing::error!(vip = %address(event.addr), listener = event.listener, times = *count, "{what}");
+            (*last, *count) = (now, 0);
+        }
+    }
+
+    /// Lists interfaces and neighbours.
+    fn read_all(&mut self) -> io::Result<()> {
+        self.read_links()?;
+        let neighbours = self.questions.neighbours()?;
+        self.hops.forget_neighbours();
+        for neighbour in neighbours {
+            let mut effects = Effects::default();
+            self.hops.neighbour(neighbour, &mut effects);
+            self.apply(effects);
+        }
+        Ok(())
+    }
+
+    fn read_links(&mut self) -> io::Result<()> {
+        let links = self.questions.links()?;
+        let here: HashSet<u32> = links.iter().map(|link| link.ifindex).collect();
+        let gone: Vec<u32> = self.interfaces.keys().filter(|ifindex| !here.contains(ifindex)).copied().collect();
+        for ifindex in gone {
+            self.take_link_gone(ifindex);
+        }
+        let first = self.interfaces.is_empty();
+        for link in links {
+            if first {
+                self.interfaces.insert(link.ifindex, link);
+            } else {
+                self.take_link(link);
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_all_routes(&mut self) {
+        for addr in self.hops.addresses() {
+            self.ask_route(addr);
+        }
+        // Ways to clients may have changed as well.
+        self.refresh_sessions();
+    }
+
+    fn ask_route(&mut self, addr: Ipv4Addr) {
+        match self.questions.route(addr) {
+            Ok(route) => {
+                let mut effects = Effects::default();
+                self.hops.route(addr, route, &mut effects);
+                self.apply(effects);
+            }
+            Err(error) => tracing::error!(backend = %addr, %error, "ask the kernel for the way"),
+        }
+    }
+
+    fn retry(&mut self) {
+        self.hops.forget_wanted();
+        for (ifindex, addr) in self.hops.unknown() {
+            self.ask_neighbour(ifindex, addr, Keep::Managed);
+        }
+        let unresolved: Vec<(Ipv4Addr, bool)> = self.hops.unresolved().collect();
+        for &(addr, has_route) in &unresolved {
+            if self.complained.insert(addr) {
+                if has_route {
+                    tracing::warn!(backend = %addr, "the next hop does not answer ARP: no new session until it does");
+                } else {
+                    tracing::warn!(backend = %addr, "no way to the backend, or it is this machine: no new session");
+                }
+            }
+        }
+        let unresolved: HashSet<Ipv4Addr> = unresolved.into_iter().map(|(addr, _)| addr).collect();
+        self.complained.retain(|addr| unresolved.contains(addr));
+        for name in self.vanished.clone() {
+            if self.interfaces.values().any(|link| link.name == name) {
+                self.reattach(&name);
+            }
+        }
+    }
+
+    /// Writes what has changed, then tells the program.
+    fn apply(&mut self, effects: Effects) {
+        for (addr, hop) in effects.changed {
+            if !self.interfaces.contains_key(&hop.ifindex)
+                && let Err(error) = self.read_links()
+            {
+                tracing::error!(%error, "list interfaces");
+            }
+            // Gone again already: its routes are asked for anew in a moment.
+            let Some(link) = self.interfaces.get(&hop.ifindex) else { continue };
+            match self.links.ensure(link) {
+                Some(slot) => {
+                    tracing::debug!(backend = %addr, interface = link.name, mac = ?hop.mac, "next hop");
+                    self.backends.set_hop(addr, Hop { mac: hop.mac, link: slot });
+                }
+                None => tracing::error!(backend = %addr, interface = link.name, "packets leave by too many interfaces"),
+            }
+        }
+        if effects.refresh {
+            self.refresh_sessions();
+        }
+        for key in effects.ask {
+            let keep = if self.hops.is_in_use(&key) { Keep::Managed } else { Keep::Unmanaged };
+            self.ask_neighbour(key.0, key.1, keep);
+        }
+        for (ifindex, addr) in effects.leave {
+            self.ask_neighbour(ifindex, addr, Keep::Unmanaged);
+        }
+    }
+
+    fn ask_neighbour(&mut self, ifindex: u32, addr: Ipv4Addr, keep: Keep) {
+        // Asking would take the mark off it that it is permanent (net/core/neighbour.c, `__neigh_update`).
+        if self.hops.is_fixed(&(ifindex, addr)) {
+            return;
+        }
+        if let Err(error) = self.questions.ask_neighbour(ifindex, addr, keep) {
+            tracing::debug!(neighbour = %addr, ifindex, %error, "ask for a neighbour");
+        }
+    }
+
+    fn refresh_sessions(&self) {
+        self.settings[0][0].fetch_add(1, AcqRel);
+    }
+
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn event(record: &[u8]) -> Option<Event> {
+    let word = |at: usize| record.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    Some(Event { kind: word(0)?, ifindex: word(4)?, addr: word(8)?, listener: word(12)? })
+}
+
+fn address(be: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from_be(be))
+}
+
+/// Whether the kernel passes packets on that come in by this interface.
+fn forwards(interface: &str) -> bool {
+    let path = Path::new("/proc/sys/net/ipv4/conf").join(interface).join("forwarding");
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
+}
