@@ -20,7 +20,7 @@ use crate::relay::Relay;
 use crate::transport::Transport;
 use crate::tunnel;
 use crate::upstream::{Connection, LocalBackend, Work};
-use crate::worker::Worker;
+use crate::worker::{IDLE_GRACE, Worker};
 
 /// Bytes that are read and thrown away after a refusal, so that the client sees the answer before a reset.
 const LINGER_BYTES_MAX: usize = 512 * 1024;
@@ -145,11 +145,14 @@ impl<T: Transport> Downstream<T> {
     async fn read_head(&mut self) -> Read {
         let plan = self.plan();
         let timeouts = &plan.listener.timeouts;
-        if self.first {
-            self.watch.arm(timeouts.request_header, Phase::Idle);
-        } else {
-            self.watch.arm(timeouts.keep_alive, Phase::Idle);
-        }
+        let closing = self.listener.is_closing() || self.worker.draining.get();
+        let patience = match self.first {
+            true => timeouts.request_header,
+            // The answer may have begun, and promised to keep the connection, before the drain did.
+            false if closing => timeouts.keep_alive.min(IDLE_GRACE),
+            false => timeouts.keep_alive,
+        };
+        self.watch.arm(patience, Phase::Idle);
         let mut scanned = 0;
         poll_fn(|cx| self.poll_head(cx, &plan, &mut scanned)).await
     }
