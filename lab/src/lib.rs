@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bench;
+pub mod bench_l4;
 pub mod echo;
 pub mod folder;
 pub mod http;
