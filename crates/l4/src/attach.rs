@@ -63,37 +63,66 @@ pub(crate) fn pin_dir(node: &str) -> PathBuf {
 
 impl Programs {
     /// Gives the kernel the program `main` of an object, and `others`.
-    pub(crate) fn load(mut ebpf: Ebpf, main: &'static str, others: &[&'static str]) -> Result<Self, Error> {
+    pub(crate) fn load(
+        mut ebpf: Ebpf,
+        main: &'static str,
+        others: &[&'static str],
+    ) -> Result<Self, Error> {
         for program in others.iter().chain([&main]) {
             let fail = |source| Error::Program { program, source };
             xdp(&mut ebpf, program)?.load().map_err(fail)?;
         }
-        Ok(Self { ebpf, main, attached: BTreeMap::new() })
+        Ok(Self {
+            ebpf,
+            main,
+            attached: BTreeMap::new(),
+        })
     }
 
     /// Attaches the main program to an interface.
     pub(crate) fn attach(&mut self, interface: &str, mode: XdpMode) -> Result<Attachment, Error> {
-        let ifindex =
-            if_nametoindex(interface).map_err(|_| Error::NoInterface { interface: interface.to_owned() })?;
+        let ifindex = if_nametoindex(interface).map_err(|_| Error::NoInterface {
+            interface: interface.to_owned(),
+        })?;
         self.detach(interface);
         let program = xdp(&mut self.ebpf, self.main)?;
         let mut attach = |flag: Flag| program.attach_to_if_index(ifindex, flag);
         let (link, mode) = match mode {
-            XdpMode::Native => (attach(Flag::Driver).map_err(refused(interface, Attachment::Native))?, Attachment::Native),
-            XdpMode::Generic => (attach(Flag::Skb).map_err(refused(interface, Attachment::Generic))?, Attachment::Generic),
+            XdpMode::Native => (
+                attach(Flag::Driver).map_err(refused(interface, Attachment::Native))?,
+                Attachment::Native,
+            ),
+            XdpMode::Generic => (
+                attach(Flag::Skb).map_err(refused(interface, Attachment::Generic))?,
+                Attachment::Generic,
+            ),
             XdpMode::Auto => match attach(Flag::Driver) {
                 Ok(link) => (link, Attachment::Native),
-                Err(error) if is_final(&error) => return Err(refused(interface, Attachment::Native)(error)),
+                Err(error) if is_final(&error) => {
+                    return Err(refused(interface, Attachment::Native)(error));
+                }
                 Err(error) => {
-                    let link = attach(Flag::Skb).map_err(refused(interface, Attachment::Generic))?;
+                    let link =
+                        attach(Flag::Skb).map_err(refused(interface, Attachment::Generic))?;
                     let reason = reason(&error);
-                    tracing::warn!(interface, reason, "no native XDP here: attached in generic mode, which is slower");
+                    tracing::warn!(
+                        interface,
+                        reason,
+                        "no native XDP here: attached in generic mode, which is slower"
+                    );
                     (link, Attachment::Generic)
                 }
             },
         };
         tracing::info!(interface, mode = mode.as_str(), "XDP attached");
-        self.attached.insert(interface.to_owned(), Attached { link, ifindex, mode });
+        self.attached.insert(
+            interface.to_owned(),
+            Attached {
+                link,
+                ifindex,
+                mode,
+            },
+        );
         Ok(mode)
     }
 
@@ -109,27 +138,39 @@ impl Programs {
 
     /// How an interface is attached, and the index that it had then.
     pub(crate) fn attachment(&self, interface: &str) -> Option<(Attachment, u32)> {
-        self.attached.get(interface).map(|attached| (attached.mode, attached.ifindex))
+        self.attached
+            .get(interface)
+            .map(|attached| (attached.mode, attached.ifindex))
     }
 
     /// Runs a program once, by itself.
     pub(crate) fn run(&mut self, program: &'static str) -> Result<(), Error> {
         // As short as test runs may be (net/bpf/test_run.c, `bpf_test_init`).
         let packet = [0; 64];
-        let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::default() };
+        let options = TestRunOptions {
+            data_in: Some(&packet),
+            ..TestRunOptions::default()
+        };
         let run = xdp(&mut self.ebpf, program)?.test_run(options);
-        run.map(drop).map_err(|source| Error::Program { program, source })
+        run.map(drop)
+            .map_err(|source| Error::Program { program, source })
     }
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, Error> {
     let program = ebpf.program_mut(name).ok_or(Error::Missing(name))?;
-    program.try_into().map_err(|source| Error::Program { program: name, source })
+    program.try_into().map_err(|source| Error::Program {
+        program: name,
+        source,
+    })
 }
 
 /// Errors that generic mode would meet, too.
 fn is_final(error: &ProgramError) -> bool {
-    matches!(os_error(error), Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV))
+    matches!(
+        os_error(error),
+        Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV)
+    )
 }
 
 fn refused(interface: &str, mode: Attachment) -> impl FnOnce(ProgramError) -> Error {
@@ -151,10 +192,14 @@ fn reason(error: &ProgramError) -> String {
 
 fn hint(number: i32, mode: Attachment) -> Option<&'static str> {
     match (number, mode) {
-        (libc::EBUSY | libc::EEXIST, _) => Some("another XDP program is attached there; `ip link` shows its id"),
+        (libc::EBUSY | libc::EEXIST, _) => {
+            Some("another XDP program is attached there; `ip link` shows its id")
+        }
         (libc::EPERM, _) => Some("CAP_NET_ADMIN and CAP_BPF are needed, or root"),
         (libc::ENODEV, _) => Some("the interface has gone"),
-        (libc::EOPNOTSUPP, Attachment::Native) => Some("the driver has no XDP, or not with LRO on; try xdp_mode = \"generic\""),
+        (libc::EOPNOTSUPP, Attachment::Native) => {
+            Some("the driver has no XDP, or not with LRO on; try xdp_mode = \"generic\"")
+        }
         (libc::EINVAL | libc::ERANGE | libc::EMSGSIZE, Attachment::Native) => {
             Some("the driver may want a smaller MTU, LRO off, or fewer channels")
         }

@@ -45,7 +45,11 @@ struct Address {
 
 impl Backends {
     pub(crate) fn new(cells: Mapped<BackendCell>) -> Self {
-        let backends = Self { cells, state: Mutex::default(), resolved: Condvar::new() };
+        let backends = Self {
+            cells,
+            state: Mutex::default(),
+            resolved: Condvar::new(),
+        };
         for cell in &*backends.cells {
             store(&cell[1], second_half(None, false));
         }
@@ -61,19 +65,27 @@ impl Backends {
             entry.numbers.push(number);
             state.news.insert(*address.ip());
         }
-        let hop = state.by_address.get(address.ip()).and_then(|address| address.hop);
+        let hop = state
+            .by_address
+            .get(address.ip())
+            .and_then(|address| address.hop);
         self.write_cell(number, address, hop, accepts);
     }
 
     /// Forgets a backend that no session uses any more.
     pub(crate) fn forget(&self, number: u16) {
         let mut state = self.state();
-        let Some((address, _)) = state.by_number.remove(&number) else { return };
+        let Some((address, _)) = state.by_number.remove(&number) else {
+            return;
+        };
         if let Some(entry) = state.by_address.get_mut(address.ip()) {
             entry.numbers.retain(|other| *other != number);
         }
         state.drop_unused(*address.ip());
-        store(&self.cells[usize::from(number)][1], second_half(None, false));
+        store(
+            &self.cells[usize::from(number)][1],
+            second_half(None, false),
+        );
     }
 
     /// A change under way will use these addresses: their next hops are looked for already.
@@ -106,14 +118,23 @@ impl Backends {
         loop {
             let unknown: Vec<Ipv4Addr> = addresses
                 .iter()
-                .filter(|addr| state.by_address.get(addr).is_none_or(|address| address.hop.is_none()))
+                .filter(|addr| {
+                    state
+                        .by_address
+                        .get(addr)
+                        .is_none_or(|address| address.hop.is_none())
+                })
                 .copied()
                 .collect();
             let left = deadline.saturating_duration_since(Instant::now());
             if unknown.is_empty() || left.is_zero() {
                 return unknown;
             }
-            state = self.resolved.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .resolved
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 
@@ -121,18 +142,25 @@ impl Backends {
     pub(crate) fn news(&self) -> Vec<(Ipv4Addr, bool)> {
         let mut state = self.state();
         let news = std::mem::take(&mut state.news);
-        news.into_iter().map(|addr| (addr, state.by_address.contains_key(&addr))).collect()
+        news.into_iter()
+            .map(|addr| (addr, state.by_address.contains_key(&addr)))
+            .collect()
     }
 
     /// The next hop of an address is known, or has changed.
     pub(crate) fn set_hop(&self, addr: Ipv4Addr, hop: Hop) {
         let mut state = self.state();
-        let Some(entry) = state.by_address.get_mut(&addr) else { return };
+        let Some(entry) = state.by_address.get_mut(&addr) else {
+            return;
+        };
         entry.hop = Some(hop);
         let numbers = entry.numbers.clone();
         for number in numbers {
             if let Some(&(_, accepts)) = state.by_number.get(&number) {
-                store(&self.cells[usize::from(number)][1], second_half(Some(hop), accepts));
+                store(
+                    &self.cells[usize::from(number)][1],
+                    second_half(Some(hop), accepts),
+                );
             }
         }
         drop(state);
@@ -153,7 +181,11 @@ impl Backends {
 
 impl State {
     fn drop_unused(&mut self, addr: Ipv4Addr) {
-        if self.by_address.get(&addr).is_some_and(|entry| entry.numbers.is_empty() && entry.expected == 0) {
+        if self
+            .by_address
+            .get(&addr)
+            .is_some_and(|entry| entry.numbers.is_empty() && entry.expected == 0)
+        {
             self.by_address.remove(&addr);
             self.news.insert(addr);
         }
@@ -173,8 +205,23 @@ fn first_half(address: SocketAddrV4) -> u64 {
 
 /// MAC address, link, flags.
 fn second_half(hop: Option<Hop>, accepts: bool) -> u64 {
-    let Hop { mac: [a, b, c, d, e, f], link } = hop.unwrap_or(Hop { mac: [0; 6], link: LINK_NONE });
-    u64::from_ne_bytes([a, b, c, d, e, f, link, if accepts { BACKEND_ACCEPTS } else { 0 }])
+    let Hop {
+        mac: [a, b, c, d, e, f],
+        link,
+    } = hop.unwrap_or(Hop {
+        mac: [0; 6],
+        link: LINK_NONE,
+    });
+    u64::from_ne_bytes([
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+        link,
+        if accepts { BACKEND_ACCEPTS } else { 0 },
+    ])
 }
 
 #[cfg(test)]
@@ -197,7 +244,10 @@ mod tests {
     }
 
     fn entry(backends: &Backends, number: usize) -> Backend {
-        let halves = [backends.cells[number][0].load(Relaxed), backends.cells[number][1].load(Relaxed)];
+        let halves = [
+            backends.cells[number][0].load(Relaxed),
+            backends.cells[number][1].load(Relaxed),
+        ];
         // SAFETY: same size, and every bit pattern is a backend.
         unsafe { transmute::<[u64; 2], Backend>(halves) }
     }
@@ -212,9 +262,18 @@ mod tests {
         assert_eq!(written.addr, u32::from_ne_bytes([10, 0, 0, 1]));
         assert_eq!(written.port, 8080u16.to_be());
         assert_eq!((written.link, written.flags), (LINK_NONE, BACKEND_ACCEPTS));
-        backends.set_hop(Ipv4Addr::new(10, 0, 0, 1), Hop { mac: [1, 2, 3, 4, 5, 6], link: 7 });
+        backends.set_hop(
+            Ipv4Addr::new(10, 0, 0, 1),
+            Hop {
+                mac: [1, 2, 3, 4, 5, 6],
+                link: 7,
+            },
+        );
         let hopped = entry(&backends, 3);
-        assert_eq!((hopped.mac, hopped.link, hopped.flags), ([1, 2, 3, 4, 5, 6], 7, BACKEND_ACCEPTS));
+        assert_eq!(
+            (hopped.mac, hopped.link, hopped.flags),
+            ([1, 2, 3, 4, 5, 6], 7, BACKEND_ACCEPTS)
+        );
         backends.write(3, "10.0.0.1:8080".parse().unwrap(), false);
         assert_eq!(entry(&backends, 3), Backend { flags: 0, ..hopped });
         backends.forget(3);
@@ -228,12 +287,22 @@ mod tests {
         backends.write(1, SocketAddrV4::new(addr, 80), true);
         backends.write(2, SocketAddrV4::new(addr, 81), true);
         assert_eq!(backends.news(), [(addr, true)]);
-        backends.set_hop(addr, Hop { mac: [9; 6], link: 1 });
+        backends.set_hop(
+            addr,
+            Hop {
+                mac: [9; 6],
+                link: 1,
+            },
+        );
         assert_eq!((entry(&backends, 1).link, entry(&backends, 2).link), (1, 1));
         backends.forget(1);
         assert_eq!(backends.news(), []);
         backends.write(4, SocketAddrV4::new(addr, 82), true);
-        assert_eq!(entry(&backends, 4).mac, [9; 6], "the next hop is known already");
+        assert_eq!(
+            entry(&backends, 4).mac,
+            [9; 6],
+            "the next hop is known already"
+        );
         backends.forget(2);
         backends.forget(4);
         assert_eq!(backends.news(), [(addr, false)]);
@@ -248,7 +317,13 @@ mod tests {
         assert_eq!(backends.wait_for_hops(&[addr], NOW), [addr]);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| backends.wait_for_hops(&[addr], Duration::from_secs(10)));
-            backends.set_hop(addr, Hop { mac: [9; 6], link: 1 });
+            backends.set_hop(
+                addr,
+                Hop {
+                    mac: [9; 6],
+                    link: 1,
+                },
+            );
             assert!(waiting.join().unwrap().is_empty());
         });
         backends.unexpect(&[addr]);

@@ -24,18 +24,31 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new(cell: Mapped<ClockCell>, programs: Arc<Mutex<Programs>>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        cell: Mapped<ClockCell>,
+        programs: Arc<Mutex<Programs>>,
+    ) -> Result<Self, Error> {
         // The coarse clock advances with each jiffy (kernel/time/posix-timers.c, `posix_get_coarse_res`).
-        let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE)
-            .map_err(|error| Error::System { what: "ask for the length of a jiffy", source: error.into() })?;
-        let clock = Self { cell, programs, tick: tick.into() };
+        let tick =
+            clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| Error::System {
+                what: "ask for the length of a jiffy",
+                source: error.into(),
+            })?;
+        let clock = Self {
+            cell,
+            programs,
+            tick: tick.into(),
+        };
         clock.ask()?;
         Ok(clock)
     }
 
     /// Asks the kernel.
     pub(crate) fn ask(&self) -> Result<(), Error> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner).run(PROGRAM)
+        self.programs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .run(PROGRAM)
     }
 
     /// The clocks now.
@@ -44,7 +57,11 @@ impl Clock {
         let jiffies = self.cell[0][0].load(Acquire);
         let asked = Duration::from_nanos(self.cell[0][1].load(Acquire));
         let passed = monotonic.saturating_sub(asked).as_nanos() / self.tick.as_nanos().max(1);
-        Now { jiffies: (jiffies as u32).wrapping_add(passed as u32), tick: self.tick, monotonic }
+        Now {
+            jiffies: (jiffies as u32).wrapping_add(passed as u32),
+            tick: self.tick,
+            monotonic,
+        }
     }
 }
 

@@ -73,7 +73,9 @@ impl<const N: usize> ZipAdd for [u64; N] {
 /// A counter that cannot be read counts as zero: the index is inside the map, so that cannot be.
 fn sum<V: Pod + Default>(map: &PerCpuArray<MapData, V>, index: u16, add: impl Fn(V, V) -> V) -> V {
     match map.get(&u32::from(index), 0) {
-        Ok(values) => values.iter().fold(V::default(), |sum, value| add(sum, *value)),
+        Ok(values) => values
+            .iter()
+            .fold(V::default(), |sum, value| add(sum, *value)),
         Err(error) => {
             tracing::error!(%error, index, "read a counter");
             V::default()
@@ -81,9 +83,20 @@ fn sum<V: Pod + Default>(map: &PerCpuArray<MapData, V>, index: u16, add: impl Fn
     }
 }
 
-fn clear<V: Pod + Default>(map: &mut PerCpuArray<MapData, V>, name: &'static str, number: u16) -> Result<(), Error> {
-    let cores = aya::util::nr_cpus().map_err(|(_, source)| Error::System { what: "count the cores", source })?;
-    let zeros = PerCpuValues::try_from(vec![V::default(); cores])
-        .map_err(|source| Error::System { what: "make values for all cores", source })?;
-    map.set(u32::from(number), zeros, 0).map_err(Error::map(name))
+fn clear<V: Pod + Default>(
+    map: &mut PerCpuArray<MapData, V>,
+    name: &'static str,
+    number: u16,
+) -> Result<(), Error> {
+    let cores = aya::util::nr_cpus().map_err(|(_, source)| Error::System {
+        what: "count the cores",
+        source,
+    })?;
+    let zeros =
+        PerCpuValues::try_from(vec![V::default(); cores]).map_err(|source| Error::System {
+            what: "make values for all cores",
+            source,
+        })?;
+    map.set(u32::from(number), zeros, 0)
+        .map_err(Error::map(name))
 }

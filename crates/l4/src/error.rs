@@ -34,7 +34,9 @@ pub enum Error {
         scheduler: &'static str,
     },
     /// FullNAT or tunnel without an IPv4 address of our own.
-    #[error("listener {0}: forward = \"fullnat\" and \"tunnel\" need an IPv4 address in [l4] local_addresses")]
+    #[error(
+        "listener {0}: forward = \"fullnat\" and \"tunnel\" need an IPv4 address in [l4] local_addresses"
+    )]
     NoLocalAddress(Name),
     /// More than the maps hold.
     #[error("more than {max} {what}")]
@@ -45,7 +47,9 @@ pub enum Error {
         max: u32,
     },
     /// The scheduling tables do not fit.
-    #[error("pool {pool}: no room for its scheduling table of {slots} slots; the tables of all pools may have {capacity} slots")]
+    #[error(
+        "pool {pool}: no room for its scheduling table of {slots} slots; the tables of all pools may have {capacity} slots"
+    )]
     ScheduleFull {
         /// The pool's name.
         pool: Name,
@@ -157,7 +161,10 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> &'static str {
 pub(crate) fn os_error(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(number) = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+        if let Some(number) = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::raw_os_error)
+        {
             return Some(number);
         }
         cause = error.source();

@@ -18,6 +18,7 @@ mod attach;
 mod backends;
 mod clock;
 mod counters;
+mod decap;
 mod error;
 mod line;
 mod links;
@@ -37,6 +38,7 @@ mod sweep;
 mod watch;
 
 pub use attach::Attachment;
+pub use decap::Decap;
 pub use error::Error;
 pub use plane::{Plane, Prepared};
 pub use session::{Filter, Session};

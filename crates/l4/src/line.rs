@@ -121,7 +121,9 @@ impl Line {
     /// Takes the line out of use if it is still as `meta` says.
     pub(crate) fn retire(&self, meta: Meta) -> bool {
         debug_assert!(meta.is_live(), "only live lines are retired");
-        self.meta.compare_exchange(meta.0, meta.0 & !LIVE | DYING, AcqRel, Relaxed).is_ok()
+        self.meta
+            .compare_exchange(meta.0, meta.0 & !LIVE | DYING, AcqRel, Relaxed)
+            .is_ok()
     }
 
     /// Gives the line back; the marks of its set stay.
@@ -140,7 +142,10 @@ pub(crate) struct Table<'a> {
 impl<'a> Table<'a> {
     /// The table in this memory; the hash of flows has this seed.
     pub(crate) fn new(lines: &'a [Line], seed: u64) -> Self {
-        debug_assert!(lines.len().is_multiple_of(LINES), "a table consists of sets");
+        debug_assert!(
+            lines.len().is_multiple_of(LINES),
+            "a table consists of sets"
+        );
         Self { lines, seed }
     }
 

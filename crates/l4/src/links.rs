@@ -27,13 +27,19 @@ impl Slots {
     pub(crate) fn place(&mut self, name: &str, ifindex: u32) -> Option<Placed> {
         if let Some(slot) = self.slots.iter().position(|(other, _)| other == name) {
             let before = std::mem::replace(&mut self.slots[slot].1, ifindex);
-            return Some(Placed { slot: slot as u8, replaces: Some(before).filter(|before| *before != ifindex) });
+            return Some(Placed {
+                slot: slot as u8,
+                replaces: Some(before).filter(|before| *before != ifindex),
+            });
         }
         if self.slots.len() >= LINKS_MAX as usize {
             return None;
         }
         self.slots.push((name.to_owned(), ifindex));
-        Some(Placed { slot: (self.slots.len() - 1) as u8, replaces: None })
+        Some(Placed {
+            slot: (self.slots.len() - 1) as u8,
+            replaces: None,
+        })
     }
 
     /// Whether an interface has a place.
@@ -55,13 +61,22 @@ impl Links {
         links: Array<MapData, [u8; size_of::<Link>()]>,
         link_of: Array<MapData, u32>,
     ) -> Self {
-        Self { links, link_of, slots: Slots::default(), written: HashMap::new() }
+        Self {
+            links,
+            link_of,
+            slots: Slots::default(),
+            written: HashMap::new(),
+        }
     }
 
     /// The index of an interface in `LINKS`, which is written if it is not up to date.
     pub(crate) fn ensure(&mut self, info: &LinkInfo) -> Option<u8> {
         if info.ifindex > IFINDEX_MAX {
-            tracing::error!(interface = info.name, index = info.ifindex, "the interface's index is beyond {IFINDEX_MAX}");
+            tracing::error!(
+                interface = info.name,
+                index = info.ifindex,
+                "the interface's index is beyond {IFINDEX_MAX}"
+            );
             return None;
         }
         let placed = self.slots.place(&info.name, info.ifindex)?;
@@ -73,7 +88,10 @@ impl Links {
         };
         if self.written.insert(placed.slot, link) != Some(link) {
             let result = self.links.set(u32::from(placed.slot), bytes(&link), 0);
-            let result = result.and_then(|()| self.link_of.set(info.ifindex, u32::from(placed.slot) + 1, 0));
+            let result = result.and_then(|()| {
+                self.link_of
+                    .set(info.ifindex, u32::from(placed.slot) + 1, 0)
+            });
             if let Err(error) = result {
                 tracing::error!(interface = info.name, %error, "write the interface to the maps");
             }
@@ -109,10 +127,34 @@ mod tests {
     #[test]
     fn an_interface_keeps_its_place_by_name() {
         let mut slots = Slots::default();
-        assert_eq!(slots.place("eth0", 2), Some(Placed { slot: 0, replaces: None }));
-        assert_eq!(slots.place("eth1", 3), Some(Placed { slot: 1, replaces: None }));
-        assert_eq!(slots.place("eth0", 2), Some(Placed { slot: 0, replaces: None }));
-        assert_eq!(slots.place("eth0", 9), Some(Placed { slot: 0, replaces: Some(2) }));
+        assert_eq!(
+            slots.place("eth0", 2),
+            Some(Placed {
+                slot: 0,
+                replaces: None
+            })
+        );
+        assert_eq!(
+            slots.place("eth1", 3),
+            Some(Placed {
+                slot: 1,
+                replaces: None
+            })
+        );
+        assert_eq!(
+            slots.place("eth0", 2),
+            Some(Placed {
+                slot: 0,
+                replaces: None
+            })
+        );
+        assert_eq!(
+            slots.place("eth0", 9),
+            Some(Placed {
+                slot: 0,
+                replaces: Some(2)
+            })
+        );
         assert!(slots.contains("eth1") && !slots.contains("eth2"));
     }
 
@@ -129,8 +171,20 @@ mod tests {
     #[test]
     fn a_link_has_the_bytes_that_the_program_reads() {
         use std::mem::offset_of;
-        assert_eq!((offset_of!(Link, ifindex), offset_of!(Link, mtu), offset_of!(Link, mac)), (0, 4, 6));
-        let link = Link { ifindex: 0x0403_0201, mtu: 1500, mac: [1, 2, 3, 4, 5, 6], reserved: [0; 4] };
+        assert_eq!(
+            (
+                offset_of!(Link, ifindex),
+                offset_of!(Link, mtu),
+                offset_of!(Link, mac)
+            ),
+            (0, 4, 6)
+        );
+        let link = Link {
+            ifindex: 0x0403_0201,
+            mtu: 1500,
+            mac: [1, 2, 3, 4, 5, 6],
+            reserved: [0; 4],
+        };
         assert_eq!(bytes(&link)[6..12], [1, 2, 3, 4, 5, 6]);
         assert_eq!(bytes(&link)[..4], 0x0403_0201u32.to_ne_bytes());
     }

@@ -72,11 +72,18 @@ impl<T: Shared> Mapped<T> {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidInput)?;
-        Ok(Self { base, count, values: PhantomData })
+        Ok(Self {
+            base,
+            count,
+            values: PhantomData,
+        })
     }
 
     fn bytes(count: usize) -> io::Result<usize> {
-        count.checked_mul(size_of::<T>()).filter(|bytes| *bytes > 0).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+        count
+            .checked_mul(size_of::<T>())
+            .filter(|bytes| *bytes > 0)
+            .ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 }
 
@@ -114,12 +121,24 @@ pub(crate) fn prefetch(line: &Line) {
 /// Bytes that the machine can still give to programs (`MemAvailable` of /proc/meminfo).
 pub(crate) fn available_bytes() -> io::Result<u64> {
     let text = io::read_to_string(File::open("/proc/meminfo")?)?;
-    parse_available(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no MemAvailable in /proc/meminfo"))
+    parse_available(&text).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "no MemAvailable in /proc/meminfo",
+        )
+    })
 }
 
 fn parse_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -146,7 +165,10 @@ mod tests {
 
     #[test]
     fn available_memory_is_read_from_meminfo() {
-        assert_eq!(parse_available("MemTotal: 9 kB\nMemAvailable:   24000 kB\n"), Some(24_576_000));
+        assert_eq!(
+            parse_available("MemTotal: 9 kB\nMemAvailable:   24000 kB\n"),
+            Some(24_576_000)
+        );
         assert_eq!(parse_available("MemTotal: 9 kB\n"), None);
         assert_eq!(parse_available("MemAvailable: lots\n"), None);
         assert!(available_bytes().unwrap() > 0);

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket,
-    sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -21,8 +21,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const MESSAGE_BYTES_MAX: usize = 32 * 1024;
 
 const HEADER_LEN: usize = 16;
-/// `struct ifinfomsg`, `struct ndmsg`, `struct rtmsg`.
+/// `struct ifinfomsg`, `struct ifaddrmsg`, `struct ndmsg`, `struct rtmsg`.
 const LINK_LEN: usize = 16;
+const ADDRESS_LEN: usize = 8;
 const NEIGHBOUR_LEN: usize = 12;
 const ROUTE_LEN: usize = 12;
 
@@ -31,6 +32,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
+const IFA_LOCAL: u16 = 2;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NDA_FLAGS_EXT: u16 = 15;
@@ -89,7 +91,9 @@ pub(crate) enum Message {
     Neighbour(Neighbour),
     /// A neighbour is forgotten.
     NeighbourGone(Neighbour),
-    /// Routes, rules or addresses have changed: every way may be another one.
+    /// This machine has an address.
+    Address(Ipv4Addr),
+    /// Routes or rules have changed, or an address is gone: every way may be another one.
     RoutesChanged,
     /// The answer to a question for a route; `None`: not a way that leads out of this machine.
     Route(Option<Route>),
@@ -122,7 +126,10 @@ impl Monitor {
         // Beyond the limit for everybody (net.core.rmem_max) only with CAP_NET_ADMIN, which XDP needs, too.
         setsockopt(&socket, sockopt::RcvBufForce, &MONITOR_BUFFER_BYTES)
             .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &MONITOR_BUFFER_BYTES))?;
-        Ok(Self { socket, buffer: vec![0; MESSAGE_BYTES_MAX] })
+        Ok(Self {
+            socket,
+            buffer: vec![0; MESSAGE_BYTES_MAX],
+        })
     }
 
     /// Takes what has come. `Err` of kind `StorageFull`: something was lost.
@@ -157,18 +164,31 @@ impl Questions {
     /// Asks about the calling thread's network namespace.
     pub(crate) fn open() -> io::Result<Self> {
         let socket = open(0, SockFlag::empty())?;
-        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(ANSWER_TIMEOUT.as_millis() as i64))?;
-        Ok(Self { socket, buffer: vec![0; MESSAGE_BYTES_MAX], sequence: 0 })
+        setsockopt(
+            &socket,
+            sockopt::ReceiveTimeout,
+            &TimeVal::milliseconds(ANSWER_TIMEOUT.as_millis() as i64),
+        )?;
+        Ok(Self {
+            socket,
+            buffer: vec![0; MESSAGE_BYTES_MAX],
+            sequence: 0,
+        })
     }
 
     /// All interfaces.
     pub(crate) fn links(&mut self) -> io::Result<Vec<LinkInfo>> {
         let mut links = Vec::new();
-        self.ask(libc::RTM_GETLINK, libc::NLM_F_DUMP, &[0; LINK_LEN], |message| {
-            if let Message::Link(link) = message {
-                links.push(link);
-            }
-        })?;
+        self.ask(
+            libc::RTM_GETLINK,
+            libc::NLM_F_DUMP,
+            &[0; LINK_LEN],
+            |message| {
+                if let Message::Link(link) = message {
+                    links.push(link);
+                }
+            },
+        )?;
         Ok(links)
     }
 
@@ -185,6 +205,19 @@ impl Questions {
         Ok(neighbours)
     }
 
+    /// This machine's IPv4 addresses.
+    pub(crate) fn addresses(&mut self) -> io::Result<Vec<Ipv4Addr>> {
+        let mut body = [0; ADDRESS_LEN];
+        body[0] = libc::AF_INET as u8;
+        let mut addresses = Vec::new();
+        self.ask(libc::RTM_GETADDR, libc::NLM_F_DUMP, &body, |message| {
+            if let Message::Address(address) = message {
+                addresses.push(address);
+            }
+        })?;
+        Ok(addresses)
+    }
+
     /// The way to an address; `None` where there is none, or it ends in this machine.
     pub(crate) fn route(&mut self, to: Ipv4Addr) -> io::Result<Option<Route>> {
         let mut body = vec![0; ROUTE_LEN];
@@ -199,16 +232,30 @@ impl Questions {
         });
         match answer {
             // A route without a gateway leads to the address itself.
-            Ok(()) => Ok(route.map(|route| Route { via: if route.via.is_unspecified() { to } else { route.via }, ..route })),
+            Ok(()) => Ok(route.map(|route| Route {
+                via: if route.via.is_unspecified() {
+                    to
+                } else {
+                    route.via
+                },
+                ..route
+            })),
             Err(error) => match error.raw_os_error() {
-                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => Ok(None),
+                Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EACCES | libc::EINVAL) => {
+                    Ok(None)
+                }
                 _ => Err(error),
             },
         }
     }
 
     /// Has the kernel find out a neighbour's MAC address, which a monitor will then hear of.
-    pub(crate) fn ask_neighbour(&mut self, ifindex: u32, addr: Ipv4Addr, keep: Keep) -> io::Result<()> {
+    pub(crate) fn ask_neighbour(
+        &mut self,
+        ifindex: u32,
+        addr: Ipv4Addr,
+        keep: Keep,
+    ) -> io::Result<()> {
         let mut body = vec![0; NEIGHBOUR_LEN];
         body[0] = libc::AF_INET as u8;
         body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
@@ -217,11 +264,22 @@ impl Questions {
         if keep == Keep::Managed {
             attribute(&mut body, NDA_FLAGS_EXT, &NTF_EXT_MANAGED.to_ne_bytes());
         }
-        self.ask(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_ACK, &body, |_| {})
+        self.ask(
+            libc::RTM_NEWNEIGH,
+            libc::NLM_F_CREATE | libc::NLM_F_ACK,
+            &body,
+            |_| {},
+        )
     }
 
     /// Sends a request and takes its answers.
-    fn ask(&mut self, kind: u16, flags: i32, body: &[u8], mut each: impl FnMut(Message)) -> io::Result<()> {
+    fn ask(
+        &mut self,
+        kind: u16,
+        flags: i32,
+        body: &[u8],
+        mut each: impl FnMut(Message),
+    ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let sequence = self.sequence;
         let len = HEADER_LEN + body.len();
@@ -300,10 +358,16 @@ fn messages(bytes: &[u8], each: &mut impl FnMut(Message)) {
 
 /// Splits what was received into messages; what is cut off at the end is left out.
 fn for_each_message(mut bytes: &[u8], mut each: impl FnMut(&Header, &[u8])) {
-    while let (Some(len), Some(kind), Some(sequence)) = (u32_at(bytes, 0), u16_at(bytes, 4), u32_at(bytes, 8)) {
-        let Some(body) = bytes.get(HEADER_LEN..len as usize) else { return };
+    while let (Some(len), Some(kind), Some(sequence)) =
+        (u32_at(bytes, 0), u16_at(bytes, 4), u32_at(bytes, 8))
+    {
+        let Some(body) = bytes.get(HEADER_LEN..len as usize) else {
+            return;
+        };
         each(&Header { kind, sequence }, body);
-        bytes = bytes.get((len as usize).next_multiple_of(4)..).unwrap_or(&[]);
+        bytes = bytes
+            .get((len as usize).next_multiple_of(4)..)
+            .unwrap_or(&[]);
     }
 }
 
@@ -315,9 +379,14 @@ fn parse(kind: u16, body: &[u8]) -> Option<Message> {
         libc::RTM_NEWNEIGH => neighbour(body).map(Message::Neighbour),
         libc::RTM_DELNEIGH => neighbour(body).map(Message::NeighbourGone),
         // The monitor hears this of changes; as an answer it has the flag below.
-        libc::RTM_NEWROUTE if u32_at(body, 8)? & RTM_F_CLONED != 0 => Some(Message::Route(route(body))),
-        libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(Message::RoutesChanged),
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => Some(Message::RoutesChanged),
+        libc::RTM_NEWROUTE if u32_at(body, 8)? & RTM_F_CLONED != 0 => {
+            Some(Message::Route(route(body)))
+        }
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+            Some(Message::RoutesChanged)
+        }
+        libc::RTM_NEWADDR => address(body).map(Message::Address),
+        libc::RTM_DELADDR => Some(Message::RoutesChanged),
         NLMSG_ERROR => u32_at(body, 0).map(|error| Message::Ack((error as i32).wrapping_neg())),
         NLMSG_DONE => Some(Message::Done),
         _ => None,
@@ -346,13 +415,25 @@ fn link(body: &[u8]) -> Option<LinkInfo> {
             IFLA_ADDRESS => link.mac = value.try_into().unwrap_or([0; 6]),
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_XDP => {
-                link.has_xdp = attributes(value).any(|(kind, value)| kind == IFLA_XDP_ATTACHED && value.first() != Some(&0));
+                link.has_xdp = attributes(value)
+                    .any(|(kind, value)| kind == IFLA_XDP_ATTACHED && value.first() != Some(&0));
             }
             _ => {}
         }
     }
     // Messages of the wireless and bridge families have no name: they are about something else.
-    if link.name.is_empty() { None } else { Some(link) }
+    if link.name.is_empty() {
+        None
+    } else {
+        Some(link)
+    }
+}
+
+fn address(body: &[u8]) -> Option<Ipv4Addr> {
+    let mut attributes = attributes(body.get(ADDRESS_LEN..)?);
+    attributes
+        .find(|(kind, _)| *kind == IFA_LOCAL)
+        .and_then(|(_, value)| ipv4(value))
 }
 
 fn neighbour(body: &[u8]) -> Option<Neighbour> {
@@ -392,7 +473,10 @@ fn route(body: &[u8]) -> Option<Route> {
             _ => {}
         }
     }
-    Some(Route { ifindex: ifindex?, via })
+    Some(Route {
+        ifindex: ifindex?,
+        via,
+    })
 }
 
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
@@ -410,11 +494,19 @@ fn ipv4(value: &[u8]) -> Option<Ipv4Addr> {
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+    bytes
+        .get(at..at + 2)?
+        .try_into()
+        .ok()
+        .map(u16::from_ne_bytes)
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+    bytes
+        .get(at..at + 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]
@@ -454,7 +546,15 @@ mod tests {
         let check = |state: u16, mac: Option<[u8; 6]>, expected: Option<[u8; 6]>, fixed: bool| {
             let bytes = message(libc::RTM_NEWNEIGH, &neighbour_body(state, mac));
             let addr = Ipv4Addr::new(192, 0, 2, 1);
-            assert_eq!(parsed(&bytes), [Message::Neighbour(Neighbour { ifindex: 7, addr, mac: expected, fixed })]);
+            assert_eq!(
+                parsed(&bytes),
+                [Message::Neighbour(Neighbour {
+                    ifindex: 7,
+                    addr,
+                    mac: expected,
+                    fixed
+                })]
+            );
         };
         let mac = [2, 0, 0, 0, 0, 1];
         check(0x02, Some(mac), Some(mac), false);
@@ -471,17 +571,30 @@ mod tests {
         attribute(&mut body, RTA_OIF, &3u32.to_ne_bytes());
         attribute(&mut body, RTA_GATEWAY, &[192, 0, 2, 254]);
         let via = Ipv4Addr::new(192, 0, 2, 254);
-        assert_eq!(parsed(&message(libc::RTM_NEWROUTE, &body)), [Message::Route(Some(Route { ifindex: 3, via }))]);
+        assert_eq!(
+            parsed(&message(libc::RTM_NEWROUTE, &body)),
+            [Message::Route(Some(Route { ifindex: 3, via }))]
+        );
         body[8..12].fill(0);
-        assert_eq!(parsed(&message(libc::RTM_NEWROUTE, &body)), [Message::RoutesChanged]);
+        assert_eq!(
+            parsed(&message(libc::RTM_NEWROUTE, &body)),
+            [Message::RoutesChanged]
+        );
     }
 
     #[test]
     fn several_messages_come_at_once() {
-        let mut bytes = message(libc::RTM_NEWADDR, &[0; 8]);
+        let mut bytes = message(libc::RTM_DELADDR, &[0; 8]);
         bytes.extend(message(NLMSG_ERROR, &(-libc::ENETUNREACH).to_ne_bytes()));
         bytes.extend(message(NLMSG_DONE, &[]));
-        assert_eq!(parsed(&bytes), [Message::RoutesChanged, Message::Ack(libc::ENETUNREACH), Message::Done]);
+        assert_eq!(
+            parsed(&bytes),
+            [
+                Message::RoutesChanged,
+                Message::Ack(libc::ENETUNREACH),
+                Message::Done
+            ]
+        );
     }
 
     proptest! {
@@ -498,5 +611,12 @@ mod tests {
         let loopback = links.iter().find(|link| link.name == "lo").unwrap();
         assert_eq!(loopback.mac, [0; 6]);
         assert!(!loopback.has_xdp);
+        assert!(
+            Questions::open()
+                .unwrap()
+                .addresses()
+                .unwrap()
+                .contains(&Ipv4Addr::LOCALHOST)
+        );
     }
 }

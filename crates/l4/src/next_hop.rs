@@ -55,7 +55,10 @@ impl NextHops {
 
     /// Packets are no longer sent to this address.
     pub(crate) fn remove(&mut self, addr: Ipv4Addr, effects: &mut Effects) {
-        if let Some(Target { route: Some(route), .. }) = self.targets.remove(&addr) {
+        if let Some(Target {
+            route: Some(route), ..
+        }) = self.targets.remove(&addr)
+        {
             self.leave(addr, route, effects);
         }
     }
@@ -71,7 +74,10 @@ impl NextHops {
             self.leave(addr, before, effects);
         }
         if let Some(route) = route {
-            self.behind.entry((route.ifindex, route.via)).or_default().insert(addr);
+            self.behind
+                .entry((route.ifindex, route.via))
+                .or_default()
+                .insert(addr);
             self.resolve(addr, route, effects);
         }
     }
@@ -125,12 +131,19 @@ impl NextHops {
 
     /// Neighbours without a MAC address that packets should be sent to: to be asked for again.
     pub(crate) fn unknown(&self) -> BTreeSet<(u32, Ipv4Addr)> {
-        self.behind.keys().filter(|key| self.mac(key).is_none()).copied().collect()
+        self.behind
+            .keys()
+            .filter(|key| self.mac(key).is_none())
+            .copied()
+            .collect()
     }
 
     /// Addresses that nothing can be sent to, and whether there is a way to them at all.
     pub(crate) fn unresolved(&self) -> impl Iterator<Item = (Ipv4Addr, bool)> {
-        self.targets.iter().filter(|(_, target)| target.hop.is_none()).map(|(addr, target)| (*addr, target.route.is_some()))
+        self.targets
+            .iter()
+            .filter(|(_, target)| target.hop.is_none())
+            .map(|(addr, target)| (*addr, target.route.is_some()))
     }
 
     /// Neighbours that packets are sent to.
@@ -145,7 +158,9 @@ impl NextHops {
 
     /// Whether the kernel keeps a neighbour as it is, whatever we do.
     pub(crate) fn is_fixed(&self, key: &(u32, Ipv4Addr)) -> bool {
-        self.neighbours.get(key).is_some_and(|neighbour| neighbour.fixed)
+        self.neighbours
+            .get(key)
+            .is_some_and(|neighbour| neighbour.fixed)
     }
 
     fn mac(&self, key: &(u32, Ipv4Addr)) -> Option<[u8; 6]> {
@@ -157,19 +172,41 @@ impl NextHops {
         let key = (route.ifindex, route.via);
         effects.ask.insert(key);
         if let Some(mac) = self.mac(&key) {
-            self.set_hop(addr, NextHop { ifindex: route.ifindex, mac }, effects);
+            self.set_hop(
+                addr,
+                NextHop {
+                    ifindex: route.ifindex,
+                    mac,
+                },
+                effects,
+            );
         }
     }
 
     fn update_behind(&mut self, key: (u32, Ipv4Addr), mac: [u8; 6], effects: &mut Effects) {
-        let addresses: Vec<Ipv4Addr> = self.behind.get(&key).into_iter().flatten().copied().collect();
+        let addresses: Vec<Ipv4Addr> = self
+            .behind
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
         for addr in addresses {
-            self.set_hop(addr, NextHop { ifindex: key.0, mac }, effects);
+            self.set_hop(
+                addr,
+                NextHop {
+                    ifindex: key.0,
+                    mac,
+                },
+                effects,
+            );
         }
     }
 
     fn set_hop(&mut self, addr: Ipv4Addr, hop: NextHop, effects: &mut Effects) {
-        let Some(target) = self.targets.get_mut(&addr) else { return };
+        let Some(target) = self.targets.get_mut(&addr) else {
+            return;
+        };
         let before = target.hop.replace(hop);
         if before != Some(hop) {
             effects.changed.push((addr, hop));
@@ -200,7 +237,12 @@ mod tests {
     const MAC2: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
     fn neighbour(addr: Ipv4Addr, mac: Option<[u8; 6]>) -> Neighbour {
-        Neighbour { ifindex: 3, addr, mac, fixed: false }
+        Neighbour {
+            ifindex: 3,
+            addr,
+            mac,
+            fixed: false,
+        }
     }
 
     fn route(via: Ipv4Addr) -> Option<Route> {
@@ -222,7 +264,16 @@ mod tests {
         let incomplete = effects(|e| hops.neighbour(neighbour(ADDR, None), e));
         assert_eq!(incomplete, Effects::default());
         let answered = effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e));
-        assert_eq!(answered.changed, [(ADDR, NextHop { ifindex: 3, mac: MAC })]);
+        assert_eq!(
+            answered.changed,
+            [(
+                ADDR,
+                NextHop {
+                    ifindex: 3,
+                    mac: MAC
+                }
+            )]
+        );
         assert!(!answered.refresh, "no session has used the address before");
         assert!(hops.unknown().is_empty());
         assert_eq!(hops.unresolved().count(), 0);
@@ -234,7 +285,16 @@ mod tests {
         effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC)), e));
         for addr in [ADDR, OTHER] {
             let known = effects(|e| hops.route(addr, route(GATEWAY), e));
-            assert_eq!(known.changed, [(addr, NextHop { ifindex: 3, mac: MAC })]);
+            assert_eq!(
+                known.changed,
+                [(
+                    addr,
+                    NextHop {
+                        ifindex: 3,
+                        mac: MAC
+                    }
+                )]
+            );
         }
         let moved = effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC2)), e));
         assert_eq!(moved.changed.len(), 2);
@@ -251,7 +311,10 @@ mod tests {
         effects(|e| hops.route(ADDR, route(ADDR), e));
         effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e));
         for mac in [Some(MAC), None, Some(MAC)] {
-            assert_eq!(effects(|e| hops.neighbour(neighbour(ADDR, mac), e)), Effects::default());
+            assert_eq!(
+                effects(|e| hops.neighbour(neighbour(ADDR, mac), e)),
+                Effects::default()
+            );
         }
         assert!(effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC2)), e)).refresh);
     }
@@ -265,7 +328,16 @@ mod tests {
         assert_eq!(lost.changed, []);
         effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC2)), e));
         let back = effects(|e| hops.route(ADDR, route(GATEWAY), e));
-        assert_eq!(back.changed, [(ADDR, NextHop { ifindex: 3, mac: MAC2 })]);
+        assert_eq!(
+            back.changed,
+            [(
+                ADDR,
+                NextHop {
+                    ifindex: 3,
+                    mac: MAC2
+                }
+            )]
+        );
         assert!(back.refresh);
     }
 
@@ -273,8 +345,14 @@ mod tests {
     fn a_forgotten_neighbour_in_use_is_asked_for_again() {
         let mut hops = NextHops::default();
         effects(|e| hops.route(ADDR, route(GATEWAY), e));
-        assert_eq!(effects(|e| hops.neighbour_gone((3, GATEWAY), e)).ask, BTreeSet::from([(3, GATEWAY)]));
-        assert_eq!(effects(|e| hops.neighbour_gone((3, OTHER), e)), Effects::default());
+        assert_eq!(
+            effects(|e| hops.neighbour_gone((3, GATEWAY), e)).ask,
+            BTreeSet::from([(3, GATEWAY)])
+        );
+        assert_eq!(
+            effects(|e| hops.neighbour_gone((3, OTHER), e)),
+            Effects::default()
+        );
     }
 
     #[test]
@@ -283,7 +361,10 @@ mod tests {
         assert_eq!(effects(|e| hops.want((3, OTHER), e)).ask.len(), 1);
         assert_eq!(effects(|e| hops.want((3, OTHER), e)).ask.len(), 0);
         assert!(effects(|e| hops.neighbour(neighbour(OTHER, Some(MAC)), e)).refresh);
-        assert!(!effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e)).refresh, "nobody wanted it");
+        assert!(
+            !effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e)).refresh,
+            "nobody wanted it"
+        );
         effects(|e| hops.want((3, GATEWAY), e));
         hops.forget_wanted();
         assert_eq!(effects(|e| hops.want((3, GATEWAY), e)).ask.len(), 1);

@@ -30,7 +30,12 @@ enum State {
 impl<K: Clone + Eq + Hash> Numbers<K> {
     /// Numbers up to `max`.
     pub(crate) fn new(max: u16) -> Self {
-        Self { by_key: HashMap::new(), keys: vec![None], free: Vec::new(), max }
+        Self {
+            by_key: HashMap::new(),
+            keys: vec![None],
+            free: Vec::new(),
+            max,
+        }
     }
 
     /// The key's number: the one that it has or still has, or a new one; `None` if all are taken. True: it was not
@@ -50,7 +55,13 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
             None => return None,
         };
         self.keys[usize::from(number)] = Some(key.clone());
-        self.by_key.insert(key.clone(), Entry { number, state: State::Used });
+        self.by_key.insert(
+            key.clone(),
+            Entry {
+                number,
+                state: State::Used,
+            },
+        );
         Some((number, true))
     }
 
@@ -77,7 +88,9 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         let mut idle = Vec::new();
         for entry in self.by_key.values_mut() {
             match &mut entry.state {
-                State::Released { swept: true } if !carried(entry.number) => idle.push(entry.number),
+                State::Released { swept: true } if !carried(entry.number) => {
+                    idle.push(entry.number)
+                }
                 State::Released { swept } => *swept = true,
                 State::Used => {}
             }
@@ -95,7 +108,9 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
 
     /// Every key that has a number, and whether it is part of the config.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, u16, bool)> {
-        self.by_key.iter().map(|(key, entry)| (key, entry.number, entry.state == State::Used))
+        self.by_key
+            .iter()
+            .map(|(key, entry)| (key, entry.number, entry.state == State::Used))
     }
 }
 
@@ -126,7 +141,11 @@ mod tests {
         assert_eq!(numbers.idle(|_| false), []);
         numbers.release(&"a");
         assert_eq!(numbers.assign(&"c"), None);
-        assert_eq!(numbers.idle(|_| false), [], "the pass began before the release");
+        assert_eq!(
+            numbers.idle(|_| false),
+            [],
+            "the pass began before the release"
+        );
         assert_eq!(numbers.idle(|_| false), [1]);
         numbers.free(1);
         assert_eq!(numbers.number(&"a"), None);

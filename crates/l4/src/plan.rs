@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_l4_common::service::{
-    BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, Pick, SCHEDULE_LANES,
+    BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, Pick,
+    SCHEDULE_LANES,
 };
 use weir_model::{BackendId, Config, Forward, L4, Listener, Name, Pool, Snapshot};
 
@@ -140,8 +141,15 @@ impl Plan {
     }
 
     /// Works out what has to be written. `now` is any clock that only goes forward, the same in all calls.
-    pub(crate) fn prepare(&mut self, snapshot: &Arc<Snapshot>, now: Duration) -> Result<Change, Error> {
-        let mut change = Change { snapshot: Some(snapshot.clone()), ..Change::default() };
+    pub(crate) fn prepare(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        now: Duration,
+    ) -> Result<Change, Error> {
+        let mut change = Change {
+            snapshot: Some(snapshot.clone()),
+            ..Change::default()
+        };
         match self.fill(&mut change, snapshot, now) {
             Ok(()) => Ok(change),
             Err(error) => {
@@ -184,11 +192,19 @@ impl Plan {
             gone_pools.extend(old.map(|old| (name, old)));
         }
         let mut written = HashSet::new();
-        for served in change.listeners.values().filter_map(|(_, new)| new.as_ref()) {
+        for served in change
+            .listeners
+            .values()
+            .filter_map(|(_, new)| new.as_ref())
+        {
             written.insert(served.key);
             maps.write_listener(served.key, self.entry(served));
         }
-        for served in change.moved.iter().filter_map(|name| self.listeners.get(name)) {
+        for served in change
+            .moved
+            .iter()
+            .filter_map(|name| self.listeners.get(name))
+        {
             maps.write_listener(served.key, self.entry(served));
         }
         self.commit_vips(&change.listeners, maps);
@@ -203,7 +219,10 @@ impl Plan {
             }
             match new {
                 Some(new) => {
-                    self.users.entry(new.pool.clone()).or_default().insert(name.clone());
+                    self.users
+                        .entry(new.pool.clone())
+                        .or_default()
+                        .insert(name.clone());
                     self.listeners.insert(name, new);
                 }
                 None => {
@@ -251,10 +270,17 @@ impl Plan {
     /// Gives up what a pool had and has no more.
     fn commit_gone(&mut self, name: &Name, old: Filled, maps: &mut impl Maps, now: Duration) {
         let new = self.pools.get(name);
-        let kept: HashSet<u16> =
-            new.into_iter().flat_map(|new| &new.backends).map(|backend| backend.member.number).collect();
+        let kept: HashSet<u16> = new
+            .into_iter()
+            .flat_map(|new| &new.backends)
+            .map(|backend| backend.member.number)
+            .collect();
         let same_region = new.is_some_and(|new| new.region == old.region);
-        for backend in old.backends.iter().filter(|backend| !kept.contains(&backend.member.number)) {
+        for backend in old
+            .backends
+            .iter()
+            .filter(|backend| !kept.contains(&backend.member.number))
+        {
             // Its sessions go on, and none begins.
             maps.write_backend(backend.member.number, backend.member.address, false);
             self.backend_numbers.release(&backend.id);
@@ -272,13 +298,20 @@ impl Plan {
             id: served.number,
             mode: served.mode as u8,
             pick: filled.map_or(Pick::Next, |filled| filled.pick) as u8,
-            table_base: filled.and_then(|filled| filled.region).map_or(0, |region| region.start * SCHEDULE_LANES),
+            table_base: filled
+                .and_then(|filled| filled.region)
+                .map_or(0, |region| region.start * SCHEDULE_LANES),
             table_len: filled.map_or(0, |filled| filled.table_len),
             zero: 0,
         }
     }
 
-    fn fill(&mut self, change: &mut Change, snapshot: &Arc<Snapshot>, now: Duration) -> Result<(), Error> {
+    fn fill(
+        &mut self,
+        change: &mut Change,
+        snapshot: &Arc<Snapshot>,
+        now: Duration,
+    ) -> Result<(), Error> {
         let config = &snapshot.config;
         let locals = self.fill_locals(change, config)?;
         self.fill_listeners(change, config, &locals)?;
@@ -287,9 +320,16 @@ impl Plan {
         }
         // Adding comes before removing, so there must be room for both.
         let key = |served: &Option<Served>| served.as_ref().map(|served| served.key);
-        let come = change.listeners.values().filter(|(old, new)| new.is_some() && key(old) != key(new)).count();
+        let come = change
+            .listeners
+            .values()
+            .filter(|(old, new)| new.is_some() && key(old) != key(new))
+            .count();
         if self.listeners.len() + come > LISTENERS_MAX as usize {
-            return Err(Error::TooMany { what: "listeners at layer 4", max: LISTENERS_MAX });
+            return Err(Error::TooMany {
+                what: "listeners at layer 4",
+                max: LISTENERS_MAX,
+            });
         }
         Ok(())
     }
@@ -307,7 +347,10 @@ impl Plan {
         }
         let locals = ipv4(&l4.local_addresses);
         if locals.len() > LOCALS_MAX as usize {
-            return Err(Error::TooMany { what: "IPv4 local addresses", max: LOCALS_MAX });
+            return Err(Error::TooMany {
+                what: "IPv4 local addresses",
+                max: LOCALS_MAX,
+            });
         }
         if self.snapshot.is_none() || ipv4(&self.l4.local_addresses) != locals {
             change.locals = Some(locals.clone());
@@ -322,20 +365,32 @@ impl Plan {
         locals: &[Ipv4Addr],
     ) -> Result<(), Error> {
         let before = self.snapshot.clone();
-        let old: &[Arc<Listener>] = before.as_ref().map_or(&[], |snapshot| &snapshot.config.listeners);
+        let old: &[Arc<Listener>] = before
+            .as_ref()
+            .map_or(&[], |snapshot| &snapshot.config.listeners);
         let (gone, come) = difference(old, &config.listeners);
-        let come: Vec<&Arc<Listener>> = come.iter().filter(|listener| listener.forward.is_xdp()).collect();
+        let come: Vec<&Arc<Listener>> = come
+            .iter()
+            .filter(|listener| listener.forward.is_xdp())
+            .collect();
         let names: HashSet<&Name> = come.iter().map(|listener| &listener.name).collect();
-        for listener in gone.iter().filter(|listener| !names.contains(&listener.name)) {
+        for listener in gone
+            .iter()
+            .filter(|listener| !names.contains(&listener.name))
+        {
             if let Some(served) = self.listeners.get(&listener.name) {
-                change.listeners.insert(listener.name.clone(), (Some(served.clone()), None));
+                change
+                    .listeners
+                    .insert(listener.name.clone(), (Some(served.clone()), None));
             }
         }
         for listener in &come {
             let served = self.serve(&mut change.fresh_listeners, listener, locals)?;
             let old = self.listeners.get(&listener.name);
             if old != Some(&served) {
-                change.listeners.insert(listener.name.clone(), (old.cloned(), Some(served)));
+                change
+                    .listeners
+                    .insert(listener.name.clone(), (old.cloned(), Some(served)));
             }
         }
         if locals.is_empty()
@@ -350,9 +405,13 @@ impl Plan {
     /// A listener that stays and cannot do without a local address.
     fn needs_local(&self, change: &Change) -> Option<Name> {
         let stays = |(name, served): &(&Name, &Served)| {
-            matches!(served.mode, Mode::Fullnat | Mode::Tunnel) && !change.listeners.contains_key(*name)
+            matches!(served.mode, Mode::Fullnat | Mode::Tunnel)
+                && !change.listeners.contains_key(*name)
         };
-        self.listeners.iter().find(stays).map(|(name, _)| name.clone())
+        self.listeners
+            .iter()
+            .find(stays)
+            .map(|(name, _)| name.clone())
     }
 
     fn serve(
@@ -363,9 +422,15 @@ impl Plan {
     ) -> Result<Served, Error> {
         let name = &listener.name;
         let SocketAddr::V4(bind) = listener.bind else {
-            return Err(Error::Ipv6Listener { listener: name.clone(), bind: listener.bind });
+            return Err(Error::Ipv6Listener {
+                listener: name.clone(),
+                bind: listener.bind,
+            });
         };
-        let pool = listener.pool.clone().ok_or_else(|| Error::NoPool(name.clone()))?;
+        let pool = listener
+            .pool
+            .clone()
+            .ok_or_else(|| Error::NoPool(name.clone()))?;
         let mode = match listener.forward {
             Forward::Fullnat => Mode::Fullnat,
             Forward::Nat => Mode::Nat,
@@ -375,10 +440,10 @@ impl Plan {
         if matches!(mode, Mode::Fullnat | Mode::Tunnel) && locals.is_empty() {
             return Err(Error::NoLocalAddress(name.clone()));
         }
-        let (number, is_fresh) = self
-            .listener_numbers
-            .assign(name)
-            .ok_or(Error::TooMany { what: "listeners at layer 4", max: LISTENERS_MAX })?;
+        let (number, is_fresh) = self.listener_numbers.assign(name).ok_or(Error::TooMany {
+            what: "listeners at layer 4",
+            max: LISTENERS_MAX,
+        })?;
         if is_fresh {
             fresh.push(name.clone());
         }
@@ -388,16 +453,28 @@ impl Plan {
             proto: if listener.protocol.is_udp() { 17 } else { 6 },
             zero: 0,
         };
-        Ok(Served { number, key, mode, pool })
+        Ok(Served {
+            number,
+            key,
+            mode,
+            pool,
+        })
     }
 
     /// Pools whose backends, tables or users may have changed.
     fn touched_pools(&self, change: &Change, snapshot: &Snapshot) -> HashSet<Name> {
         let mut touched = HashSet::new();
         for (old, new) in change.listeners.values() {
-            touched.extend([old, new].into_iter().flatten().map(|served| served.pool.clone()));
+            touched.extend(
+                [old, new]
+                    .into_iter()
+                    .flatten()
+                    .map(|served| served.pool.clone()),
+            );
         }
-        let Some(before) = &self.snapshot else { return touched };
+        let Some(before) = &self.snapshot else {
+            return touched;
+        };
         let (gone, come) = difference(&before.config.pools, &snapshot.config.pools);
         touched.extend(gone.iter().chain(come).map(|pool| pool.name.clone()));
         let differs = |id: &BackendId| before.takes_new_work(id) != snapshot.takes_new_work(id);
@@ -420,7 +497,10 @@ impl Plan {
             }
             return Ok(());
         };
-        let pool = snapshot.config.pool(name).ok_or_else(|| Error::NoPool(user.clone()))?;
+        let pool = snapshot
+            .config
+            .pool(name)
+            .ok_or_else(|| Error::NoPool(user.clone()))?;
         let pick = schedule::pick(pool.scheduler).ok_or_else(|| Error::Scheduler {
             pool: name.clone(),
             scheduler: pool.scheduler.as_str(),
@@ -437,30 +517,48 @@ impl Plan {
             .collect();
         for backend in &backends {
             if known.get(&backend.member.number) != Some(&backend.accepts) {
-                change.backends.push((backend.member.number, backend.member.address, backend.accepts));
+                change.backends.push((
+                    backend.member.number,
+                    backend.member.address,
+                    backend.accepts,
+                ));
             }
         }
         let members = accepting(&backends);
         let table_len = schedule::table_len(pick, &members);
-        let region = if old.is_some_and(|old| old.pick == pick && accepting(&old.backends) == members) {
-            old.and_then(|old| old.region)
-        } else if table_len == 0 {
-            None
-        } else {
-            let region = self.regions.allocate(table_len.div_ceil(SCHEDULE_LANES), now).ok_or_else(|| {
-                Error::ScheduleFull {
-                    pool: name.clone(),
-                    slots: table_len,
-                    capacity: u64::from(self.regions.capacity()) * u64::from(SCHEDULE_LANES),
-                }
-            })?;
-            change.fresh_regions.push(region);
-            change.tables.push((region, schedule::table(pick, &members)));
-            Some(region)
+        let region =
+            if old.is_some_and(|old| old.pick == pick && accepting(&old.backends) == members) {
+                old.and_then(|old| old.region)
+            } else if table_len == 0 {
+                None
+            } else {
+                let region = self
+                    .regions
+                    .allocate(table_len.div_ceil(SCHEDULE_LANES), now)
+                    .ok_or_else(|| Error::ScheduleFull {
+                        pool: name.clone(),
+                        slots: table_len,
+                        capacity: u64::from(self.regions.capacity()) * u64::from(SCHEDULE_LANES),
+                    })?;
+                change.fresh_regions.push(region);
+                change
+                    .tables
+                    .push((region, schedule::table(pick, &members)));
+                Some(region)
+            };
+        let filled = Filled {
+            pick,
+            backends,
+            region,
+            table_len,
         };
-        let filled = Filled { pick, backends, region, table_len };
-        if old.is_none_or(|old| (old.pick, old.region, old.table_len) != (pick, region, table_len)) {
-            change.moved.extend(users.into_iter().filter(|user| !change.listeners.contains_key(user)));
+        if old.is_none_or(|old| (old.pick, old.region, old.table_len) != (pick, region, table_len))
+        {
+            change.moved.extend(
+                users
+                    .into_iter()
+                    .filter(|user| !change.listeners.contains_key(user)),
+            );
         }
         change.pools.insert(name.clone(), Some(filled));
         Ok(())
@@ -468,7 +566,12 @@ impl Plan {
 
     /// The listeners that will use a pool.
     fn users_after(&self, change: &Change, pool: &Name) -> Vec<Name> {
-        let stay = self.users.get(pool).into_iter().flatten().filter(|name| !change.listeners.contains_key(*name));
+        let stay = self
+            .users
+            .get(pool)
+            .into_iter()
+            .flatten()
+            .filter(|name| !change.listeners.contains_key(*name));
         let come = change
             .listeners
             .iter()
@@ -485,19 +588,30 @@ impl Plan {
     ) -> Result<Vec<Filling>, Error> {
         let mut fillings = Vec::with_capacity(pool.backends.len());
         for backend in &pool.backends {
-            let id = BackendId { pool: pool.name.clone(), address: backend.address };
+            let id = BackendId {
+                pool: pool.name.clone(),
+                address: backend.address,
+            };
             let SocketAddr::V4(address) = backend.address else {
                 return Err(Error::Ipv6Backend(id));
             };
-            let (number, fresh) = self
-                .backend_numbers
-                .assign(&id)
-                .ok_or(Error::TooMany { what: "backends at layer 4", max: BACKENDS_MAX })?;
+            let (number, fresh) = self.backend_numbers.assign(&id).ok_or(Error::TooMany {
+                what: "backends at layer 4",
+                max: BACKENDS_MAX,
+            })?;
             if fresh {
                 change.fresh_backends.push(id.clone());
             }
             let accepts = backend.weight > 0 && snapshot.takes_new_work(&id);
-            fillings.push(Filling { id, member: Member { number, address, weight: backend.weight }, accepts });
+            fillings.push(Filling {
+                id,
+                member: Member {
+                    number,
+                    address,
+                    weight: backend.weight,
+                },
+                accepts,
+            });
         }
         Ok(fillings)
     }
@@ -505,7 +619,11 @@ impl Plan {
 
 /// The members of a scheduling table.
 fn accepting(backends: &[Filling]) -> Vec<Member> {
-    backends.iter().filter(|backend| backend.accepts).map(|backend| backend.member).collect()
+    backends
+        .iter()
+        .filter(|backend| backend.accepts)
+        .map(|backend| backend.member)
+        .collect()
 }
 
 fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
@@ -523,10 +641,18 @@ fn vip(key: &ListenerKey) -> Ipv4Addr {
 }
 
 /// What two lists have not in common at their beginning and end. One change in a long list costs comparing pointers.
-fn difference<'a, T: PartialEq>(old: &'a [Arc<T>], new: &'a [Arc<T>]) -> (&'a [Arc<T>], &'a [Arc<T>]) {
+fn difference<'a, T: PartialEq>(
+    old: &'a [Arc<T>],
+    new: &'a [Arc<T>],
+) -> (&'a [Arc<T>], &'a [Arc<T>]) {
     let same = |(a, b): &(&Arc<T>, &Arc<T>)| Arc::ptr_eq(a, b) || a == b;
     let prefix = old.iter().zip(new).take_while(same).count();
     let (old, new) = (&old[prefix..], &new[prefix..]);
-    let suffix = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
+    let suffix = old
+        .iter()
+        .rev()
+        .zip(new.iter().rev())
+        .take_while(same)
+        .count();
     (&old[..old.len() - suffix], &new[..new.len() - suffix])
 }

@@ -1,6 +1,7 @@
 //! The L4 data plane: loaded, attached, following snapshots.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -95,9 +96,14 @@ impl Plane {
         check_memory(l4.max_sessions, sets)?;
         let seed = RandomState::new().build_hasher().finish();
         let mut ebpf = load(sets, seed)?;
-        let lines = Mapped::new(fd(map(&ebpf, "SESSIONS4")?)?, sets as usize * LINES).map_err(in_memory("SESSIONS4"))?;
+        let lines = Mapped::new(fd(map(&ebpf, "SESSIONS4")?)?, sets as usize * LINES)
+            .map_err(in_memory("SESSIONS4"))?;
         let clock_cell = mapped(&ebpf, "CLOCK", 1)?;
-        let backends = Arc::new(Backends::new(mapped(&ebpf, "BACKENDS", BACKENDS_MAX as usize + 1)?));
+        let backends = Arc::new(Backends::new(mapped(
+            &ebpf,
+            "BACKENDS",
+            BACKENDS_MAX as usize + 1,
+        )?));
         let settings: Arc<Mapped<SettingsCell>> = Arc::new(mapped(&ebpf, "CONFIG", 1)?);
         let maps = KernelMaps {
             backends: backends.clone(),
@@ -114,7 +120,11 @@ impl Plane {
         };
         let links = Links::new(take(&mut ebpf, "LINKS")?, take(&mut ebpf, "LINK_OF")?);
         let events = take(&mut ebpf, "EVENTS")?;
-        let programs = Arc::new(Mutex::new(Programs::load(ebpf, "weir_forward", &["weir_clock"])?));
+        let programs = Arc::new(Mutex::new(Programs::load(
+            ebpf,
+            "weir_forward",
+            &["weir_clock"],
+        )?));
         let clock = Clock::new(clock_cell, programs.clone())?;
         let handle = Arc::new(Handle::new().map_err(Error::system("make an eventfd"))?);
         let watch = Watch::start(Parts {
@@ -144,10 +154,19 @@ impl Plane {
             pass_cpu_nanoseconds: AtomicU64::new(0),
         });
         let stop = Arc::new(Stop::default());
-        let mut plane = Self { shared: shared.clone(), watch: handle, sweep: stop.clone(), threads: Vec::new() };
+        let mut plane = Self {
+            shared: shared.clone(),
+            watch: handle,
+            sweep: stop.clone(),
+            threads: Vec::new(),
+        };
         plane.spawn("weir-l4-watch", move || watch.run())?;
         plane.spawn("weir-l4-sweep", move || shared.sweep(sets, timeouts, &stop))?;
-        tracing::info!(max_sessions = l4.max_sessions, table_bytes = table_bytes(sets), "layer 4 is up");
+        tracing::info!(
+            max_sessions = l4.max_sessions,
+            table_bytes = table_bytes(sets),
+            "layer 4 is up"
+        );
         Ok(plane)
     }
 
@@ -156,12 +175,22 @@ impl Plane {
     pub fn prepare(&self, snapshot: &Arc<Snapshot>) -> Result<Prepared, Error> {
         let shared = &self.shared;
         let change = shared.prepare(snapshot)?;
-        let addresses: Vec<Ipv4Addr> = change.addresses().collect::<BTreeSet<_>>().into_iter().collect();
+        let addresses: Vec<Ipv4Addr> = change
+            .addresses()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         shared.backends.expect(&addresses);
-        let prepared = Prepared { change: Some(change), addresses, shared: shared.clone() };
+        let prepared = Prepared {
+            change: Some(change),
+            addresses,
+            shared: shared.clone(),
+        };
         if !prepared.addresses.is_empty() {
             self.watch.wake();
-            let unknown = shared.backends.wait_for_hops(&prepared.addresses, NEXT_HOP_WAIT);
+            let unknown = shared
+                .backends
+                .wait_for_hops(&prepared.addresses, NEXT_HOP_WAIT);
             if !unknown.is_empty() {
                 tracing::warn!(backends = ?unknown, "next hops are not known yet");
             }
@@ -212,9 +241,28 @@ impl Plane {
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work);
-        self.threads.push(thread.map_err(Error::system("start a thread"))?);
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(work);
+        self.threads
+            .push(thread.map_err(Error::system("start a thread"))?);
         Ok(())
+    }
+}
+
+impl fmt::Debug for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plane")
+            .field("l4", &self.shared.l4)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Prepared")
+            .field("change", &self.change)
+            .finish_non_exhaustive()
     }
 }
 
@@ -249,7 +297,10 @@ impl Shared {
         match plan.prepare(snapshot, monotonic()) {
             // Tables that were replaced a moment ago still take room.
             Err(Error::ScheduleFull { .. }) if plan.room_comes_at().is_some() => {
-                let wait = plan.room_comes_at().unwrap_or_default().saturating_sub(monotonic());
+                let wait = plan
+                    .room_comes_at()
+                    .unwrap_or_default()
+                    .saturating_sub(monotonic());
                 std::thread::sleep(wait);
                 plan.prepare(snapshot, monotonic())
             }
@@ -263,7 +314,13 @@ impl Shared {
 
     fn for_each_session(&self, filter: &Filter, each: impl FnMut(Found) -> bool) {
         if let Some(filter) = self.number_filter(filter) {
-            for_each(self.table(), self.clock.now(), &self.timeouts, &filter, each);
+            for_each(
+                self.table(),
+                self.clock.now(),
+                &self.timeouts,
+                &filter,
+                each,
+            );
         }
     }
 
@@ -306,7 +363,10 @@ impl Shared {
         let mut plan = lock(&self.plan);
         let counters = lock(&self.counters);
         let mut stats = Stats {
-            drops: DropReason::ALL.iter().map(|reason| (*reason, counters.drops(*reason))).collect(),
+            drops: DropReason::ALL
+                .iter()
+                .map(|reason| (*reason, counters.drops(*reason)))
+                .collect(),
             table: self.table_stats(&totals),
             ..Stats::default()
         };
@@ -323,7 +383,10 @@ impl Shared {
             stats.backends.push(BackendStats {
                 backend: id.clone(),
                 configured,
-                counters: count(totals.tally.backend(number), counters.backend_sessions(number)),
+                counters: count(
+                    totals.tally.backend(number),
+                    counters.backend_sessions(number),
+                ),
             });
         }
         drop((plan, counters));
@@ -363,11 +426,14 @@ impl Shared {
         let step = sets.div_ceil(PASS_STEPS);
         let mut cpu_before = thread_cpu();
         while !stop.wait(PASS_INTERVAL / PASS_STEPS) {
-            let Some(totals) = sweep.step(self.table(), self.clock.now(), step) else { continue };
+            let Some(totals) = sweep.step(self.table(), self.clock.now(), step) else {
+                continue;
+            };
             self.give_numbers_back(&mut sweep, &totals);
             *lock(&self.totals) = Arc::new(totals);
             let cpu = thread_cpu();
-            self.pass_cpu_nanoseconds.store(cpu.saturating_sub(cpu_before).as_nanos() as u64, Release);
+            self.pass_cpu_nanoseconds
+                .store(cpu.saturating_sub(cpu_before).as_nanos() as u64, Release);
             cpu_before = cpu;
             self.passes.fetch_add(1, Release);
             if let Err(error) = self.clock.ask() {
@@ -380,14 +446,20 @@ impl Shared {
     fn give_numbers_back(&self, sweep: &mut Sweep, totals: &Totals) {
         let mut plan = lock(&self.plan);
         let mut counters = lock(&self.counters);
-        for number in plan.listener_numbers().idle(|number| totals.tally.listener(number).lines > 0) {
+        for number in plan
+            .listener_numbers()
+            .idle(|number| totals.tally.listener(number).lines > 0)
+        {
             sweep.forget_listener(number);
             match counters.clear_listener(number) {
                 Ok(()) => plan.listener_numbers().free(number),
                 Err(error) => tracing::error!(%error, "clear a listener's counters"),
             }
         }
-        for number in plan.backend_numbers().idle(|number| totals.tally.backend(number).lines > 0) {
+        for number in plan
+            .backend_numbers()
+            .idle(|number| totals.tally.backend(number).lines > 0)
+        {
             sweep.forget_backend(number);
             match counters.clear_backend(number) {
                 Ok(()) => {
@@ -404,7 +476,11 @@ impl Stop {
     /// Waits; true if the thread is to end.
     fn wait(&self, time: Duration) -> bool {
         let stopped = lock(&self.stopped);
-        *self.changed.wait_timeout_while(stopped, time, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner).0
+        *self
+            .changed
+            .wait_timeout_while(stopped, time, |stopped| !*stopped)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
     }
 }
 
@@ -438,13 +514,21 @@ impl Maps for KernelMaps {
 
     fn write_locals(&mut self, locals: &[Ipv4Addr]) {
         for (index, local) in (0..).zip(locals) {
-            logged("LOCALS", self.locals.set(index, u32::from_ne_bytes(local.octets()), 0));
+            logged(
+                "LOCALS",
+                self.locals
+                    .set(index, u32::from_ne_bytes(local.octets()), 0),
+            );
         }
         self.settings[0][1].store(locals.len() as u32, Release);
     }
 
     fn write_listener(&mut self, key: ListenerKey, entry: Entry) {
-        logged("LISTENERS", self.listeners.insert(key_bytes(&key), entry_bytes(&entry), 0));
+        logged(
+            "LISTENERS",
+            self.listeners
+                .insert(key_bytes(&key), entry_bytes(&entry), 0),
+        );
     }
 
     fn remove_listener(&mut self, key: ListenerKey) {
@@ -452,7 +536,10 @@ impl Maps for KernelMaps {
     }
 
     fn add_vip(&mut self, vip: Ipv4Addr) {
-        logged("VIPS", self.vips.insert(u32::from_ne_bytes(vip.octets()), 1, 0));
+        logged(
+            "VIPS",
+            self.vips.insert(u32::from_ne_bytes(vip.octets()), 1, 0),
+        );
     }
 
     fn remove_vip(&mut self, vip: Ipv4Addr) {
@@ -500,7 +587,15 @@ fn table_bytes(sets: u32) -> u64 {
 fn check_memory(sessions: u32, sets: u32) -> Result<(), Error> {
     let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
     let needed = table_bytes(sets);
-    if needed > available { Err(Error::Memory { sessions, needed, available }) } else { Ok(()) }
+    if needed > available {
+        Err(Error::Memory {
+            sessions,
+            needed,
+            available,
+        })
+    } else {
+        Ok(())
+    }
 }
 
 fn load(sets: u32, seed: u64) -> Result<Ebpf, Error> {
@@ -526,18 +621,29 @@ fn fd(map: &Map) -> Result<BorrowedFd<'_>, Error> {
     }
 }
 
-fn mapped<T: crate::memory::Shared>(ebpf: &Ebpf, name: &'static str, count: usize) -> Result<Mapped<T>, Error> {
+fn mapped<T: crate::memory::Shared>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    count: usize,
+) -> Result<Mapped<T>, Error> {
     Mapped::new(fd(map(ebpf, name)?)?, count).map_err(in_memory(name))
 }
 
 fn in_memory(map: &'static str) -> impl FnOnce(std::io::Error) -> Error {
     move |io_error| Error::Map {
         map,
-        source: aya::sys::SyscallError { call: "mmap", io_error }.into(),
+        source: aya::sys::SyscallError {
+            call: "mmap",
+            io_error,
+        }
+        .into(),
     }
 }
 
-fn take<M: TryFrom<Map, Error = aya::maps::MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error> {
+fn take<M: TryFrom<Map, Error = aya::maps::MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, Error> {
     let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
     M::try_from(map).map_err(Error::map(name))
 }

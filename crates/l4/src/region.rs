@@ -28,8 +28,16 @@ pub(crate) struct Regions {
 impl Regions {
     /// All of `capacity` elements free.
     pub(crate) fn new(capacity: u32) -> Self {
-        let free = if capacity > 0 { BTreeMap::from([(0, capacity)]) } else { BTreeMap::new() };
-        Self { free, resting: VecDeque::new(), capacity }
+        let free = if capacity > 0 {
+            BTreeMap::from([(0, capacity)])
+        } else {
+            BTreeMap::new()
+        };
+        Self {
+            free,
+            resting: VecDeque::new(),
+            capacity,
+        }
     }
 
     /// Elements in all.
@@ -99,7 +107,10 @@ mod tests {
         let mut regions = Regions::new(10);
         let region = regions.allocate(10, T0).unwrap();
         regions.retire(region, T0);
-        assert_eq!(regions.allocate(1, T0 + GRACE - Duration::from_nanos(1)), None);
+        assert_eq!(
+            regions.allocate(1, T0 + GRACE - Duration::from_nanos(1)),
+            None
+        );
         assert_eq!(regions.wakes_at(), Some(T0 + GRACE));
         assert_eq!(regions.allocate(10, T0 + GRACE), Some(region));
         assert_eq!(regions.wakes_at(), None);

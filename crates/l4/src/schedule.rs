@@ -54,14 +54,21 @@ pub(crate) fn table_len(pick: Pick, members: &[Member]) -> u32 {
 /// Turns of each member in one round: its weight, with what all weights have in common divided out, and scaled down
 /// where the round would be too long. Scaling rounds to whole turns and leaves every member at least one.
 fn turns(members: &[Member]) -> Vec<u32> {
-    let common = members.iter().fold(0, |common, member| gcd(common, u32::from(member.weight))).max(1);
-    let weights = members.iter().map(|member| u32::from(member.weight) / common);
+    let common = members
+        .iter()
+        .fold(0, |common, member| gcd(common, u32::from(member.weight)))
+        .max(1);
+    let weights = members
+        .iter()
+        .map(|member| u32::from(member.weight) / common);
     let total: u64 = weights.clone().map(u64::from).sum();
     let limit = (8 * members.len() as u64).clamp(TURNS, TURNS_MAX);
     if total <= limit {
         return weights.collect();
     }
-    weights.map(|weight| ((u64::from(weight) * limit + total / 2) / total).max(1) as u32).collect()
+    weights
+        .map(|weight| ((u64::from(weight) * limit + total / 2) / total).max(1) as u32)
+        .collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -77,7 +84,12 @@ fn round_robin(members: &[Member]) -> Vec<u16> {
     for (member, &turns) in members.iter().zip(&turns) {
         match groups.iter_mut().find(|group| group.turns == turns) {
             Some(group) => group.numbers.push(member.number),
-            None => groups.push(Group { turns, numbers: vec![member.number], next: 0, credit: 0 }),
+            None => groups.push(Group {
+                turns,
+                numbers: vec![member.number],
+                next: 0,
+                credit: 0,
+            }),
         }
     }
     let total: i64 = turns.iter().map(|&turns| i64::from(turns)).sum();
@@ -87,7 +99,9 @@ fn round_robin(members: &[Member]) -> Vec<u16> {
             group.credit += i64::from(group.turns) * group.numbers.len() as i64;
         }
         // Of equally rich ones the first: `max_by_key` would take the last.
-        let Some(group) = groups.iter_mut().rev().max_by_key(|group| group.credit) else { break };
+        let Some(group) = groups.iter_mut().rev().max_by_key(|group| group.credit) else {
+            break;
+        };
         group.credit -= total;
         round.push(group.numbers[group.next]);
         group.next = (group.next + 1) % group.numbers.len();
@@ -150,7 +164,11 @@ impl Walk {
         let address = u64::from(u32::from(*member.address.ip()));
         let hash = mix(address << 16 | u64::from(member.address.port()));
         // The number of slots is a prime, so every skip visits all of them.
-        Self { slot: hash % slots, skip: mix(hash) % (slots - 1) + 1, turns: 0 }
+        Self {
+            slot: hash % slots,
+            skip: mix(hash) % (slots - 1) + 1,
+            turns: 0,
+        }
     }
 }
 
@@ -194,7 +212,11 @@ mod tests {
     #[test]
     fn round_robin_takes_turns_smoothly() {
         let check = |weights: &[u16], expected: &[u16]| {
-            assert_eq!(table(Pick::Next, &members(weights)), expected, "weights {weights:?}");
+            assert_eq!(
+                table(Pick::Next, &members(weights)),
+                expected,
+                "weights {weights:?}"
+            );
         };
         check(&[], &[]);
         check(&[7], &[1]);
@@ -215,7 +237,10 @@ mod tests {
         for (number, count) in counts(&table) {
             let share = f64::from(count) / table.len() as f64;
             let wanted = f64::from(weights[usize::from(number) - 1]) / f64::from(total);
-            assert!((share - wanted).abs() < 0.001, "backend {number} has {share}, wants {wanted}");
+            assert!(
+                (share - wanted).abs() < 0.001,
+                "backend {number} has {share}, wants {wanted}"
+            );
         }
     }
 
@@ -269,7 +294,11 @@ mod tests {
             for (i, &weight) in weights.iter().enumerate() {
                 let wanted = f64::from(MAGLEV_SLOTS) * f64::from(weight) / f64::from(total);
                 let count = f64::from(counts[&(i as u16 + 1)]);
-                assert!((count - wanted).abs() <= 2.0 + wanted * 0.01, "{weights:?}: {} has {count} of {wanted}", i + 1);
+                assert!(
+                    (count - wanted).abs() <= 2.0 + wanted * 0.01,
+                    "{weights:?}: {} has {count} of {wanted}",
+                    i + 1
+                );
             }
         };
         check(&[1]);
@@ -285,7 +314,10 @@ mod tests {
         let members = members(&[1, 2, 3, 4, 5]);
         let addresses = |members: &[Member]| -> Vec<SocketAddrV4> {
             let by_number: HashMap<_, _> = members.iter().map(|m| (m.number, m.address)).collect();
-            maglev(members).iter().map(|number| by_number[number]).collect()
+            maglev(members)
+                .iter()
+                .map(|number| by_number[number])
+                .collect()
         };
         let mut shuffled = members.clone();
         shuffled.reverse();
@@ -303,14 +335,20 @@ mod tests {
             let all = members(&vec![1; backends]);
             let before = maglev(&all);
             let after = maglev(&all[removed..]);
-            let stayed = before.iter().filter(|&&number| usize::from(number) > removed).count();
+            let stayed = before
+                .iter()
+                .filter(|&&number| usize::from(number) > removed)
+                .count();
             let moved = before
                 .iter()
                 .zip(&after)
                 .filter(|&(&old, &new)| usize::from(old) > removed && old != new)
                 .count();
             let share = moved as f64 / stayed as f64;
-            println!("{removed} of {backends} backends removed: {:.2}% of the others' slots moved", share * 100.0);
+            println!(
+                "{removed} of {backends} backends removed: {:.2}% of the others' slots moved",
+                share * 100.0
+            );
             assert!(share < moved_max, "{removed} of {backends}: {share}");
         };
         check(2, 1, 0.000_1);

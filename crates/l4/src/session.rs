@@ -97,7 +97,9 @@ pub(crate) fn for_each(
             && !meta.is_reverse()
             && filter.matches(line, meta)
             && let Some(found) = look(table, now, timeouts, line, meta)
-            && filter.state.is_none_or(|state| state == found.session.state)
+            && filter
+                .state
+                .is_none_or(|state| state == found.session.state)
             && !each(found)
         {
             return;
@@ -109,10 +111,19 @@ impl NumberFilter {
     /// Everything but the state, which takes the other line as well.
     fn matches(&self, line: &Line, meta: Meta) -> bool {
         self.udp.is_none_or(|udp| udp == meta.is_udp())
-            && self.client.is_none_or(|client| client == address(line.src.load(Relaxed)))
-            && self.vip.is_none_or(|vip| vip == address(line.dst.load(Relaxed)))
-            && self.listener.is_none_or(|listener| listener == line.listener.load(Relaxed))
-            && self.backends.as_ref().is_none_or(|backends| backends.contains(&line.backend.load(Relaxed)))
+            && self
+                .client
+                .is_none_or(|client| client == address(line.src.load(Relaxed)))
+            && self
+                .vip
+                .is_none_or(|vip| vip == address(line.dst.load(Relaxed)))
+            && self
+                .listener
+                .is_none_or(|listener| listener == line.listener.load(Relaxed))
+            && self
+                .backends
+                .as_ref()
+                .is_none_or(|backends| backends.contains(&line.backend.load(Relaxed)))
     }
 }
 
@@ -121,7 +132,9 @@ fn look(table: Table<'_>, now: Now, timeouts: &Timeouts, line: &Line, meta: Meta
     let key = line.key();
     let peer = if meta.has_peer() {
         let key = line.peer_key();
-        table.find(&key, &table.place(&key)).map(|index| &table.lines()[index as usize])
+        table
+            .find(&key, &table.place(&key))
+            .map(|index| &table.lines()[index as usize])
     } else {
         None
     };
@@ -129,12 +142,19 @@ fn look(table: Table<'_>, now: Now, timeouts: &Timeouts, line: &Line, meta: Meta
     let idle = now.duration(idle);
     let (new_src, new_ports) = (line.new_src.load(Relaxed), line.new_ports.load(Relaxed));
     let (forward, local) = match meta.mode() {
-        Mode::Fullnat => {
-            (Forward::Fullnat, Some(SocketAddrV4::new(address(new_src), u16::from_be(new_ports as u16))))
-        }
+        Mode::Fullnat => (
+            Forward::Fullnat,
+            Some(SocketAddrV4::new(
+                address(new_src),
+                u16::from_be(new_ports as u16),
+            )),
+        ),
         Mode::Nat => (Forward::Nat, None),
         Mode::Dr => (Forward::Dr, None),
-        Mode::Tunnel => (Forward::Tunnel, Some(SocketAddrV4::new(address(new_src), 0))),
+        Mode::Tunnel => (
+            Forward::Tunnel,
+            Some(SocketAddrV4::new(address(new_src), 0)),
+        ),
     };
     let found = Found {
         listener: line.listener.load(Relaxed),

@@ -148,9 +148,17 @@ pub(crate) struct Direction {
 /// The state of a session both directions of which pass through us. `reply`: the backend's direction, if its line is
 /// there.
 pub(crate) fn two_way(udp: bool, client: Direction, reply: Option<Direction>) -> State {
-    let reply = reply.unwrap_or(Direction { seen: 0, packets: 0, idle: u32::MAX });
+    let reply = reply.unwrap_or(Direction {
+        seen: 0,
+        packets: 0,
+        idle: u32::MAX,
+    });
     if udp {
-        return if client.packets > 0 && reply.packets > 0 { State::UdpStream } else { State::Udp };
+        return if client.packets > 0 && reply.packets > 0 {
+            State::UdpStream
+        } else {
+            State::Udp
+        };
     }
     if (client.seen | reply.seen) & RST != 0 {
         return State::Close;
@@ -168,13 +176,21 @@ pub(crate) fn two_way(udp: bool, client: Direction, reply: Option<Direction>) ->
 /// Of two directions one has closed.
 fn closed_by(closed: Direction, other: Direction) -> State {
     // What was heard of the other side after the FIN has acknowledged it.
-    if other.idle < closed.idle { State::CloseWait } else { State::FinWait }
+    if other.idle < closed.idle {
+        State::CloseWait
+    } else {
+        State::FinWait
+    }
 }
 
 /// The state of a session of which only the client's direction passes through us.
 pub(crate) fn one_way(udp: bool, client: Direction) -> State {
     if udp {
-        return if client.packets > 1 { State::UdpStream } else { State::Udp };
+        return if client.packets > 1 {
+            State::UdpStream
+        } else {
+            State::Udp
+        };
     }
     match client.seen {
         seen if seen & RST != 0 => State::Close,
@@ -191,7 +207,11 @@ mod tests {
     use super::*;
 
     fn direction(seen: u8, packets: u64, idle: u32) -> Direction {
-        Direction { seen, packets, idle }
+        Direction {
+            seen,
+            packets,
+            idle,
+        }
     }
 
     #[test]
@@ -199,7 +219,10 @@ mod tests {
         let check = |client: (u8, u32), reply: (u8, u32), expected: State| {
             let packets = |seen: u8| u64::from(seen != 0);
             let reply = direction(reply.0, packets(reply.0), reply.1);
-            assert_eq!(two_way(false, direction(client.0, 1, client.1), Some(reply)), expected);
+            assert_eq!(
+                two_way(false, direction(client.0, 1, client.1), Some(reply)),
+                expected
+            );
         };
         check((SYN, 5), (0, 5), State::SynSent);
         check((SYN, 5), (SYN | ACK, 4), State::SynRecv);
@@ -215,14 +238,23 @@ mod tests {
 
     #[test]
     fn a_missing_reply_line_counts_as_silence() {
-        assert_eq!(two_way(false, direction(SYN | ACK, 9, 0), None), State::SynSent);
+        assert_eq!(
+            two_way(false, direction(SYN | ACK, 9, 0), None),
+            State::SynSent
+        );
         assert_eq!(two_way(true, direction(0, 9, 0), None), State::Udp);
     }
 
     #[test]
     fn udp_is_a_stream_once_it_is_answered() {
-        assert_eq!(two_way(true, direction(0, 9, 0), Some(direction(0, 0, 9))), State::Udp);
-        assert_eq!(two_way(true, direction(0, 1, 0), Some(direction(0, 1, 0))), State::UdpStream);
+        assert_eq!(
+            two_way(true, direction(0, 9, 0), Some(direction(0, 0, 9))),
+            State::Udp
+        );
+        assert_eq!(
+            two_way(true, direction(0, 1, 0), Some(direction(0, 1, 0))),
+            State::UdpStream
+        );
         assert_eq!(one_way(true, direction(0, 1, 0)), State::Udp);
         assert_eq!(one_way(true, direction(0, 2, 0)), State::UdpStream);
     }
@@ -230,11 +262,26 @@ mod tests {
     #[test]
     fn one_way_sessions_are_judged_by_the_client_alone() {
         assert_eq!(one_way(false, direction(SYN, 1, 0)), State::SynRecv);
-        assert_eq!(one_way(false, direction(SYN | ACK, 2, 0)), State::Established);
-        assert_eq!(one_way(false, direction(SYN | ACK | FIN, 3, 0)), State::FinWait);
-        assert_eq!(one_way(false, direction(SYN | ACK | FIN | RST, 3, 0)), State::Close);
-        assert_eq!(Timeouts::default().of(State::Established, false), Duration::from_secs(900));
-        assert_eq!(Timeouts::default().of(State::Established, true), Duration::from_secs(432_000));
+        assert_eq!(
+            one_way(false, direction(SYN | ACK, 2, 0)),
+            State::Established
+        );
+        assert_eq!(
+            one_way(false, direction(SYN | ACK | FIN, 3, 0)),
+            State::FinWait
+        );
+        assert_eq!(
+            one_way(false, direction(SYN | ACK | FIN | RST, 3, 0)),
+            State::Close
+        );
+        assert_eq!(
+            Timeouts::default().of(State::Established, false),
+            Duration::from_secs(900)
+        );
+        assert_eq!(
+            Timeouts::default().of(State::Established, true),
+            Duration::from_secs(432_000)
+        );
     }
 
     #[test]

@@ -101,11 +101,17 @@ pub(crate) struct Tally {
 
 impl Tally {
     pub(crate) fn listener(&self, number: u16) -> Count {
-        self.listeners.get(usize::from(number)).copied().unwrap_or_default()
+        self.listeners
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(crate) fn backend(&self, number: u16) -> Count {
-        self.backends.get(usize::from(number)).copied().unwrap_or_default()
+        self.backends
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or_default()
     }
 
     fn count_line(&mut self, line: &Line, meta: Meta) -> (&mut Count, &mut Count) {
@@ -118,9 +124,10 @@ impl Tally {
     }
 
     fn add(&mut self, other: &Self) {
-        for (ours, theirs) in
-            [(&mut self.listeners, &other.listeners), (&mut self.backends, &other.backends)]
-        {
+        for (ours, theirs) in [
+            (&mut self.listeners, &other.listeners),
+            (&mut self.backends, &other.backends),
+        ] {
             if ours.len() < theirs.len() {
                 ours.resize(theirs.len(), Count::default());
             }
@@ -213,7 +220,11 @@ impl Sweep {
         }
         self.judge_batch(table, now);
         self.cursor = end;
-        if end < table.sets() { None } else { Some(self.end_pass(table, now)) }
+        if end < table.sets() {
+            None
+        } else {
+            Some(self.end_pass(table, now))
+        }
     }
 
     /// Forgets what was counted for a listener: its number is about to be given to another one.
@@ -251,7 +262,15 @@ impl Sweep {
         }
     }
 
-    fn visit_live(&mut self, table: Table<'_>, now: Now, set: u32, index: u32, line: &Line, meta: Meta) {
+    fn visit_live(
+        &mut self,
+        table: Table<'_>,
+        now: Now,
+        set: u32,
+        index: u32,
+        line: &Line,
+        meta: Meta,
+    ) {
         if self.pass % MARKS_STRIDE == 1 {
             let place = table.place(&line.key());
             for passed in place.lines().take_while(|passed| *passed != index) {
@@ -301,7 +320,9 @@ impl Sweep {
         for (index, meta, place) in batch.drain(..) {
             let line = &table.lines()[index as usize];
             match table.find(&line.peer_key(), &place) {
-                None if self.suspects[1].len() < SUSPECTS_MAX => self.suspects[1].push((index, line.key())),
+                None if self.suspects[1].len() < SUSPECTS_MAX => {
+                    self.suspects[1].push((index, line.key()))
+                }
                 None => {}
                 Some(_) if meta.is_reverse() => {}
                 Some(peer) => self.judge_pair(table, now, (index, meta), peer),
@@ -310,8 +331,17 @@ impl Sweep {
         self.batch = batch;
     }
 
-    fn judge_pair(&mut self, table: Table<'_>, now: Now, (index, meta): (u32, Meta), peer_index: u32) {
-        let (line, peer) = (&table.lines()[index as usize], &table.lines()[peer_index as usize]);
+    fn judge_pair(
+        &mut self,
+        table: Table<'_>,
+        now: Now,
+        (index, meta): (u32, Meta),
+        peer_index: u32,
+    ) {
+        let (line, peer) = (
+            &table.lines()[index as usize],
+            &table.lines()[peer_index as usize],
+        );
         let (state, idle) = session(now, line, meta, Some(peer));
         if now.duration(idle) < self.timeouts.of(state, true) {
             return;
@@ -346,7 +376,11 @@ impl Sweep {
             }
             // What this pass has counted in place must not be counted twice in it.
             let counted = index / LINES as u32 >= self.cursor;
-            let tally = if counted { &mut self.retired } else { &mut self.retired_later };
+            let tally = if counted {
+                &mut self.retired
+            } else {
+                &mut self.retired_later
+            };
             tally.count_line(line, meta);
             line.free();
         }
@@ -358,8 +392,14 @@ impl Sweep {
         self.pass = self.pass.wrapping_add(1);
         self.cursor = 0;
         let (expired, orphans) = (self.totals.expired, self.totals.orphans);
-        let mut totals =
-            std::mem::replace(&mut self.totals, Totals { expired, orphans, ..Totals::default() });
+        let mut totals = std::mem::replace(
+            &mut self.totals,
+            Totals {
+                expired,
+                orphans,
+                ..Totals::default()
+            },
+        );
         totals.tally.add(&self.retired);
         self.retired.add(&self.retired_later);
         self.retired_later.clear();
@@ -393,7 +433,9 @@ impl Sweep {
             let meta = line.meta.load(Acquire);
             if meta & PASSED == PASSED_ONCE && !self.passed.get(index) {
                 // Fails where a program marks it again, or writes the line: another time will do.
-                let _ = line.meta.compare_exchange(meta, meta & !PASSED, AcqRel, Relaxed);
+                let _ = line
+                    .meta
+                    .compare_exchange(meta, meta & !PASSED, AcqRel, Relaxed);
             }
         }
         self.passed.clear_all();
@@ -412,7 +454,11 @@ fn stride(meta: Meta) -> u32 {
 }
 
 fn direction(line: &Line, meta: Meta, idle: u32) -> Direction {
-    Direction { seen: meta.seen(), packets: line.packets.load(Relaxed), idle }
+    Direction {
+        seen: meta.seen(),
+        packets: line.packets.load(Relaxed),
+        idle,
+    }
 }
 
 /// The state of a session, given its client's line, and for how many jiffies both directions have been idle.
@@ -421,7 +467,8 @@ pub(crate) fn session(now: Now, line: &Line, meta: Meta, peer: Option<&Line>) ->
     if !meta.has_peer() {
         return (one_way(meta.is_udp(), client), client.idle);
     }
-    let reply = peer.map(|peer| direction(peer, peer.meta(), now.idle(peer.last_seen.load(Relaxed))));
+    let reply =
+        peer.map(|peer| direction(peer, peer.meta(), now.idle(peer.last_seen.load(Relaxed))));
     let idle = reply.map_or(client.idle, |reply| reply.idle.min(client.idle));
     (two_way(meta.is_udp(), client, reply), idle)
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
@@ -44,7 +44,22 @@ pub(crate) struct Handle {
 impl Handle {
     pub(crate) fn new() -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self { wake, stop: AtomicBool::new(false) })
+        Ok(Self {
+            wake,
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    /// Readable when woken.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// Takes the wake-ups that have come, and says whether to end.
+    pub(crate) fn take(&self) -> bool {
+        // A counter that is set back by being read; not readable means not woken.
+        let _ = self.wake.read();
+        self.stop.load(Acquire)
     }
 
     /// There are addresses to find the way to.
@@ -100,7 +115,16 @@ impl Watch {
     pub(crate) fn start(parts: Parts) -> Result<Self, Error> {
         let monitor = Monitor::open().map_err(Error::system("listen to rtnetlink"))?;
         let questions = Questions::open().map_err(Error::system("open rtnetlink"))?;
-        let Parts { events, handle, backends, settings, programs, links, attach, mode } = parts;
+        let Parts {
+            events,
+            handle,
+            backends,
+            settings,
+            programs,
+            links,
+            attach,
+            mode,
+        } = parts;
         let mut watch = Self {
             monitor,
             questions,
@@ -120,7 +144,9 @@ impl Watch {
             logged: HashMap::new(),
             vanished: HashSet::new(),
         };
-        watch.read_all().map_err(Error::system("list interfaces and neighbours"))?;
+        watch
+            .read_all()
+            .map_err(Error::system("list interfaces and neighbours"))?;
         for name in watch.attach.clone() {
             watch.attach(&name)?;
         }
@@ -129,8 +155,7 @@ impl Watch {
 
     /// Runs until it is stopped; leaves the kernel's neighbours as it found them.
     pub(crate) fn run(mut self) {
-        while !self.handle.stop.load(Acquire) {
-            self.wait();
+        while !self.handle.take() {
             self.take_messages();
             self.take_news();
             self.take_events();
@@ -143,6 +168,7 @@ impl Watch {
                 self.retry_at = now + RETRY_INTERVAL;
                 self.retry();
             }
+            self.wait();
         }
         for (ifindex, addr) in self.hops.in_use().collect::<Vec<_>>() {
             self.ask_neighbour(ifindex, addr, Keep::Unmanaged);
@@ -150,13 +176,16 @@ impl Watch {
     }
 
     fn wait(&self) {
-        let until = self.routes_due().map_or(self.retry_at, |due| due.min(self.retry_at));
+        let until = self
+            .routes_due()
+            .map_or(self.retry_at, |due| due.min(self.retry_at));
         let left = until.saturating_duration_since(Instant::now());
         // Rounded up, so that what is due then is due when we wake.
-        let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+        let timeout =
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let mut sources = [
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.handle.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.handle.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.events.as_fd(), PollFlags::POLLIN),
         ];
         // Interrupted: the loop comes back here.
@@ -164,7 +193,8 @@ impl Watch {
     }
 
     fn routes_due(&self) -> Option<Instant> {
-        self.routes_changed.map(|(first, last)| (last + ROUTES_SETTLE).min(first + ROUTES_SETTLE_MAX))
+        self.routes_changed
+            .map(|(first, last)| (last + ROUTES_SETTLE).min(first + ROUTES_SETTLE_MAX))
     }
 
     /// What the kernel has told.
@@ -190,9 +220,10 @@ impl Watch {
             Message::LinkGone(ifindex) => self.take_link_gone(ifindex),
             Message::Neighbour(neighbour) => self.hops.neighbour(neighbour, &mut effects),
             Message::NeighbourGone(neighbour) => {
-                self.hops.neighbour_gone((neighbour.ifindex, neighbour.addr), &mut effects);
+                self.hops
+                    .neighbour_gone((neighbour.ifindex, neighbour.addr), &mut effects);
             }
-            Message::RoutesChanged => self.note_routes_changed(),
+            Message::RoutesChanged | Message::Address(_) => self.note_routes_changed(),
             Message::Route(_) | Message::Ack(_) | Message::Done => {}
         }
         self.apply(effects);
@@ -218,9 +249,14 @@ impl Watch {
     }
 
     fn take_link_gone(&mut self, ifindex: u32) {
-        let Some(link) = self.interfaces.remove(&ifindex) else { return };
+        let Some(link) = self.interfaces.remove(&ifindex) else {
+            return;
+        };
         if self.attach.contains(&link.name) {
-            tracing::error!(interface = link.name, "the interface has gone; waiting for it to come back");
+            tracing::error!(
+                interface = link.name,
+                "the interface has gone; waiting for it to come back"
+            );
             self.programs().detach(&link.name);
             self.vanished.insert(link.name);
         }
@@ -241,12 +277,20 @@ impl Watch {
     }
 
     fn attach(&mut self, name: &str) -> Result<(), Error> {
-        let Some(link) = self.interfaces.values().find(|link| link.name == name).cloned() else {
-            return Err(Error::NoInterface { interface: name.to_owned() });
+        let Some(link) = self
+            .interfaces
+            .values()
+            .find(|link| link.name == name)
+            .cloned()
+        else {
+            return Err(Error::NoInterface {
+                interface: name.to_owned(),
+            });
         };
-        self.links
-            .ensure(&link)
-            .ok_or(Error::TooMany { what: "interfaces", max: LINKS_MAX })?;
+        self.links.ensure(&link).ok_or(Error::TooMany {
+            what: "interfaces",
+            max: LINKS_MAX,
+        })?;
         let mode = self.mode;
         self.programs().attach(name, mode)?;
         if !forwards(name) {
@@ -261,8 +305,6 @@ impl Watch {
 
     /// Addresses of backends that came or went.
     fn take_news(&mut self) {
-        // A counter that is set back by being read.
-        let _ = self.handle.wake.read();
         for (addr, here) in self.backends.news() {
             if here {
                 self.ask_route(addr);
@@ -285,11 +327,16 @@ impl Watch {
             match EventKind::from_number(event.kind) {
                 Some(EventKind::NeighbourWanted) => {
                     let mut effects = Effects::default();
-                    self.hops.want((event.ifindex, address(event.addr)), &mut effects);
+                    self.hops
+                        .want((event.ifindex, address(event.addr)), &mut effects);
                     self.apply(effects);
                 }
-                Some(EventKind::PortsExhausted) => self.log_event(event, "no local port is free for a new session"),
-                Some(EventKind::TableFull) => self.log_event(event, "the session table has no room for a new session"),
+                Some(EventKind::PortsExhausted) => {
+                    self.log_event(event, "no local port is free for a new session")
+                }
+                Some(EventKind::TableFull) => {
+                    self.log_event(event, "the session table has no room for a new session")
+                }
                 None => {}
             }
         }
@@ -297,7 +344,10 @@ impl Watch {
 
     fn log_event(&mut self, event: Event, what: &'static str) {
         let now = Instant::now();
-        let (last, count) = self.logged.entry(event.kind).or_insert((now - EVENT_LOG_INTERVAL, 0));
+        let (last, count) = self
+            .logged
+            .entry(event.kind)
+            .or_insert((now - EVENT_LOG_INTERVAL, 0));
         *count += 1;
         if now - *last >= EVENT_LOG_INTERVAL {
             tracing::error!(vip = %address(event.addr), listener = event.listener, times = *count, "{what}");
@@ -321,7 +371,12 @@ impl Watch {
     fn read_links(&mut self) -> io::Result<()> {
         let links = self.questions.links()?;
         let here: HashSet<u32> = links.iter().map(|link| link.ifindex).collect();
-        let gone: Vec<u32> = self.interfaces.keys().filter(|ifindex| !here.contains(ifindex)).copied().collect();
+        let gone: Vec<u32> = self
+            .interfaces
+            .keys()
+            .filter(|ifindex| !here.contains(ifindex))
+            .copied()
+            .collect();
         for ifindex in gone {
             self.take_link_gone(ifindex);
         }
@@ -388,20 +443,34 @@ impl Watch {
                 tracing::error!(%error, "list interfaces");
             }
             // Gone again already: its routes are asked for anew in a moment.
-            let Some(link) = self.interfaces.get(&hop.ifindex) else { continue };
+            let Some(link) = self.interfaces.get(&hop.ifindex) else {
+                continue;
+            };
             match self.links.ensure(link) {
                 Some(slot) => {
                     tracing::debug!(backend = %addr, interface = link.name, mac = ?hop.mac, "next hop");
-                    self.backends.set_hop(addr, Hop { mac: hop.mac, link: slot });
+                    self.backends.set_hop(
+                        addr,
+                        Hop {
+                            mac: hop.mac,
+                            link: slot,
+                        },
+                    );
                 }
-                None => tracing::error!(backend = %addr, interface = link.name, "packets leave by too many interfaces"),
+                None => {
+                    tracing::error!(backend = %addr, interface = link.name, "packets leave by too many interfaces")
+                }
             }
         }
         if effects.refresh {
             self.refresh_sessions();
         }
         for key in effects.ask {
-            let keep = if self.hops.is_in_use(&key) { Keep::Managed } else { Keep::Unmanaged };
+            let keep = if self.hops.is_in_use(&key) {
+                Keep::Managed
+            } else {
+                Keep::Unmanaged
+            };
             self.ask_neighbour(key.0, key.1, keep);
         }
         for (ifindex, addr) in effects.leave {
@@ -429,8 +498,19 @@ impl Watch {
 }
 
 fn event(record: &[u8]) -> Option<Event> {
-    let word = |at: usize| record.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    Some(Event { kind: word(0)?, ifindex: word(4)?, addr: word(8)?, listener: word(12)? })
+    let word = |at: usize| {
+        record
+            .get(at..at + 4)?
+            .try_into()
+            .ok()
+            .map(u32::from_ne_bytes)
+    };
+    Some(Event {
+        kind: word(0)?,
+        ifindex: word(4)?,
+        addr: word(8)?,
+        listener: word(12)?,
+    })
 }
 
 fn address(be: u32) -> Ipv4Addr {
@@ -439,6 +519,8 @@ fn address(be: u32) -> Ipv4Addr {
 
 /// Whether the kernel passes packets on that come in by this interface.
 fn forwards(interface: &str) -> bool {
-    let path = Path::new("/proc/sys/net/ipv4/conf").join(interface).join("forwarding");
+    let path = Path::new("/proc/sys/net/ipv4/conf")
+        .join(interface)
+        .join("forwarding");
     std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }

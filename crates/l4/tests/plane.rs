@@ -12,10 +12,15 @@ use weir_l4::{DropReason, Filter, Plane, State};
 
 #[test]
 fn fullnat_carries_tcp_both_ways_and_counts_it() {
-    let Some(net) = Net::new("fullnat") else { return };
+    let Some(net) = Net::new("fullnat") else {
+        return;
+    };
     let plane = net.plane(&net.config("fullnat", "tcp", "round_robin", &[1, 1]));
     let answers: Vec<String> = (0..4).map(|_| net.ask()).collect();
-    assert_eq!(answers, ["1", "2", "1", "2"].map(|backend| format!("backend {backend}")));
+    assert_eq!(
+        answers,
+        ["1", "2", "1", "2"].map(|backend| format!("backend {backend}"))
+    );
     until("the sweep has counted all sessions", || {
         let stats = plane.stats();
         let listener = &stats.listeners[0];
@@ -23,7 +28,10 @@ fn fullnat_carries_tcp_both_ways_and_counts_it() {
             && listener.counters.sessions_active == 4
             && listener.counters.packets_in >= 4 * 4
             && listener.counters.packets_out >= 4 * 3
-            && stats.backends.iter().all(|backend| backend.counters.sessions_opened == 2)
+            && stats
+                .backends
+                .iter()
+                .all(|backend| backend.counters.sessions_opened == 2)
             && stats.table.sessions == 4
             && stats.table.lines_used == 8
     });
@@ -39,32 +47,47 @@ fn fullnat_carries_tcp_both_ways_and_counts_it() {
         assert!(session.idle < Duration::from_secs(5), "{session:?}");
         assert!(session.timeout_left > Duration::from_secs(50));
     }
-    let closed = Filter { state: Some(State::TimeWait), ..Filter::default() };
+    let closed = Filter {
+        state: Some(State::TimeWait),
+        ..Filter::default()
+    };
     assert_eq!(plane.session_count(&closed), 4);
     plane.stop();
 }
 
 #[test]
 fn an_open_connection_is_an_established_session() {
-    let Some(net) = Net::new("established") else { return };
+    let Some(net) = Net::new("established") else {
+        return;
+    };
     let plane = net.plane(&net.config("nat", "tcp", "round_robin", &[1]));
     let mut stream = net.connect().unwrap();
     stream.write_all(b"x").unwrap();
     stream.read_exact(&mut [0; 1]).unwrap();
-    let established = Filter { state: Some(State::Established), ..Filter::default() };
+    let established = Filter {
+        state: Some(State::Established),
+        ..Filter::default()
+    };
     assert_eq!(plane.session_count(&established), 1);
-    let none = Filter { udp: Some(true), ..Filter::default() };
+    let none = Filter {
+        udp: Some(true),
+        ..Filter::default()
+    };
     assert_eq!(plane.session_count(&none), 0);
     let session = &plane.sessions(&established, 1)[0];
     assert_eq!(SocketAddr::V4(session.client), stream.local_addr().unwrap());
     assert!(session.timeout_left > Duration::from_secs(400_000));
     drop(stream);
-    until("the session is closed", || plane.session_count(&established) == 0);
+    until("the session is closed", || {
+        plane.session_count(&established) == 0
+    });
 }
 
 #[test]
 fn a_reload_keeps_sessions_and_a_removed_listener_takes_no_new_ones() {
-    let Some(net) = Net::new("reload") else { return };
+    let Some(net) = Net::new("reload") else {
+        return;
+    };
     let both = net.config("fullnat", "tcp", "round_robin", &[1, 1]);
     let plane = net.plane(&both);
     let mut streams: Vec<TcpStream> = (0..4).map(|_| net.connect().unwrap()).collect();
@@ -89,13 +112,21 @@ fn a_reload_keeps_sessions_and_a_removed_listener_takes_no_new_ones() {
 
 #[test]
 fn a_change_that_is_not_committed_leaves_no_trace() {
-    let Some(net) = Net::new("abandoned") else { return };
+    let Some(net) = Net::new("abandoned") else {
+        return;
+    };
     let plane = net.plane(&net.config("fullnat", "tcp", "round_robin", &[1]));
     drop(plane.prepare(&net.empty_config()).unwrap());
     assert_eq!(net.ask(), "backend 1");
-    drop(plane.prepare(&net.config("fullnat", "tcp", "maglev", &[1, 1])).unwrap());
+    drop(
+        plane
+            .prepare(&net.config("fullnat", "tcp", "maglev", &[1, 1]))
+            .unwrap(),
+    );
     assert!((0..4).all(|_| net.ask() == "backend 1"));
-    until("the number of the second backend is given back", || plane.stats().backends.len() == 1);
+    until("the number of the second backend is given back", || {
+        plane.stats().backends.len() == 1
+    });
 }
 
 #[test]
@@ -119,14 +150,32 @@ fn every_mode_and_scheduler_carries_traffic() {
     let Some(net) = Net::new("modes") else { return };
     let plane = net.plane(&net.config("fullnat", "tcp", "source_hash", &[1, 1]));
     let first = net.ask();
-    assert!((0..4).all(|_| net.ask() == first), "one client stays with one backend");
-    for (forward, scheduler) in [("nat", "maglev"), ("fullnat", "maglev"), ("nat", "round_robin")] {
-        plane.commit(plane.prepare(&net.config(forward, "tcp", scheduler, &[1, 1])).unwrap());
+    assert!(
+        (0..4).all(|_| net.ask() == first),
+        "one client stays with one backend"
+    );
+    for (forward, scheduler) in [
+        ("nat", "maglev"),
+        ("fullnat", "maglev"),
+        ("nat", "round_robin"),
+    ] {
+        plane.commit(
+            plane
+                .prepare(&net.config(forward, "tcp", scheduler, &[1, 1]))
+                .unwrap(),
+        );
         assert!(net.ask().starts_with("backend "), "{forward} {scheduler}");
     }
     for (forward, protocol) in [("fullnat", "udp"), ("nat", "udp")] {
-        plane.commit(plane.prepare(&net.config(forward, protocol, "round_robin", &[1, 1])).unwrap());
-        assert!(net.ask_udp().starts_with("backend "), "{forward} {protocol}");
+        plane.commit(
+            plane
+                .prepare(&net.config(forward, protocol, "round_robin", &[1, 1]))
+                .unwrap(),
+        );
+        assert!(
+            net.ask_udp().starts_with("backend "),
+            "{forward} {protocol}"
+        );
     }
 }
 
@@ -137,57 +186,123 @@ fn a_backend_with_another_mac_address_is_followed() {
     let mut stream = net.connect().unwrap();
     net.move_backend([2, 0, 0, 0, 9, 9]);
     stream.write_all(b"x").unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
     stream.read_exact(&mut [0; 1]).unwrap();
     drop(plane);
 }
 
 #[test]
 fn an_interface_has_one_program_and_is_free_again_afterwards() {
-    let Some(net) = Net::new("attach") else { return };
+    let Some(net) = Net::new("attach") else {
+        return;
+    };
     let snapshot = net.config("fullnat", "tcp", "round_robin", &[1]);
     let plane = net.plane(&snapshot);
     let l4 = snapshot.config.l4.clone().unwrap();
-    let error = net.balancer.run(|| Plane::start(&l4)).err().unwrap().to_string();
-    assert!(error.starts_with("attach XDP to eth0 (native): "), "{error}");
+    let error = net
+        .balancer
+        .run(|| Plane::start(&l4))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        error.starts_with("attach XDP to eth0 (native): "),
+        "{error}"
+    );
     assert!(error.contains("another XDP program"), "{error}");
-    assert!(plane.stats().interfaces.iter().all(|interface| interface.attachment.is_some()));
+    assert!(
+        plane
+            .stats()
+            .interfaces
+            .iter()
+            .all(|interface| interface.attachment.is_some())
+    );
     plane.stop();
     drop(net.balancer.run(|| Plane::start(&l4)).unwrap());
 }
 
 #[test]
 fn an_interface_that_comes_back_is_attached_again() {
-    let Some(mut net) = Net::new("return") else { return };
+    let Some(mut net) = Net::new("return") else {
+        return;
+    };
     let plane = net.plane(&net.config("fullnat", "tcp", "round_robin", &[1]));
     assert_eq!(net.ask(), "backend 1");
     net.replace_client_link();
-    let attached = || plane.stats().interfaces.iter().filter(|interface| interface.attachment.is_some()).count();
-    until("the new interface is attached", || attached() == 2 && net.try_ask().is_ok());
+    let attached = || {
+        plane
+            .stats()
+            .interfaces
+            .iter()
+            .filter(|interface| interface.attachment.is_some())
+            .count()
+    };
+    until("the new interface is attached", || {
+        attached() == 2 && net.try_ask().is_ok()
+    });
 }
 
 #[test]
 fn a_missing_interface_is_an_error_that_names_it() {
-    let Some(net) = Net::new("missing") else { return };
+    let Some(net) = Net::new("missing") else {
+        return;
+    };
     let snapshot = net.config("fullnat", "tcp", "round_robin", &[1]);
     let mut l4 = snapshot.config.l4.clone().unwrap();
     l4.interfaces = vec!["eth7".to_owned()];
     let error = net.balancer.run(|| Plane::start(&l4)).err().unwrap();
-    assert_eq!(error.to_string(), "attach XDP to eth7: there is no such interface");
+    assert_eq!(
+        error.to_string(),
+        "attach XDP to eth7: there is no such interface"
+    );
 }
 
 #[test]
 fn what_cannot_be_done_is_refused_and_changes_nothing() {
-    let Some(net) = Net::new("refused") else { return };
+    let Some(net) = Net::new("refused") else {
+        return;
+    };
     let snapshot = net.config("fullnat", "tcp", "round_robin", &[1]);
     let plane = net.plane(&snapshot);
     let refused = |edit: &dyn Fn(&str) -> String| {
         let text = edit(&net.text("fullnat", "tcp", "round_robin", &[1]));
-        plane.prepare(&net::snapshot(&text)).err().unwrap().to_string()
+        plane
+            .prepare(&net::snapshot(&text))
+            .err()
+            .unwrap()
+            .to_string()
     };
     let error = refused(&|text| text.replace("max_sessions = 4096", "max_sessions = 8192"));
     assert_eq!(error, "[l4] max_sessions has changed: this needs a restart");
     let error = refused(&|text| text.replace("\"eth0\", \"eth1\"", "\"eth0\""));
     assert_eq!(error, "[l4] interfaces has changed: this needs a restart");
     assert_eq!(net.ask(), "backend 1");
+}
+
+#[test]
+fn dr_and_tunnel_reach_a_backend_that_has_the_vip() {
+    let Some(net) = Net::new("direct") else {
+        return;
+    };
+    net.give_backends_the_vip();
+    let plane = net.plane(&net.config_to_port(80, "dr"));
+    assert_eq!(net.ask(), "backend 1");
+    let decap = net
+        .backend(0)
+        .run(|| weir_l4::Decap::attach("eth0", weir_model::XdpMode::Auto))
+        .unwrap();
+    plane.commit(plane.prepare(&net.config_to_port(80, "tunnel")).unwrap());
+    assert_eq!(net.ask(), "backend 1");
+    assert!(decap.decapsulated().unwrap() >= 4);
+    until("one-way sessions are counted", || {
+        let stats = plane.stats();
+        stats.table.lines_used == 2 && stats.listeners[0].counters.packets_out == 0
+    });
+    let established = Filter {
+        state: Some(State::FinWait),
+        ..Filter::default()
+    };
+    assert_eq!(plane.session_count(&established), 2);
 }

@@ -25,7 +25,7 @@ pub(crate) struct Net {
     pub(crate) balancer: Namespace,
     client_link: Option<Link>,
     backend_links: Vec<Link>,
-    _backends: Vec<Namespace>,
+    backends: Vec<Namespace>,
     _lan: Lan,
 }
 
@@ -49,10 +49,13 @@ impl Net {
         for number in 1..=2 {
             let backend = Namespace::new(&format!("{label}-b{number}")).unwrap();
             let link = lan.connect(&backend, "eth0").unwrap();
-            link.add_address(&format!("10.2.0.{}/24", 10 + number)).unwrap();
+            link.add_address(&format!("10.2.0.{}/24", 10 + number))
+                .unwrap();
             // With NAT replies must come back through us.
-            backend.add_route("0.0.0.0/0", "10.2.0.1".parse().unwrap()).unwrap();
-            serve(&backend, number);
+            backend
+                .add_route("0.0.0.0/0", "10.2.0.1".parse().unwrap())
+                .unwrap();
+            serve(&backend, number, 8080);
             backends.push(backend);
             backend_links.push(link);
         }
@@ -61,7 +64,7 @@ impl Net {
             balancer,
             client_link: Some(client_link),
             backend_links,
-            _backends: backends,
+            backends,
             _lan: lan,
         })
     }
@@ -74,11 +77,19 @@ impl Net {
         plane
     }
 
-    pub(crate) fn text(&self, forward: &str, protocol: &str, scheduler: &str, weights: &[u16]) -> String {
+    pub(crate) fn text(
+        &self,
+        forward: &str,
+        protocol: &str,
+        scheduler: &str,
+        weights: &[u16],
+    ) -> String {
         let backends: Vec<String> = weights
             .iter()
             .zip(11..)
-            .map(|(weight, host)| format!("{{ address = \"10.2.0.{host}:8080\", weight = {weight} }}"))
+            .map(|(weight, host)| {
+                format!("{{ address = \"10.2.0.{host}:8080\", weight = {weight} }}")
+            })
             .collect();
         format!(
             "{L4}\
@@ -89,8 +100,54 @@ impl Net {
         )
     }
 
+    /// The first backend alone, on the listener's own port, as DR and tunnel want it.
+    pub(crate) fn config_to_port(&self, port: u16, forward: &str) -> Arc<Snapshot> {
+        snapshot(
+            &self
+                .text(forward, "tcp", "round_robin", &[1])
+                .replace(":8080", &format!(":{port}")),
+        )
+    }
+
+    pub(crate) fn backend(&self, index: usize) -> &Namespace {
+        &self.backends[index]
+    }
+
+    /// As DR and tunnel want it: the VIP on the loopback, unknown to ARP, and a service on its port.
+    pub(crate) fn give_backends_the_vip(&self) {
+        for (backend, number) in self.backends.iter().zip(1..) {
+            for key in [
+                "all/arp_ignore",
+                "all/rp_filter",
+                "default/rp_filter",
+                "eth0/rp_filter",
+            ] {
+                let value = if key.ends_with("arp_ignore") {
+                    "1"
+                } else {
+                    "0"
+                };
+                backend
+                    .set_sysctl(&format!("net/ipv4/conf/{key}"), value)
+                    .unwrap();
+            }
+            backend
+                .loopback()
+                .unwrap()
+                .add_address(&format!("{}/32", VIP.ip()))
+                .unwrap();
+            serve(backend, number, VIP.port());
+        }
+    }
+
     /// One listener, `service`, with one pool.
-    pub(crate) fn config(&self, forward: &str, protocol: &str, scheduler: &str, weights: &[u16]) -> Arc<Snapshot> {
+    pub(crate) fn config(
+        &self,
+        forward: &str,
+        protocol: &str,
+        scheduler: &str,
+        weights: &[u16],
+    ) -> Arc<Snapshot> {
         snapshot(&self.text(forward, protocol, scheduler, weights))
     }
 
@@ -104,7 +161,9 @@ impl Net {
     }
 
     pub(crate) fn connect(&self) -> io::Result<TcpStream> {
-        let stream = self.client.run(|| TcpStream::connect_timeout(&VIP.into(), Duration::from_secs(1)))?;
+        let stream = self
+            .client
+            .run(|| TcpStream::connect_timeout(&VIP.into(), Duration::from_secs(1)))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(stream)
     }
@@ -141,13 +200,20 @@ impl Net {
             let socket = UdpSocket::bind("10.2.0.11:0").unwrap();
             socket.send_to(b"", "10.2.0.99:9").unwrap();
         });
-        self.balancer.link("eth1").unwrap().add_neighbour(IpAddr::from([10, 2, 0, 11]), mac).unwrap();
+        self.balancer
+            .link("eth1")
+            .unwrap()
+            .add_neighbour(IpAddr::from([10, 2, 0, 11]), mac)
+            .unwrap();
     }
 
     /// Takes the link to the client away and makes a new one of the same name.
     pub(crate) fn replace_client_link(&mut self) {
         drop(self.client_link.take());
-        let removed = self.client.output(Command::new("ip").args(["link", "delete", "eth0"])).unwrap();
+        let removed = self
+            .client
+            .output(Command::new("ip").args(["link", "delete", "eth0"]))
+            .unwrap();
         assert!(removed.status.success(), "{removed:?}");
         self.client_link = Some(join(&self.client, &self.balancer));
     }
@@ -164,8 +230,15 @@ pub(crate) fn snapshot(text: &str) -> Arc<Snapshot> {
 pub(crate) fn all_down(snapshot: &Snapshot) -> Arc<Snapshot> {
     let mut down = snapshot.clone();
     down.generation += 1;
-    let state = BackendState { health: Health::Down, ..BackendState::default() };
-    down.backends = snapshot.config.backends().map(|(id, ..)| (id, state)).collect();
+    let state = BackendState {
+        health: Health::Down,
+        ..BackendState::default()
+    };
+    down.backends = snapshot
+        .config
+        .backends()
+        .map(|(id, ..)| (id, state))
+        .collect();
     Arc::new(down)
 }
 
@@ -183,14 +256,18 @@ fn join(client: &Namespace, balancer: &Namespace) -> Link {
     let (near, far) = veth((client, "eth0"), (balancer, "eth0")).unwrap();
     near.add_address("10.1.0.2/24").unwrap();
     far.add_address("10.1.0.1/24").unwrap();
-    client.add_route("0.0.0.0/0", "10.1.0.1".parse().unwrap()).unwrap();
+    client
+        .add_route("0.0.0.0/0", "10.1.0.1".parse().unwrap())
+        .unwrap();
     near
 }
 
 /// A backend that says who it is: to `?` over TCP and then closes; any other byte it sends back and goes on.
-fn serve(backend: &Namespace, number: u32) {
-    let tcp = backend.run(|| TcpListener::bind("0.0.0.0:8080")).unwrap();
-    let udp = backend.run(|| UdpSocket::bind("0.0.0.0:8080")).unwrap();
+fn serve(backend: &Namespace, number: u32, port: u16) {
+    let tcp = backend
+        .run(|| TcpListener::bind(("0.0.0.0", port)))
+        .unwrap();
+    let udp = backend.run(|| UdpSocket::bind(("0.0.0.0", port))).unwrap();
     thread::spawn(move || {
         for stream in tcp.incoming() {
             let Ok(mut stream) = stream else { continue };
