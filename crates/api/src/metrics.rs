@@ -53,7 +53,7 @@ impl fmt::Debug for Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut families = Families { encoder };
-        node(&mut families, &self.view.node())?;
+        node(&mut families, &self.view.node(), self.view.is_draining())?;
         listeners(&mut families, &self.view.listeners())?;
         pools(&mut families, &self.view.pools())?;
         backends(&mut families, &self.view.backends())
@@ -155,7 +155,7 @@ impl Families<'_> {
     }
 }
 
-fn node(families: &mut Families<'_>, node: &NodeView) -> fmt::Result {
+fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt::Result {
     let reloads = &node.reloads;
     families.gauge(
         "weir_build_info",
@@ -182,7 +182,7 @@ fn node(families: &mut Families<'_>, node: &NodeView) -> fmt::Result {
         "weir_draining",
         "1 while the node takes no new work and is about to stop.",
         None,
-        [whole([], u64::from(node.draining))],
+        [whole([], u64::from(is_draining))],
     )?;
     families.gauge(
         "weir_config_generation",
@@ -233,6 +233,34 @@ fn node(families: &mut Families<'_>, node: &NodeView) -> fmt::Result {
         "Layer 4 sessions that the table is sized for.",
         None,
         sessions.map(|s| whole([], s.max)),
+    )?;
+    let sessions = node.sessions.iter();
+    let expired = sessions.clone().map(|s| whole([], s.expired));
+    families.counter(
+        "weir_sessions_expired",
+        "Layer 4 sessions that ended because they were idle.",
+        None,
+        expired,
+    )?;
+    let bytes = sessions.map(|s| whole([], s.table_bytes));
+    families.gauge(
+        "weir_sessions_table",
+        "Memory of the session table.",
+        Some(&Unit::Bytes),
+        bytes,
+    )?;
+    let attached = node.interfaces.iter().map(|interface| {
+        let mode = interface.mode.unwrap_or("none");
+        whole(
+            [("interface", interface.name.as_str()), ("mode", mode)],
+            u64::from(interface.mode.is_some()),
+        )
+    });
+    families.gauge(
+        "weir_interface_attached",
+        "1 where XDP is attached to an interface of [l4].",
+        None,
+        attached,
     )?;
     let process = node.process.iter();
     families.counter(
@@ -435,16 +463,16 @@ fn traffic<'a, const N: usize>(
         None,
         connections,
     )?;
-    let open = each(|traffic| traffic.connections_open);
+    let open = each(|traffic| traffic.open);
     families.gauge(&name("connections_open"), "Of these, open now.", None, open)?;
-    let idle = each(|traffic| traffic.connections_idle);
+    let idle = each(|traffic| traffic.idle);
     families.gauge(
         &name("connections_idle"),
         "Of these, open and waiting for a request.",
         None,
         idle,
     )?;
-    let reused = each(|traffic| traffic.connections_reused);
+    let reused = each(|traffic| traffic.reused);
     families.counter(
         &name("connections_reused"),
         "Requests that took a connection left by an earlier one.",

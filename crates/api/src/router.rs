@@ -74,7 +74,7 @@ struct Description;
     (status = 503, description = "The node drains and is about to stop.", body = str, content_type = "text/plain"),
 ))]
 async fn healthz(State(shared): State<Shared>) -> (StatusCode, &'static str) {
-    if shared.view.node().draining {
+    if shared.view.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, "draining\n")
     } else {
         (StatusCode::OK, "ok\n")
@@ -245,8 +245,8 @@ mod tests {
     use super::*;
     use crate::token::Token;
     use crate::view::{
-        CheckView, ChecksView, DropView, HealthView, NodeView, ProcessView, ReloadsView, RouteView,
-        SessionsView, Traffic,
+        CheckView, ChecksView, DropView, HealthView, InterfaceView, NodeView, ProcessView,
+        ReloadsView, RouteView, SessionsView, Traffic,
     };
 
     /// A node with one of everything.
@@ -268,7 +268,7 @@ mod tests {
     fn traffic() -> Traffic {
         Traffic {
             connections: 7,
-            connections_open: Some(2),
+            open: Some(2),
             bytes_in: Some(100),
             bytes_out: Some(2000),
             packets_in: Some(11),
@@ -283,11 +283,14 @@ mod tests {
     }
 
     impl View for Sample {
+        fn is_draining(&self) -> bool {
+            self.draining
+        }
+
         fn node(&self) -> NodeView {
             NodeView {
                 name: "lb-1".into(),
                 version: "0.1.0",
-                draining: self.draining,
                 started: instant(),
                 generation: 5,
                 reloads: ReloadsView {
@@ -303,7 +306,19 @@ mod tests {
                 sessions: Some(SessionsView {
                     open: 10,
                     max: 1000,
+                    expired: 3,
+                    table_bytes: 4096,
                 }),
+                interfaces: vec![
+                    InterfaceView {
+                        name: "eth0".into(),
+                        mode: Some("native"),
+                    },
+                    InterfaceView {
+                        name: "eth1".into(),
+                        mode: None,
+                    },
+                ],
                 process: Some(ProcessView {
                     cpu: Duration::from_millis(1500),
                     resident_bytes: 4096,
@@ -370,8 +385,8 @@ mod tests {
                     last_failure: None,
                 }),
                 traffic: Traffic {
-                    connections_idle: Some(1),
-                    connections_reused: Some(20),
+                    idle: Some(1),
+                    reused: Some(20),
                     requests_open: Some(3),
                     retries: Some(4),
                     ..traffic()
@@ -656,6 +671,9 @@ mod tests {
             "weir_config_last_reload_success 0",
             r#"weir_drops_total{reason="not_tcp_syn"} 4"#,
             "weir_sessions 10",
+            "weir_sessions_expired_total 3",
+            r#"weir_interface_attached{interface="eth0",mode="native"} 1"#,
+            r#"weir_interface_attached{interface="eth1",mode="none"} 0"#,
             r#"weir_listener_info{listener="web",bind="203.0.113.10:443",protocol="https",forward="proxy"} 1"#,
             r#"weir_listener_connections_total{listener="web"} 7"#,
             r#"weir_listener_connections_open{listener="web"} 2"#,

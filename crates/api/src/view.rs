@@ -12,6 +12,8 @@ use crate::timestamp::rfc3339;
 
 /// What a node can tell about itself. Called on threads that may block for milliseconds, never on the data path.
 pub trait View: Send + Sync + 'static {
+    /// Whether the node takes no new work and is about to stop. Asked often; must not block.
+    fn is_draining(&self) -> bool;
     /// The node as a whole.
     fn node(&self) -> NodeView;
     /// Every listener, in the order of the file.
@@ -50,8 +52,6 @@ pub struct NodeView {
     pub name: String,
     /// The version of weir.
     pub version: &'static str,
-    /// It takes no new work and is about to stop.
-    pub draining: bool,
     /// When the process started.
     pub started: SystemTime,
     /// The snapshot that is in force.
@@ -60,19 +60,34 @@ pub struct NodeView {
     pub reloads: ReloadsView,
     /// Packets that layer 4 dropped, by reason, from all listeners.
     pub drops: Vec<DropView>,
-    /// Layer 4 sessions now; none where layer 4 does not run.
+    /// The session table; none where layer 4 does not run.
     pub sessions: Option<SessionsView>,
+    /// Interfaces that layer 4 is attached to, or should be.
+    pub interfaces: Vec<InterfaceView>,
     /// The process; none where the system does not tell.
     pub process: Option<ProcessView>,
 }
 
-/// How full the session table is.
+/// The session table.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionsView {
     /// Sessions now.
     pub open: u64,
     /// What the table is sized for.
     pub max: u64,
+    /// Sessions that ended because they were idle.
+    pub expired: u64,
+    /// Memory of the table.
+    pub table_bytes: u64,
+}
+
+/// An interface of layer 4.
+#[derive(Clone, Debug)]
+pub struct InterfaceView {
+    /// Its name.
+    pub name: String,
+    /// How XDP is attached, `native` or `generic`; none: it is not.
+    pub mode: Option<&'static str>,
 }
 
 /// What the system says about the process.
@@ -139,13 +154,13 @@ pub struct Traffic {
     pub connections: u64,
     /// Of these, open now.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub connections_open: Option<u64>,
+    pub open: Option<u64>,
     /// Of these, open and waiting for a request; proxied backends only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub connections_idle: Option<u64>,
+    pub idle: Option<u64>,
     /// Requests that took a connection which an earlier one had left; proxied backends only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub connections_reused: Option<u64>,
+    pub reused: Option<u64>,
     /// From clients, towards backends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_in: Option<u64>,
@@ -297,28 +312,36 @@ pub struct ChecksView {
 /// A layer 4 session.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct SessionView {
-    /// The listener's name.
-    pub listener: String,
+    /// The listener's name; none where it has gone.
+    pub listener: Option<String>,
     /// `tcp` or `udp`.
     pub protocol: &'static str,
+    /// `fullnat`, `nat`, `dr` or `tunnel`.
+    pub forward: &'static str,
     /// The client's end.
     #[schema(value_type = String, example = "198.51.100.7:40112")]
     pub client: SocketAddr,
     /// VIP and port.
     #[schema(value_type = String, example = "203.0.113.10:3306")]
     pub vip: SocketAddr,
-    /// What stands in the client's place; FullNAT only.
+    /// What stands in the client's place with FullNAT; the outer source, with port 0, of a tunnel.
     #[schema(value_type = Option<String>)]
     pub local: Option<SocketAddr>,
-    /// The backend's end.
-    #[schema(value_type = String, example = "10.0.2.11:3306")]
-    pub backend: SocketAddr,
+    /// The backend's pool; none where it has gone.
+    pub pool: Option<String>,
+    /// The backend's end; none where it has gone.
+    #[schema(value_type = Option<String>, example = "10.0.2.11:3306")]
+    pub backend: Option<SocketAddr>,
     /// The state: of TCP as in netfilter's connection tracking.
     pub state: &'static str,
     /// Since the last packet of either direction.
     #[serde(rename = "idle_ms", serialize_with = "milliseconds")]
     #[schema(value_type = f64)]
     pub idle: Duration,
+    /// How long it will live from now on if no packet comes.
+    #[serde(rename = "timeout_left_ms", serialize_with = "milliseconds")]
+    #[schema(value_type = f64)]
+    pub timeout_left: Duration,
     /// Packets from the client.
     pub packets_in: u64,
     /// Packets to the client; 0 where they do not come through here.

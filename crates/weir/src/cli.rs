@@ -51,6 +51,10 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
+    /// Builds a small network of namespaces instead, and sends connections through each layer 4 forwarding mode.
+    /// Needs root.
+    #[arg(long)]
+    pub(crate) l4: bool,
     /// Where HTTP is served.
     #[arg(
         long,

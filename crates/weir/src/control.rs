@@ -256,6 +256,7 @@ impl Control {
         );
         self.node.drains();
         notify::stopping();
+        self.give_no_new_sessions();
         let drained = Arc::clone(&self.planes).drain(timeout);
         tokio::pin!(drained);
         let ended = loop {
@@ -272,7 +273,21 @@ impl Control {
             Ended::Done => tracing::info!("stopped, all work done"),
             Ended::CutOff => tracing::warn!("stopped, work cut off"),
         }
+        self.planes.stop();
         ended
+    }
+
+    /// Drains every backend in the eyes of layer 4, which then takes no new sessions. Layer 7 does not accept any
+    /// more, but still has backends for requests that come on the connections it has.
+    fn give_no_new_sessions(&self) {
+        let mut last = Snapshot::clone(&self.snapshot);
+        last.generation += 1;
+        for (id, ..) in self.snapshot.config.backends() {
+            last.backends.entry(id).or_default().draining = true;
+        }
+        if let Err(error) = self.planes.publish_to_layer4(&Arc::new(last)) {
+            tracing::warn!("layer 4 goes on taking new sessions until the end: {error:#}");
+        }
     }
 }
 

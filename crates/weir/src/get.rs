@@ -21,7 +21,7 @@ const LISTENERS: &[Column] = &[
     ("FORWARD", Left, "/forward"),
     ("POOL", Left, "/pool"),
     ("CONNECTIONS", Right, "/traffic/connections"),
-    ("OPEN", Right, "/traffic/connections_open"),
+    ("OPEN", Right, "/traffic/open"),
     ("REQUESTS", Right, "/traffic/requests"),
     ("BYTES IN", Right, "/traffic/bytes_in"),
     ("BYTES OUT", Right, "/traffic/bytes_out"),

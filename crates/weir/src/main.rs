@@ -10,6 +10,7 @@ mod cli;
 mod client;
 mod control;
 mod demo;
+mod demo_l4;
 mod difference;
 mod get;
 mod limits;
@@ -20,6 +21,7 @@ mod planes;
 mod procfs;
 mod restart;
 mod run;
+mod sessions;
 mod table;
 mod view;
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => logging::start(&args.log).and_then(|()| run::run(&args.config)),
         Command::Check(args) => check::check(&args.file),
+        Command::Demo(args) if args.l4 => demo_l4::run().map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => logging::start(&args.log).and_then(|()| demo::demo(&args)),
         Command::Get(args) => get::get(&args),
     };

@@ -68,7 +68,7 @@ impl Node {
     }
 
     /// Whether new work is refused because the end is near.
-    pub(crate) fn is_draining(&self) -> bool {
+    pub(crate) fn drains_now(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use weir_api::View;
 use weir_api::view::{
-    BackendView, CheckView, ChecksView, DropView, ListenerView, NodeView, Page, PoolView,
-    RouteView, SessionFilter, SessionView, Traffic,
+    BackendView, CheckView, ChecksView, DropView, InterfaceView, ListenerView, NodeView, Page,
+    PoolView, RouteView, SessionFilter, SessionView, SessionsView, Traffic,
 };
 use weir_health::HealthReport;
 use weir_l7::{BackendStats, ListenerStats, Reason};
@@ -16,19 +16,47 @@ use weir_model::{
 };
 
 use crate::node::Node;
-use crate::procfs;
+use crate::{procfs, sessions};
 
 impl View for Node {
+    fn is_draining(&self) -> bool {
+        self.drains_now()
+    }
+
     fn node(&self) -> NodeView {
+        let l4 = self.planes.l4_stats();
+        let drops = |stats: &weir_l4::Stats| {
+            stats
+                .drops
+                .iter()
+                .map(|(reason, count)| DropView {
+                    reason: reason.as_str(),
+                    count: *count,
+                })
+                .collect()
+        };
+        let interface = |stats: &weir_l4::InterfaceStats| InterfaceView {
+            name: stats.interface.clone(),
+            mode: stats.attachment.map(weir_l4::Attachment::as_str),
+        };
         NodeView {
             name: self.name(),
             version: env!("CARGO_PKG_VERSION"),
-            draining: self.is_draining(),
             started: self.started,
             generation: self.snapshot().generation,
             reloads: self.reloads(),
-            drops: Vec::new(),
-            sessions: None,
+            drops: l4.as_ref().map(drops).unwrap_or_default(),
+            sessions: l4.as_ref().map(|stats| SessionsView {
+                open: stats.table.sessions,
+                max: stats.table.max_sessions.into(),
+                expired: stats.table.expired,
+                table_bytes: stats.table.bytes,
+            }),
+            interfaces: l4
+                .iter()
+                .flat_map(|stats| &stats.interfaces)
+                .map(interface)
+                .collect(),
             process: procfs::process(),
         }
     }
@@ -37,6 +65,14 @@ impl View for Node {
         let mut traffic: HashMap<Name, Traffic> = HashMap::new();
         for stats in self.planes.l7_stats().listeners {
             traffic.insert(stats.name.clone(), proxied_listener(&stats));
+        }
+        for stats in self
+            .planes
+            .l4_stats()
+            .into_iter()
+            .flat_map(|stats| stats.listeners)
+        {
+            traffic.insert(stats.listener.clone(), xdp_listener(&stats));
         }
         let view = |listener: &Arc<Listener>| ListenerView {
             name: listener.name.to_string(),
@@ -47,7 +83,7 @@ impl View for Node {
             routes: listener.routes.iter().map(route).collect(),
             traffic: traffic
                 .remove(&listener.name)
-                .map(|traffic| of_protocol(listener.protocol, traffic))
+                .map(|traffic| of_listener(listener, traffic))
                 .unwrap_or_default(),
         };
         self.snapshot().config.listeners.iter().map(view).collect()
@@ -72,6 +108,15 @@ impl View for Node {
         for stats in self.planes.l7_stats().backends {
             traffic.insert(stats.id.clone(), proxied_backend(&stats));
         }
+        for stats in self
+            .planes
+            .l4_stats()
+            .into_iter()
+            .flat_map(|stats| stats.backends)
+        {
+            let of_backend = traffic.entry(stats.backend).or_default();
+            *of_backend = sum(of_backend, &sessions_of(&stats.counters));
+        }
         let view = |(id, backend, _): (BackendId, &weir_model::Backend, &Arc<Pool>)| {
             let state = snapshot.state(&id);
             BackendView {
@@ -88,13 +133,82 @@ impl View for Node {
         snapshot.config.backends().map(view).collect()
     }
 
-    fn sessions(&self, _filter: &SessionFilter) -> Page<SessionView> {
-        Page::whole(Vec::new())
+    fn sessions(&self, filter: &SessionFilter) -> Page<SessionView> {
+        let found = sessions::find(&self.planes, &self.snapshot().config, filter);
+        Page {
+            total: found.total,
+            items: found.items.iter().map(session).collect(),
+        }
     }
 }
 
-/// Takes away what a protocol cannot have.
-fn of_protocol(protocol: Protocol, mut traffic: Traffic) -> Traffic {
+fn session(session: &weir_l4::Session) -> SessionView {
+    SessionView {
+        listener: session.listener.as_ref().map(ToString::to_string),
+        protocol: if session.udp { "udp" } else { "tcp" },
+        forward: session.forward.as_str(),
+        client: session.client.into(),
+        vip: session.vip.into(),
+        local: session.local.map(Into::into),
+        pool: session
+            .backend
+            .as_ref()
+            .map(|backend| backend.pool.to_string()),
+        backend: session.backend.as_ref().map(|backend| backend.address),
+        state: session.state.as_str(),
+        idle: session.idle,
+        timeout_left: session.timeout_left,
+        packets_in: session.packets_in,
+        packets_out: session.packets_out,
+        bytes_in: session.bytes_in,
+        bytes_out: session.bytes_out,
+    }
+}
+
+/// What layer 4 counted for a listener. Reasons are counted for the node as a whole.
+fn xdp_listener(stats: &weir_l4::ListenerStats) -> Traffic {
+    let drops = vec![DropView {
+        reason: "any",
+        count: stats.drops,
+    }];
+    Traffic {
+        drops,
+        ..sessions_of(&stats.counters)
+    }
+}
+
+fn sessions_of(counters: &weir_l4::Counters) -> Traffic {
+    Traffic {
+        connections: counters.sessions_opened,
+        open: Some(counters.sessions_active),
+        bytes_in: Some(counters.bytes_in),
+        bytes_out: Some(counters.bytes_out),
+        packets_in: Some(counters.packets_in),
+        packets_out: Some(counters.packets_out),
+        ..Traffic::default()
+    }
+}
+
+/// A backend can serve listeners of both planes.
+fn sum(proxied: &Traffic, xdp: &Traffic) -> Traffic {
+    let add = |a: Option<u64>, b: Option<u64>| a.map_or(b, |a| Some(a + b.unwrap_or(0)));
+    Traffic {
+        connections: proxied.connections + xdp.connections,
+        open: add(proxied.open, xdp.open),
+        bytes_in: xdp.bytes_in,
+        bytes_out: xdp.bytes_out,
+        packets_in: xdp.packets_in,
+        packets_out: xdp.packets_out,
+        ..proxied.clone()
+    }
+}
+
+/// Takes away what a proxied listener of this protocol cannot have.
+fn of_listener(listener: &Listener, mut traffic: Traffic) -> Traffic {
+    let protocol = listener.protocol;
+    if listener.forward.is_xdp() {
+        return traffic;
+    }
     if !matches!(protocol, Protocol::Http | Protocol::Https) {
         (traffic.requests, traffic.answers) = (None, None);
     }
@@ -119,7 +233,7 @@ fn proxied_listener(stats: &ListenerStats) -> Traffic {
     }
     Traffic {
         connections: stats.connections,
-        connections_open: Some(stats.connections_active),
+        open: Some(stats.connections_active),
         bytes_in: Some(stats.bytes_in),
         bytes_out: Some(stats.bytes_out),
         packets_in: Some(stats.datagrams_in),
@@ -137,9 +251,9 @@ fn proxied_listener(stats: &ListenerStats) -> Traffic {
 fn proxied_backend(stats: &BackendStats) -> Traffic {
     Traffic {
         connections: stats.connections_opened,
-        connections_open: Some(stats.connections_active),
-        connections_idle: Some(stats.connections_idle),
-        connections_reused: Some(stats.connections_reused),
+        open: Some(stats.connections_active),
+        idle: Some(stats.connections_idle),
+        reused: Some(stats.connections_reused),
         requests: Some(stats.requests),
         requests_open: Some(stats.requests_active),
         retries: Some(stats.retries),

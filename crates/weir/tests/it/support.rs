@@ -15,10 +15,10 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 /// Long enough for a loaded machine; nothing waits for it where all is well.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until a condition holds.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
@@ -28,7 +28,7 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A port of loopback that nobody has: below the range that outgoing connections take theirs from, and in a part of
 /// it that depends on the process, since tests run at once.
-pub fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let part = u16::try_from(std::process::id() % 400).unwrap();
     for _ in 0..50 {
@@ -42,10 +42,10 @@ pub fn free_address() -> SocketAddr {
 }
 
 /// A folder that goes with the test.
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!(
             "weir-test-{}-{}",
@@ -57,11 +57,11 @@ impl Folder {
         Self(path)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         fs::write(&path, text).unwrap();
         path
@@ -75,31 +75,31 @@ impl Drop for Folder {
 }
 
 /// The binary.
-pub fn weir() -> Command {
+pub(crate) fn weir() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
     command.env_remove("WEIR_LOG").env_remove("NOTIFY_SOCKET");
     command
 }
 
 /// Runs the binary to its end.
-pub fn weir_output(args: &[&str]) -> Output {
+pub(crate) fn weir_output(args: &[&str]) -> Output {
     weir().args(args).output().unwrap()
 }
 
 /// What it wrote, as text.
-pub fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
 /// A process whose output goes to files; killed when dropped.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     out: PathBuf,
     log: PathBuf,
 }
 
 impl Process {
-    pub fn start(command: &mut Command, folder: &Folder) -> Self {
+    pub(crate) fn start(command: &mut Command, folder: &Folder) -> Self {
         let (out, log) = (folder.path("out"), folder.path("log"));
         let child = command
             .stdin(Stdio::null())
@@ -110,24 +110,20 @@ impl Process {
         Self { child, out, log }
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         fs::read_to_string(&self.out).unwrap()
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
 
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
     /// Waits for the end; the exit code.
-    pub fn code(&mut self) -> Option<i32> {
+    pub(crate) fn code(&mut self) -> Option<i32> {
         let mut status = None;
         until("the end of weir", || {
             status = self.ended();
@@ -136,7 +132,7 @@ impl Process {
         status.and_then(|status| status.code())
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(
             Pid::from_raw(i32::try_from(self.child.id()).unwrap()),
             signal,
@@ -144,7 +140,7 @@ impl Process {
         .unwrap();
     }
 
-    pub fn wait_for_log(&self, text: &str) {
+    pub(crate) fn wait_for_log(&self, text: &str) {
         until(&format!("{text:?} in the log"), || {
             self.log().contains(text)
         });
@@ -162,21 +158,21 @@ impl Drop for Process {
 }
 
 /// A running `weir run`.
-pub struct Node {
-    pub process: Process,
-    pub api: SocketAddr,
+pub(crate) struct Node {
+    pub(crate) process: Process,
+    pub(crate) api: SocketAddr,
     config: PathBuf,
     folder: Folder,
 }
 
 impl Node {
     /// Starts a node and waits until it is up. The config gets its `[api]` here.
-    pub fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         Self::start_with(Folder::new(), weir(), "", config)
     }
 
     /// As `start`, with more in `[api]`, by this command, in a folder with other files.
-    pub fn start_with(
+    pub(crate) fn start_with(
         folder: Folder,
         mut command: Command,
         api_settings: &str,
@@ -200,7 +196,7 @@ impl Node {
     }
 
     /// Writes another config, has it loaded, and waits until the reload has ended.
-    pub fn reload(&self, config: &str) {
+    pub(crate) fn reload(&self, config: &str) {
         let before = self.reloads();
         fs::write(&self.config, with_api(self.api, "", config)).unwrap();
         self.process.signal(Signal::SIGHUP);
@@ -214,7 +210,7 @@ impl Node {
     }
 
     /// One series of /metrics.
-    pub fn metric(&self, series: &str) -> f64 {
+    pub(crate) fn metric(&self, series: &str) -> f64 {
         let metrics = get(self.api, "/metrics").unwrap().body;
         let line = metrics
             .lines()
@@ -225,14 +221,14 @@ impl Node {
     }
 
     /// A list of the API.
-    pub fn list(&self, list: &str) -> Value {
+    pub(crate) fn list(&self, list: &str) -> Value {
         let answer = get(self.api, &format!("/api/v1/{list}")).unwrap();
         assert_eq!(answer.status, 200, "{}", answer.body);
         serde_json::from_str(&answer.body).unwrap()
     }
 
     /// The health of a backend, as the API shows it.
-    pub fn health(&self, backend: SocketAddr) -> String {
+    pub(crate) fn health(&self, backend: SocketAddr) -> String {
         let backends = self.list("backends");
         let is_it = |item: &&Value| item["address"] == backend.to_string();
         let item = backends["items"]
@@ -244,17 +240,17 @@ impl Node {
         item["health"].as_str().unwrap().to_owned()
     }
 
-    pub fn wait_for_health(&self, backend: SocketAddr, health: &str) {
+    pub(crate) fn wait_for_health(&self, backend: SocketAddr, health: &str) {
         until(&format!("{backend} is {health}"), || {
             self.health(backend) == health
         });
     }
 
-    pub fn folder(&self) -> &Folder {
+    pub(crate) fn folder(&self) -> &Folder {
         &self.folder
     }
 
-    pub fn config(&self) -> &Path {
+    pub(crate) fn config(&self) -> &Path {
         &self.config
     }
 }
@@ -265,39 +261,39 @@ fn with_api(api: SocketAddr, settings: &str, config: &str) -> String {
 
 /// An HTTP answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 /// Asks once, on a connection of its own.
-pub fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<Answer> {
     Client::connect(address)?.get(path)
 }
 
 /// A client that keeps its connection.
-pub struct Client(BufReader<TcpStream>);
+pub(crate) struct Client(BufReader<TcpStream>);
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) fn connect(address: SocketAddr) -> std::io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self(BufReader::new(stream)))
     }
 
-    pub fn send(&mut self, path: &str) -> std::io::Result<()> {
+    pub(crate) fn send(&mut self, path: &str) -> std::io::Result<()> {
         self.0
             .get_mut()
             .write_all(format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes())
     }
 
-    pub fn get(&mut self, path: &str) -> std::io::Result<Answer> {
+    pub(crate) fn get(&mut self, path: &str) -> std::io::Result<Answer> {
         self.send(path)?;
         self.answer()
     }
 
     /// Reads an answer; its body has a length.
-    pub fn answer(&mut self) -> std::io::Result<Answer> {
+    pub(crate) fn answer(&mut self) -> std::io::Result<Answer> {
         let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidData);
         let mut line = String::new();
         if self.0.read_line(&mut line)? == 0 {
@@ -329,8 +325,8 @@ impl Client {
 }
 
 /// A backend: answers every request with its name, `/slow` after a while, and can go away and come back.
-pub struct Backend {
-    pub address: SocketAddr,
+pub(crate) struct Backend {
+    pub(crate) address: SocketAddr,
     name: String,
     requests: Arc<AtomicU64>,
     server: Option<Server>,
@@ -343,10 +339,10 @@ struct Server {
 }
 
 /// What `/slow` takes.
-pub const SLOW: Duration = Duration::from_millis(700);
+pub(crate) const SLOW: Duration = Duration::from_millis(700);
 
 impl Backend {
-    pub fn start(name: &str) -> Self {
+    pub(crate) fn start(name: &str) -> Self {
         let mut backend = Self {
             address: free_address(),
             name: name.to_owned(),
@@ -358,12 +354,12 @@ impl Backend {
     }
 
     /// Requests so far, those of health checks apart.
-    pub fn requests(&self) -> u64 {
+    pub(crate) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
     /// Listens no more and breaks every connection off.
-    pub fn go_away(&mut self) {
+    pub(crate) fn go_away(&mut self) {
         let Some(server) = self.server.take() else {
             return;
         };
@@ -377,7 +373,7 @@ impl Backend {
     }
 
     /// Listens again, on the same port.
-    pub fn come_back(&mut self) {
+    pub(crate) fn come_back(&mut self) {
         let listener = TcpListener::bind(self.address).unwrap();
         let (stop, connections) = (
             Arc::new(AtomicBool::new(false)),
