@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Shows a load balancer with backends of its own on this machine.
     Demo(DemoArgs),
+    /// Takes tunnels off on a backend's machine, in XDP, where the kernel has no tunnel device. Needs root.
+    Decap(DecapArgs),
     /// Asks a running node and prints a table.
     Get(GetArgs),
 }
@@ -89,6 +91,28 @@ pub(crate) struct DemoArgs {
     pub(crate) api: SocketAddr,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DecapArgs {
+    /// Where tunnels arrive; more than one may be given.
+    #[arg(long, value_name = "NAME", required = true)]
+    pub(crate) interface: Vec<String>,
+    /// How XDP is attached.
+    #[arg(long, value_enum, default_value_t = Mode::Auto)]
+    pub(crate) mode: Mode,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Native where the driver can, generic where it cannot.
+    Auto,
+    /// Native, or an error.
+    Native,
+    /// Generic: works everywhere, slower.
+    Generic,
 }
 
 #[derive(Debug, Args)]

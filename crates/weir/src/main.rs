@@ -9,6 +9,7 @@ mod check;
 mod cli;
 mod client;
 mod control;
+mod decap;
 mod demo;
 mod demo_l4;
 mod difference;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(&args.file),
         Command::Demo(args) if args.l4 => demo_l4::run().map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => logging::start(&args.log).and_then(|()| demo::demo(&args)),
+        Command::Decap(args) => logging::start(&args.log).and_then(|()| decap::decap(&args)),
         Command::Get(args) => get::get(&args),
     };
     result.unwrap_or_else(|error| {

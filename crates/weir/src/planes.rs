@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use weir_l4::{Filter, Plane, State};
 use weir_l7::Engine;
 use weir_model::{Config, L4, Snapshot};
@@ -143,13 +143,7 @@ impl Planes {
 }
 
 fn start_layer4(l4: &L4) -> Result<Layer4> {
-    let missing = procfs::missing_capabilities();
-    if !missing.is_empty() {
-        bail!(
-            "[l4] needs rights that this process lacks: {}; run it as root or grant them",
-            missing.join(", ")
-        );
-    }
+    procfs::require_capabilities().context("[l4]")?;
     Plane::start(l4).map(Layer4).context("start layer 4")
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use anyhow::{Result, bail};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 use weir_api::view::ProcessView;
 
@@ -23,13 +24,20 @@ pub(crate) fn process() -> Option<ProcessView> {
     })
 }
 
-/// Names of the capabilities that layer 4 needs and this process lacks; empty when nothing is missing or nobody
-/// can tell.
-pub(crate) fn missing_capabilities() -> Vec<&'static str> {
+/// Fails with the names of the capabilities that XDP needs and this process lacks. Nothing is missing where nobody
+/// can tell: the kernel will.
+pub(crate) fn require_capabilities() -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    effective_capabilities(&status)
+    let missing = effective_capabilities(&status)
         .map(missing)
-        .unwrap_or_default()
+        .unwrap_or_default();
+    if !missing.is_empty() {
+        bail!(
+            "this process lacks {}: run it as root or grant it",
+            missing.join(", ")
+        );
+    }
+    Ok(())
 }
 
 /// Who listens on a TCP port of this machine, as "name (pid 123)"; none when nobody does, or when it cannot be seen.
