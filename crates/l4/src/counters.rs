@@ -31,13 +31,13 @@ pub(crate) struct ListenerSum {
 impl CounterMaps {
     /// A listener's counters.
     pub(crate) fn listener(&self, number: u16) -> ListenerSum {
-        let [sessions, drops, ..] = sum(&self.listeners, number, |sum, word| sum.zip_add(word));
+        let [sessions, drops, ..] = sum(&self.listeners, number, ZipAdd::zip_add);
         ListenerSum { sessions, drops }
     }
 
     /// Sessions opened to a backend.
     pub(crate) fn backend_sessions(&self, number: u16) -> u64 {
-        let [sessions, ..] = sum(&self.backends, number, |sum, word| sum.zip_add(word));
+        let [sessions, ..] = sum(&self.backends, number, ZipAdd::zip_add);
         sessions
     }
 

@@ -1,8 +1,8 @@
 //! The maps `LINKS` and `LINK_OF`: interfaces that packets leave by.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
-use aya::maps::{Array, MapData};
+use aya::maps::{Array, MapData, MapError};
 use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 
 use crate::netlink::LinkInfo;
@@ -53,7 +53,8 @@ pub(crate) struct Links {
     links: Array<MapData, [u8; size_of::<Link>()]>,
     link_of: Array<MapData, u32>,
     slots: Slots,
-    written: HashMap<u8, Link>,
+    written: BTreeMap<u8, Link>,
+    generation: u32,
 }
 
 impl Links {
@@ -65,40 +66,33 @@ impl Links {
             links,
             link_of,
             slots: Slots::default(),
-            written: HashMap::new(),
+            written: BTreeMap::new(),
+            generation: 0,
         }
     }
 
-    /// The index of an interface in `LINKS`, which is written if it is not up to date.
+    /// The index of an interface in `LINKS`, which is written if it is not up to date; `None` if there is no room.
     pub(crate) fn ensure(&mut self, info: &LinkInfo) -> Option<u8> {
         if info.ifindex > IFINDEX_MAX {
-            tracing::error!(
-                interface = info.name,
-                index = info.ifindex,
-                "the interface's index is beyond {IFINDEX_MAX}"
-            );
             return None;
         }
         let placed = self.slots.place(&info.name, info.ifindex)?;
         let link = Link {
             ifindex: info.ifindex,
-            mtu: u16::try_from(info.mtu).unwrap_or(u16::MAX),
+            route_generation: self.generation,
             mac: info.mac,
-            reserved: [0; 4],
+            mtu: u16::try_from(info.mtu).unwrap_or(u16::MAX),
         };
         if self.written.insert(placed.slot, link) != Some(link) {
-            let result = self.links.set(u32::from(placed.slot), bytes(&link), 0);
-            let result = result.and_then(|()| {
+            self.write(placed.slot, &link);
+            logged(
+                "LINK_OF",
                 self.link_of
-                    .set(info.ifindex, u32::from(placed.slot) + 1, 0)
-            });
-            if let Err(error) = result {
-                tracing::error!(interface = info.name, %error, "write the interface to the maps");
-            }
+                    .set(info.ifindex, u32::from(placed.slot) + 1, 0),
+            );
         }
         if let Some(before) = placed.replaces {
-            // It may be gone already.
-            let _ = self.link_of.set(before, 0, 0);
+            logged("LINK_OF", self.link_of.set(before, 0, 0));
         }
         Some(placed.slot)
     }
@@ -109,14 +103,36 @@ impl Links {
             self.ensure(info);
         }
     }
+
+    /// Has every session take its next hop anew, at its next packet.
+    pub(crate) fn refresh_sessions(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+        for (slot, mut link) in std::mem::take(&mut self.written) {
+            link.route_generation = self.generation;
+            self.write(slot, &link);
+            self.written.insert(slot, link);
+        }
+    }
+
+    fn write(&mut self, slot: u8, link: &Link) {
+        logged("LINKS", self.links.set(u32::from(slot), bytes(link), 0));
+    }
+}
+
+/// Indices are inside the maps, so that writing does not fail.
+fn logged(map: &str, result: Result<(), MapError>) {
+    if let Err(error) = result {
+        tracing::error!(map, %error, "write to a map");
+    }
 }
 
 /// The bytes of a link, in the order of its fields.
 fn bytes(link: &Link) -> [u8; size_of::<Link>()] {
     let mut bytes = [0; size_of::<Link>()];
     bytes[..4].copy_from_slice(&link.ifindex.to_ne_bytes());
-    bytes[4..6].copy_from_slice(&link.mtu.to_ne_bytes());
-    bytes[6..12].copy_from_slice(&link.mac);
+    bytes[4..8].copy_from_slice(&link.route_generation.to_ne_bytes());
+    bytes[8..14].copy_from_slice(&link.mac);
+    bytes[14..].copy_from_slice(&link.mtu.to_ne_bytes());
     bytes
 }
 
@@ -170,22 +186,14 @@ mod tests {
 
     #[test]
     fn a_link_has_the_bytes_that_the_program_reads() {
-        use std::mem::offset_of;
-        assert_eq!(
-            (
-                offset_of!(Link, ifindex),
-                offset_of!(Link, mtu),
-                offset_of!(Link, mac)
-            ),
-            (0, 4, 6)
-        );
         let link = Link {
             ifindex: 0x0403_0201,
-            mtu: 1500,
+            route_generation: 7,
             mac: [1, 2, 3, 4, 5, 6],
-            reserved: [0; 4],
+            mtu: 1500,
         };
-        assert_eq!(bytes(&link)[6..12], [1, 2, 3, 4, 5, 6]);
-        assert_eq!(bytes(&link)[..4], 0x0403_0201u32.to_ne_bytes());
+        // SAFETY: same size, and every bit pattern is a link.
+        let read = unsafe { std::mem::transmute::<[u8; size_of::<Link>()], Link>(bytes(&link)) };
+        assert_eq!(read, link);
     }
 }

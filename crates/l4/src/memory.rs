@@ -6,9 +6,9 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
-use weir_l4_common::service::{Backend, SCHEDULE_LANES, Settings};
+use weir_l4_common::service::{Backend, SCHEDULE_LANES};
 
 use crate::line::Line;
 
@@ -22,21 +22,16 @@ pub(crate) unsafe trait Shared {}
 pub(crate) type ScheduleCell = AtomicU64;
 /// A value of `BACKENDS` in two halves, each read and written whole.
 pub(crate) type BackendCell = [AtomicU64; 2];
-/// The value of `CONFIG`: route generation, number of local addresses.
-pub(crate) type SettingsCell = [AtomicU32; 2];
 /// The value of `CLOCK`: jiffies, nanoseconds since boot.
 pub(crate) type ClockCell = [AtomicU64; 2];
 
 const _: () = assert!(size_of::<ScheduleCell>() == SCHEDULE_LANES as usize * size_of::<u16>());
 const _: () = assert!(size_of::<BackendCell>() == size_of::<Backend>());
-const _: () = assert!(size_of::<SettingsCell>() == size_of::<Settings>());
 
 // SAFETY: an atomic of 8 bytes.
 unsafe impl Shared for ScheduleCell {}
 // SAFETY: atomics, 16 bytes; for BACKENDS and CLOCK.
 unsafe impl Shared for [AtomicU64; 2] {}
-// SAFETY: atomics, 8 bytes.
-unsafe impl Shared for SettingsCell {}
 // SAFETY: `Line` is made of atomics alone, without padding; 64 bytes, a quarter of the map's value.
 unsafe impl Shared for Line {}
 

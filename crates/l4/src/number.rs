@@ -89,7 +89,7 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         for entry in self.by_key.values_mut() {
             match &mut entry.state {
                 State::Released { swept: true } if !carried(entry.number) => {
-                    idle.push(entry.number)
+                    idle.push(entry.number);
                 }
                 State::Released { swept } => *swept = true,
                 State::Used => {}

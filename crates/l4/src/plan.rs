@@ -233,7 +233,7 @@ impl Plan {
         }
         self.users.retain(|_, users| !users.is_empty());
         for (name, old) in gone_pools {
-            self.commit_gone(&name, old, maps, now);
+            self.commit_gone(&name, &old, maps, now);
         }
         if let Some(snapshot) = change.snapshot {
             if let Some(l4) = &snapshot.config.l4 {
@@ -268,7 +268,7 @@ impl Plan {
     }
 
     /// Gives up what a pool had and has no more.
-    fn commit_gone(&mut self, name: &Name, old: Filled, maps: &mut impl Maps, now: Duration) {
+    fn commit_gone(&mut self, name: &Name, old: &Filled, maps: &mut impl Maps, now: Duration) {
         let new = self.pools.get(name);
         let kept: HashSet<u16> = new
             .into_iter()
@@ -655,4 +655,554 @@ fn difference<'a, T: PartialEq>(
         .take_while(same)
         .count();
     (&old[..old.len() - suffix], &new[..new.len() - suffix])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fmt::Write;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+    use weir_model::{BackendState, Health};
+
+    use super::*;
+    use crate::region::GRACE;
+
+    /// The kernel's maps; refuses what would disturb packets.
+    #[derive(Default)]
+    struct FakeMaps {
+        now: Duration,
+        backends: HashMap<u16, (SocketAddrV4, bool)>,
+        schedule: HashMap<u32, [u16; SCHEDULE_LANES as usize]>,
+        locals: Vec<Ipv4Addr>,
+        listeners: HashMap<ListenerKey, Entry>,
+        vips: HashSet<Ipv4Addr>,
+        /// When programs may last have seen an element in use.
+        seen: HashMap<u32, Duration>,
+        writes: usize,
+    }
+
+    impl FakeMaps {
+        fn elements(entry: &Entry) -> std::ops::Range<u32> {
+            let start = entry.table_base / SCHEDULE_LANES;
+            start..start + entry.table_len.div_ceil(SCHEDULE_LANES)
+        }
+
+        fn table(&self, entry: &Entry) -> Vec<u16> {
+            (entry.table_base..entry.table_base + entry.table_len)
+                .map(|slot| {
+                    self.schedule[&(slot / SCHEDULE_LANES)][(slot % SCHEDULE_LANES) as usize]
+                })
+                .collect()
+        }
+
+        fn note_seen(&mut self, key: &ListenerKey) {
+            if let Some(entry) = self.listeners.get(key) {
+                for element in Self::elements(entry) {
+                    self.seen.insert(element, self.now);
+                }
+            }
+        }
+    }
+
+    impl Maps for FakeMaps {
+        fn write_backend(&mut self, number: u16, address: SocketAddrV4, accepts: bool) {
+            assert_ne!(number, 0);
+            self.backends.insert(number, (address, accepts));
+            self.writes += 1;
+        }
+
+        fn write_table(&mut self, region: Region, numbers: &[u16]) {
+            assert_eq!(
+                numbers.len().div_ceil(SCHEDULE_LANES as usize),
+                region.len as usize
+            );
+            for entry in self.listeners.values() {
+                let used = Self::elements(entry);
+                assert!(
+                    used.end <= region.start || region.start + region.len <= used.start,
+                    "a table in use is written"
+                );
+            }
+            for (element, lanes) in (region.start..).zip(numbers.chunks(SCHEDULE_LANES as usize)) {
+                let rested = self
+                    .seen
+                    .get(&element)
+                    .is_none_or(|seen| *seen + GRACE <= self.now);
+                assert!(rested, "a table is written that programs may still read");
+                let mut value = [0; SCHEDULE_LANES as usize];
+                value[..lanes.len()].copy_from_slice(lanes);
+                self.schedule.insert(element, value);
+            }
+            self.writes += 1;
+        }
+
+        fn write_locals(&mut self, locals: &[Ipv4Addr]) {
+            self.locals = locals.to_vec();
+            self.writes += 1;
+        }
+
+        fn write_listener(&mut self, key: ListenerKey, entry: Entry) {
+            for number in self.table(&entry) {
+                assert!(
+                    self.backends[&number].1,
+                    "a table names a backend that takes no sessions"
+                );
+            }
+            self.note_seen(&key);
+            self.listeners.insert(key, entry);
+            self.writes += 1;
+        }
+
+        fn remove_listener(&mut self, key: ListenerKey) {
+            self.note_seen(&key);
+            assert!(self.listeners.remove(&key).is_some());
+            self.writes += 1;
+        }
+
+        fn add_vip(&mut self, vip: Ipv4Addr) {
+            assert!(self.vips.insert(vip));
+            self.writes += 1;
+        }
+
+        fn remove_vip(&mut self, vip: Ipv4Addr) {
+            assert!(self.vips.remove(&vip));
+            self.writes += 1;
+        }
+    }
+
+    const ELEMENTS: u32 = 1 << 17;
+
+    /// A pool of the test: scheduler, backends by host number with weight, and those that are down.
+    #[derive(Clone, Debug, PartialEq)]
+    struct TestPool {
+        scheduler: &'static str,
+        backends: Vec<(u8, u16)>,
+        down: Vec<u8>,
+    }
+
+    /// A listener of the test: port, forward mode, pool.
+    #[derive(Clone, Debug, PartialEq)]
+    struct TestListener {
+        host: u8,
+        port: u16,
+        forward: &'static str,
+        pool: usize,
+    }
+
+    #[derive(Clone, Debug, Default, PartialEq)]
+    struct TestConfig {
+        locals: u8,
+        pools: Vec<TestPool>,
+        listeners: Vec<TestListener>,
+    }
+
+    impl TestConfig {
+        fn snapshot(&self) -> Arc<Snapshot> {
+            let mut text = String::from("[l4]\ninterfaces = [\"eth0\"]\nlocal_addresses = [");
+            for local in 0..=self.locals {
+                write!(text, "\"192.0.2.{local}\", ").unwrap();
+            }
+            text.push_str("]\n");
+            for (name, listener) in self.listeners.iter().enumerate() {
+                let TestListener {
+                    host,
+                    port,
+                    forward,
+                    pool,
+                } = listener;
+                write!(
+                    text,
+                    "[[listener]]\nname = \"l{name}\"\nbind = \"203.0.113.{host}:{port}\"\nprotocol = \"udp\"\n\
+                     forward = \"{forward}\"\npool = \"p{pool}\"\n"
+                )
+                .unwrap();
+            }
+            for (name, pool) in self.pools.iter().enumerate() {
+                write!(
+                    text,
+                    "[[pool]]\nname = \"p{name}\"\nscheduler = \"{}\"\nbackend = [",
+                    pool.scheduler
+                )
+                .unwrap();
+                for (host, weight) in &pool.backends {
+                    write!(
+                        text,
+                        "{{ address = \"10.0.0.{host}:53\", weight = {weight} }}, "
+                    )
+                    .unwrap();
+                }
+                text.push_str("]\n");
+            }
+            let config = Config::parse(&text, Path::new("test.toml"))
+                .unwrap_or_else(|error| panic!("{error}\n{text}"));
+            let mut snapshot = Snapshot::new(Arc::new(config));
+            for (name, pool) in self.pools.iter().enumerate() {
+                for host in &pool.down {
+                    let state = BackendState {
+                        health: Health::Down,
+                        ..BackendState::default()
+                    };
+                    snapshot.backends.insert(id(name, *host), state);
+                }
+            }
+            Arc::new(snapshot)
+        }
+    }
+
+    fn id(pool: usize, host: u8) -> BackendId {
+        BackendId {
+            pool: Name::from(format!("p{pool}").as_str()),
+            address: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 53)),
+        }
+    }
+
+    struct World {
+        plan: Plan,
+        maps: FakeMaps,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let l4 = TestConfig::default().snapshot().config.l4.clone().unwrap();
+            Self {
+                plan: Plan::new(l4, ELEMENTS),
+                maps: FakeMaps::default(),
+            }
+        }
+
+        fn wait(&mut self, time: Duration) {
+            self.maps.now += time;
+        }
+
+        fn apply(&mut self, config: &TestConfig) {
+            let now = self.maps.now;
+            let change = self.plan.prepare(&config.snapshot(), now).unwrap();
+            self.plan.commit(change, &mut self.maps, now);
+        }
+
+        /// Compares the maps with what the config says.
+        fn check(&self, config: &TestConfig) {
+            let mut vips = HashSet::new();
+            let mut ids = BTreeSet::new();
+            assert_eq!(self.maps.locals.len(), usize::from(config.locals) + 1);
+            assert_eq!(self.maps.listeners.len(), config.listeners.len());
+            for listener in &config.listeners {
+                let pool = &config.pools[listener.pool];
+                let vip = Ipv4Addr::new(203, 0, 113, listener.host);
+                vips.insert(vip);
+                let key = ListenerKey {
+                    addr: u32::from_ne_bytes(vip.octets()),
+                    port: listener.port.to_be(),
+                    proto: 17,
+                    zero: 0,
+                };
+                let entry = self.maps.listeners[&key];
+                assert!(
+                    entry.id > 0 && ids.insert(entry.id),
+                    "every listener has its own number"
+                );
+                let (mode, pick) = (mode(listener.forward), scheduler(pool.scheduler));
+                assert_eq!(
+                    (entry.mode, entry.pick),
+                    (mode as u8, pick as u8),
+                    "{listener:?}"
+                );
+                let members: Vec<Member> = pool
+                    .backends
+                    .iter()
+                    .filter(|(host, weight)| *weight > 0 && !pool.down.contains(host))
+                    .map(|&(host, weight)| Member {
+                        number: self
+                            .plan
+                            .backend_numbers
+                            .number(&id(listener.pool, host))
+                            .unwrap(),
+                        address: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 53),
+                        weight,
+                    })
+                    .collect();
+                assert_eq!(
+                    self.maps.table(&entry),
+                    schedule::table(pick, &members),
+                    "{listener:?}"
+                );
+                for (host, weight) in &pool.backends {
+                    let number = self
+                        .plan
+                        .backend_numbers
+                        .number(&id(listener.pool, *host))
+                        .unwrap();
+                    let (address, accepts) = self.maps.backends[&number];
+                    assert_eq!(*address.ip(), Ipv4Addr::new(10, 0, 0, *host));
+                    assert_eq!(accepts, *weight > 0 && !pool.down.contains(host));
+                }
+            }
+            assert_eq!(self.maps.vips, vips);
+        }
+    }
+
+    fn mode(forward: &str) -> Mode {
+        match forward {
+            "fullnat" => Mode::Fullnat,
+            "nat" => Mode::Nat,
+            "dr" => Mode::Dr,
+            _ => Mode::Tunnel,
+        }
+    }
+
+    fn scheduler(name: &str) -> Pick {
+        match name {
+            "round_robin" => Pick::Next,
+            "source_hash" => Pick::HashAddress,
+            _ => Pick::HashAddressPort,
+        }
+    }
+
+    fn pool() -> impl Strategy<Value = TestPool> {
+        let scheduler =
+            prop_oneof![6 => Just("round_robin"), 1 => Just("source_hash"), 1 => Just("maglev")];
+        let backends = prop::collection::btree_map(1u8..6, 0u16..4, 1..5);
+        (
+            scheduler,
+            backends,
+            prop::collection::btree_set(1u8..6, 0..3),
+        )
+            .prop_map(|(scheduler, backends, down)| TestPool {
+                scheduler,
+                down: down
+                    .into_iter()
+                    .filter(|host| backends.contains_key(host))
+                    .collect(),
+                backends: backends.into_iter().collect(),
+            })
+    }
+
+    fn config() -> impl Strategy<Value = TestConfig> {
+        // Tunnel and DR want the backend on the listener's port.
+        let forward = prop_oneof![Just("fullnat"), Just("nat"), Just("dr"), Just("tunnel")];
+        let listener = (1u8..4, 1u16..6, forward, any::<prop::sample::Index>());
+        let listeners = prop::collection::vec(listener, 1..8);
+        (0u8..3, prop::collection::vec(pool(), 1..4), listeners).prop_map(
+            |(locals, pools, listeners)| {
+                let mut binds = HashSet::new();
+                let listeners = listeners
+                    .into_iter()
+                    .map(|(host, port, forward, pool)| {
+                        let port = if matches!(forward, "dr" | "tunnel") {
+                            53
+                        } else {
+                            port
+                        };
+                        TestListener {
+                            host,
+                            port,
+                            forward,
+                            pool: pool.index(pools.len()),
+                        }
+                    })
+                    .filter(|listener| binds.insert((listener.host, listener.port)))
+                    .collect();
+                TestConfig {
+                    locals,
+                    pools,
+                    listeners,
+                }
+            },
+        )
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Apply(TestConfig),
+        Abandon(TestConfig),
+        Flip(usize, u8),
+        Wait(u64),
+        Sweep,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            3 => config().prop_map(Step::Apply),
+            1 => config().prop_map(Step::Abandon),
+            3 => (0usize..4, 1u8..6).prop_map(|(pool, host)| Step::Flip(pool, host)),
+            2 => (0u64..12).prop_map(Step::Wait),
+            1 => Just(Step::Sweep),
+        ];
+        prop::collection::vec(step, 1..16)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_maps_are_what_the_last_commit_says(steps in steps()) {
+            let mut world = World::new();
+            let mut present: Option<TestConfig> = None;
+            for step in steps {
+                match step {
+                    Step::Apply(config) => {
+                        world.apply(&config);
+                        present = Some(config);
+                    }
+                    Step::Abandon(config) => {
+                        let change = world.plan.prepare(&config.snapshot(), world.maps.now).unwrap();
+                        world.plan.abandon(change);
+                    }
+                    Step::Flip(pool, host) => {
+                        let Some(config) = &mut present else { continue };
+                        let Some(pool) = config.pools.get_mut(pool) else { continue };
+                        if !pool.backends.iter().any(|(other, _)| *other == host) {
+                            continue;
+                        }
+                        match pool.down.iter().position(|down| *down == host) {
+                            Some(at) => drop(pool.down.remove(at)),
+                            None => pool.down.push(host),
+                        }
+                        let config = config.clone();
+                        world.apply(&config);
+                    }
+                    Step::Wait(milliseconds) => world.wait(Duration::from_millis(milliseconds)),
+                    Step::Sweep => {
+                        for number in world.plan.listener_numbers().idle(|_| false) {
+                            world.plan.listener_numbers().free(number);
+                        }
+                        for number in world.plan.backend_numbers().idle(|_| false) {
+                            world.plan.backend_numbers().free(number);
+                        }
+                    }
+                }
+                if let Some(config) = &present {
+                    world.check(config);
+                }
+            }
+            // What everything took comes back.
+            if present.is_some() {
+                world.apply(&TestConfig { pools: vec![], listeners: vec![], locals: 0 });
+                world.wait(GRACE);
+                prop_assert!(world.plan.regions.allocate(ELEMENTS, world.maps.now).is_some());
+                prop_assert!(world.maps.listeners.is_empty() && world.maps.vips.is_empty());
+            }
+        }
+    }
+
+    fn many(listeners: u16) -> TestConfig {
+        let pool = TestPool {
+            scheduler: "round_robin",
+            backends: vec![(1, 1), (2, 1)],
+            down: vec![],
+        };
+        let listener = |n: u16| TestListener {
+            host: 1,
+            port: n + 1,
+            forward: "fullnat",
+            pool: usize::from(n),
+        };
+        TestConfig {
+            locals: 0,
+            pools: (0..listeners).map(|_| pool.clone()).collect(),
+            listeners: (0..listeners).map(listener).collect(),
+        }
+    }
+
+    #[test]
+    fn a_change_writes_what_changed_and_nothing_else() {
+        let mut config = many(50);
+        let mut world = World::new();
+        world.apply(&config);
+        let writes = |world: &mut World, config: &TestConfig| {
+            world.maps.writes = 0;
+            world.wait(GRACE);
+            world.apply(config);
+            world.check(config);
+            world.maps.writes
+        };
+        assert_eq!(writes(&mut world, &config), 0, "the same again");
+        config.listeners[30].forward = "nat";
+        assert_eq!(writes(&mut world, &config), 1, "another mode: one listener");
+        config.pools[7].down.push(1);
+        assert_eq!(
+            writes(&mut world, &config),
+            3,
+            "a backend, a table, a listener"
+        );
+        config.pools[7].down.clear();
+        assert_eq!(writes(&mut world, &config), 3);
+        config.listeners[7].port = 999;
+        assert_eq!(
+            writes(&mut world, &config),
+            2,
+            "another port: a listener comes, one goes"
+        );
+        config.locals = 1;
+        assert_eq!(writes(&mut world, &config), 1);
+    }
+
+    #[test]
+    fn listeners_of_one_pool_share_its_table() {
+        let mut config = many(3);
+        for listener in &mut config.listeners {
+            listener.pool = 0;
+        }
+        config.pools[0].scheduler = "maglev";
+        let mut world = World::new();
+        world.apply(&config);
+        world.check(&config);
+        let bases: BTreeSet<u32> = world
+            .maps
+            .listeners
+            .values()
+            .map(|entry| entry.table_base)
+            .collect();
+        assert_eq!(bases.len(), 1);
+        assert_eq!(world.maps.schedule.len(), 65_537usize.div_ceil(4));
+    }
+
+    #[test]
+    fn numbers_stay_with_their_names() {
+        let mut config = many(3);
+        let mut world = World::new();
+        world.apply(&config);
+        let number = |world: &World, name: &str| {
+            world
+                .plan
+                .listener_numbers
+                .number(&Name::from(name))
+                .unwrap()
+        };
+        let before: Vec<u16> = (0..3).map(|n| number(&world, &format!("l{n}"))).collect();
+        config.listeners.truncate(2);
+        config.listeners[0].pool = 1;
+        world.apply(&config);
+        config = many(3);
+        world.apply(&config);
+        let after: Vec<u16> = (0..3).map(|n| number(&world, &format!("l{n}"))).collect();
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn tables_that_do_not_fit_are_refused_and_leave_no_trace() {
+        let mut config = many(9);
+        for pool in &mut config.pools {
+            pool.scheduler = "maglev";
+        }
+        let mut world = World::new();
+        let few = many(2);
+        world.apply(&few);
+        let error = world
+            .plan
+            .prepare(&config.snapshot(), world.maps.now)
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("no room for its scheduling table of 65537 slots"),
+            "{error}"
+        );
+        world.check(&few);
+        config.pools.truncate(7);
+        config.listeners.truncate(7);
+        world.apply(&config);
+        world.check(&config);
+    }
 }

@@ -26,7 +26,7 @@ use crate::counters::CounterMaps;
 use crate::error::Error;
 use crate::line::{Line, Table};
 use crate::links::Links;
-use crate::memory::{Mapped, ScheduleCell, SettingsCell, available_bytes};
+use crate::memory::{Mapped, ScheduleCell, available_bytes};
 use crate::plan::{Change, Maps, Plan};
 use crate::program;
 use crate::region::Region;
@@ -104,11 +104,10 @@ impl Plane {
             "BACKENDS",
             BACKENDS_MAX as usize + 1,
         )?));
-        let settings: Arc<Mapped<SettingsCell>> = Arc::new(mapped(&ebpf, "CONFIG", 1)?);
         let maps = KernelMaps {
             backends: backends.clone(),
             schedule: mapped(&ebpf, "SCHEDULE", SCHEDULE_ELEMENTS as usize)?,
-            settings: settings.clone(),
+            settings: take(&mut ebpf, "CONFIG")?,
             locals: take(&mut ebpf, "LOCALS")?,
             listeners: take(&mut ebpf, "LISTENERS")?,
             vips: take(&mut ebpf, "VIPS")?,
@@ -131,7 +130,6 @@ impl Plane {
             events,
             handle: handle.clone(),
             backends: backends.clone(),
-            settings,
             programs: programs.clone(),
             links,
             attach: l4.interfaces.clone(),
@@ -488,7 +486,7 @@ impl Stop {
 struct KernelMaps {
     backends: Arc<Backends>,
     schedule: Mapped<ScheduleCell>,
-    settings: Arc<Mapped<SettingsCell>>,
+    settings: Array<MapData, u32>,
     locals: Array<MapData, u32>,
     listeners: BpfHashMap<MapData, [u8; size_of::<ListenerKey>()], [u8; size_of::<Entry>()]>,
     vips: BpfHashMap<MapData, u32, u32>,
@@ -520,7 +518,7 @@ impl Maps for KernelMaps {
                     .set(index, u32::from_ne_bytes(local.octets()), 0),
             );
         }
-        self.settings[0][1].store(locals.len() as u32, Release);
+        logged("CONFIG", self.settings.set(0, locals.len() as u32, 0));
     }
 
     fn write_listener(&mut self, key: ListenerKey, entry: Entry) {

@@ -243,7 +243,7 @@ impl Sweep {
             let meta = line.meta();
             if meta.0 & PASSED != 0 {
                 self.totals.lines_passed += 1;
-                if self.pass % MARKS_STRIDE == 0 {
+                if self.pass.is_multiple_of(MARKS_STRIDE) {
                     line.meta.fetch_and(!PASSED_AGAIN, AcqRel);
                 }
             }
@@ -253,7 +253,7 @@ impl Sweep {
             self.totals.lines_used += 1;
             let index = set * LINES as u32 + lane as u32;
             if meta.is_live() {
-                self.visit_live(table, now, set, index, line, meta);
+                self.visit_live(table, now, index, line, meta);
             } else if meta.is_dying() {
                 self.count_in_place(line, meta);
                 // The program takes lines out of use, too.
@@ -262,15 +262,7 @@ impl Sweep {
         }
     }
 
-    fn visit_live(
-        &mut self,
-        table: Table<'_>,
-        now: Now,
-        set: u32,
-        index: u32,
-        line: &Line,
-        meta: Meta,
-    ) {
+    fn visit_live(&mut self, table: Table<'_>, now: Now, index: u32, line: &Line, meta: Meta) {
         if self.pass % MARKS_STRIDE == 1 {
             let place = table.place(&line.key());
             for passed in place.lines().take_while(|passed| *passed != index) {
@@ -321,7 +313,7 @@ impl Sweep {
             let line = &table.lines()[index as usize];
             match table.find(&line.peer_key(), &place) {
                 None if self.suspects[1].len() < SUSPECTS_MAX => {
-                    self.suspects[1].push((index, line.key()))
+                    self.suspects[1].push((index, line.key()));
                 }
                 None => {}
                 Some(_) if meta.is_reverse() => {}
@@ -501,5 +493,555 @@ impl Bits {
 
     fn clear_all(&mut self) {
         self.0.fill(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::atomic::Ordering::Release;
+
+    use proptest::prelude::*;
+    use weir_l4_common::service::Mode;
+    use weir_l4_common::session::{LIVE, MODE_SHIFT, OCCUPIED, REVERSE, SEEN_SHIFT, SYN, UDP};
+
+    use super::*;
+
+    const SEED: u64 = 0x1234_5678_9abc_def0;
+    const TICK: Duration = Duration::from_millis(4);
+    /// Jiffies wrap a minute after the start; in the kernel it is five (`INITIAL_JIFFIES`).
+    const FIRST_JIFFIES: u32 = 0u32.wrapping_sub(60 * 250);
+
+    /// The table, its clock, and what the XDP program does with them.
+    struct World {
+        lines: Vec<Line>,
+        now: Now,
+        sweep: Sweep,
+        totals: Totals,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    struct Flow {
+        id: u16,
+        udp: bool,
+        mode: Mode,
+    }
+
+    impl Flow {
+        fn tcp(id: u16) -> Self {
+            Self {
+                id,
+                udp: false,
+                mode: Mode::Fullnat,
+            }
+        }
+
+        fn key(self) -> FlowKey4 {
+            FlowKey4 {
+                src: 0x0a00_0001,
+                dst: 0x0b00_0001,
+                ports: u32::from(self.id),
+                udp: self.udp,
+            }
+        }
+
+        /// The client's direction after the rewrite.
+        fn rewritten(self) -> FlowKey4 {
+            FlowKey4 {
+                src: 0x0c00_0001,
+                dst: 0x0d00_0001,
+                ports: u32::from(self.id),
+                udp: self.udp,
+            }
+        }
+
+        fn reply_key(self) -> FlowKey4 {
+            self.rewritten().reversed()
+        }
+
+        fn has_reply(self) -> bool {
+            matches!(self.mode, Mode::Fullnat | Mode::Nat)
+        }
+
+        fn listener(self) -> u16 {
+            self.id % 3 + 1
+        }
+    }
+
+    impl World {
+        fn new(sets: u32) -> Self {
+            let now = Now {
+                jiffies: FIRST_JIFFIES,
+                tick: TICK,
+                monotonic: Duration::ZERO,
+            };
+            Self {
+                lines: (0..sets as usize * LINES)
+                    .map(|_| Line::default())
+                    .collect(),
+                now,
+                sweep: Sweep::new(sets, Timeouts::default()),
+                totals: Totals::default(),
+            }
+        }
+
+        fn table(&self) -> Table<'_> {
+            Table::new(&self.lines, SEED)
+        }
+
+        fn wait(&mut self, time: Duration) {
+            self.now.monotonic += time;
+            let jiffies = self.now.monotonic.as_nanos() / TICK.as_nanos();
+            self.now.jiffies = FIRST_JIFFIES.wrapping_add(jiffies as u32);
+        }
+
+        /// One pass, a second long.
+        fn pass(&mut self) {
+            let steps = self.lines.len() as u32 / LINES as u32;
+            for _ in 0..steps {
+                self.wait(Duration::from_secs(1) / steps);
+                self.step();
+            }
+        }
+
+        /// One set further.
+        fn step(&mut self) {
+            let table = Table::new(&self.lines, SEED);
+            if let Some(totals) = self.sweep.step(table, self.now, 1) {
+                self.totals = totals;
+            }
+        }
+
+        fn passes(&mut self, count: u32) {
+            for _ in 0..count {
+                self.pass();
+            }
+        }
+
+        /// Opens a session as the program does; false if there is no room.
+        fn open(&self, flow: Flow) -> bool {
+            if flow.has_reply()
+                && !self.write(flow.reply_key(), flow.key().reversed(), flow, REVERSE)
+            {
+                return false;
+            }
+            if self.write(flow.key(), flow.rewritten(), flow, 0) {
+                return true;
+            }
+            if flow.has_reply() {
+                self.retire(&flow.reply_key());
+            }
+            false
+        }
+
+        fn write(&self, key: FlowKey4, new: FlowKey4, flow: Flow, bits: u32) -> bool {
+            for index in self.table().place(&key).lines() {
+                let line = &self.lines[index as usize];
+                if line.meta().is_occupied() {
+                    line.meta.fetch_or(PASSED, AcqRel);
+                    continue;
+                }
+                line.meta.fetch_or(OCCUPIED, AcqRel);
+                line.src.store(key.src, Relaxed);
+                line.dst.store(key.dst, Relaxed);
+                line.ports.store(key.ports, Relaxed);
+                line.new_src.store(new.src, Relaxed);
+                line.new_dst.store(new.dst, Relaxed);
+                line.new_ports.store(new.ports, Relaxed);
+                line.listener.store(flow.listener(), Relaxed);
+                line.backend.store(7, Relaxed);
+                line.last_seen.store(self.now.jiffies, Relaxed);
+                line.packets.store(0, Relaxed);
+                line.bytes.store(0, Relaxed);
+                let udp = if flow.udp { UDP } else { 0 };
+                line.meta.fetch_or(
+                    LIVE | bits | udp | (flow.mode as u32) << MODE_SHIFT,
+                    Release,
+                );
+                return true;
+            }
+            false
+        }
+
+        /// A packet; false if it finds no line.
+        fn packet(&self, key: &FlowKey4, flags: u8) -> bool {
+            let Some(index) = self.table().find(key, &self.table().place(key)) else {
+                return false;
+            };
+            let line = &self.lines[index as usize];
+            line.last_seen.store(self.now.jiffies, Relaxed);
+            line.packets.fetch_add(1, Relaxed);
+            line.bytes.fetch_add(100, Relaxed);
+            if !key.udp {
+                let seen = line.meta().seen() & !RST | flags;
+                let meta = line.meta().0 & !(0xff << SEEN_SHIFT) | u32::from(seen) << SEEN_SHIFT;
+                line.meta.store(meta, Release);
+            }
+            true
+        }
+
+        fn retire(&self, key: &FlowKey4) {
+            let index = self.table().find(key, &self.table().place(key)).unwrap();
+            let line = &self.lines[index as usize];
+            assert!(line.retire(line.meta()));
+        }
+
+        fn handshake(&self, flow: Flow) {
+            assert!(self.open(flow));
+            assert!(self.packet(&flow.key(), SYN));
+            assert!(self.packet(&flow.reply_key(), SYN | ACK));
+            assert!(self.packet(&flow.key(), ACK));
+        }
+
+        fn finds(&self, key: &FlowKey4) -> bool {
+            self.table().find(key, &self.table().place(key)).is_some()
+        }
+
+        fn used(&self) -> usize {
+            self.lines
+                .iter()
+                .filter(|line| line.meta().is_occupied())
+                .count()
+        }
+    }
+
+    /// Sweeps on until the session has gone, and says how long it was idle then.
+    fn lifetime(world: &mut World, flow: Flow) -> Duration {
+        let start = world.now.monotonic;
+        while world.finds(&flow.key()) {
+            world.pass();
+            assert!(world.now.monotonic - start < Duration::from_secs(500_000));
+            // Days are long: nothing happens in the middle of them.
+            if world.now.monotonic - start > Duration::from_secs(1000) {
+                world.wait(Duration::from_secs(600));
+            }
+        }
+        world.now.monotonic - start
+    }
+
+    #[test]
+    fn sessions_live_as_long_as_their_state_says() {
+        let check = |flow: Flow, talk: &dyn Fn(&World), timeout_s: u64, slack_s: u64| {
+            let mut world = World::new(64);
+            assert!(world.open(flow));
+            talk(&world);
+            let lived = lifetime(&mut world, flow).as_secs();
+            assert!(
+                (timeout_s..=timeout_s + slack_s).contains(&lived),
+                "{flow:?}: {lived} s, not {timeout_s} s"
+            );
+            world.passes(2);
+            assert_eq!(world.used(), 0, "{flow:?}: both lines are free");
+            assert_eq!(world.totals.expired, 1);
+        };
+        let flow = Flow::tcp(9);
+        let (out, back) = (flow.key(), flow.reply_key());
+        check(
+            flow,
+            &|w| {
+                w.packet(&out, SYN);
+            },
+            120,
+            2,
+        );
+        check(
+            flow,
+            &|w| {
+                w.packet(&out, SYN);
+                w.packet(&back, SYN | ACK);
+            },
+            60,
+            2,
+        );
+        let established = |w: &World| {
+            w.packet(&out, SYN);
+            w.packet(&back, SYN | ACK);
+            w.packet(&out, ACK);
+        };
+        check(flow, &established, 432_000, 6000);
+        let slack = u64::from(ESTABLISHED_STRIDE) + 1;
+        check(
+            flow,
+            &|w| {
+                established(w);
+                w.packet(&back, RST);
+            },
+            10,
+            slack,
+        );
+        check(
+            flow,
+            &|w| {
+                established(w);
+                w.packet(&out, FIN | ACK);
+            },
+            120,
+            2,
+        );
+        check(
+            flow,
+            &|w| {
+                established(w);
+                w.packet(&out, FIN | ACK);
+                w.packet(&back, FIN | ACK);
+            },
+            120,
+            2,
+        );
+        let udp = Flow { udp: true, ..flow };
+        let (out, back) = (udp.key(), udp.reply_key());
+        check(
+            udp,
+            &|w| {
+                w.packet(&out, 0);
+            },
+            30,
+            2,
+        );
+        check(
+            udp,
+            &|w| {
+                w.packet(&out, 0);
+                w.packet(&back, 0);
+            },
+            120,
+            2,
+        );
+        for mode in [Mode::Dr, Mode::Tunnel] {
+            let flow = Flow {
+                mode,
+                ..Flow::tcp(9)
+            };
+            let out = flow.key();
+            check(
+                flow,
+                &|w| {
+                    w.packet(&out, SYN);
+                },
+                60,
+                2,
+            );
+            check(
+                flow,
+                &|w| {
+                    w.packet(&out, SYN);
+                    w.packet(&out, ACK);
+                },
+                900,
+                2,
+            );
+        }
+    }
+
+    #[test]
+    fn packets_of_either_direction_keep_a_session() {
+        let mut world = World::new(16);
+        let flow = Flow {
+            udp: true,
+            ..Flow::tcp(1)
+        };
+        assert!(world.open(flow));
+        for round in 0..100 {
+            let key = if round % 2 == 0 {
+                flow.key()
+            } else {
+                flow.reply_key()
+            };
+            assert!(world.packet(&key, 0), "round {round}");
+            world.passes(25);
+        }
+        assert_eq!(world.totals.tally.listener(flow.listener()).packets_in, 50);
+        assert_eq!(world.totals.tally.listener(flow.listener()).packets_out, 50);
+    }
+
+    #[test]
+    fn a_line_rests_before_it_is_given_out_again() {
+        let mut world = World::new(4);
+        let flow = Flow::tcp(1);
+        world.handshake(flow);
+        // As the program does with a session that it schedules anew.
+        world.retire(&flow.key());
+        world.retire(&flow.reply_key());
+        for _ in 0..4 {
+            world.step();
+        }
+        assert_eq!(world.used(), 2, "no time has passed");
+        world.wait(GRACE - Duration::from_nanos(1));
+        world.step();
+        assert_eq!(world.used(), 2);
+        world.wait(Duration::from_nanos(1));
+        world.step();
+        assert_eq!(world.used(), 0);
+        world.passes(2);
+        assert_eq!(
+            world.totals.tally.listener(flow.listener()).packets_in,
+            2,
+            "counted, though nobody saw it live"
+        );
+    }
+
+    #[test]
+    fn a_line_without_its_peer_is_removed() {
+        for reverse in [false, true] {
+            let mut world = World::new(16);
+            let flow = Flow::tcp(3);
+            world.handshake(flow);
+            world.retire(&if reverse {
+                flow.key()
+            } else {
+                flow.reply_key()
+            });
+            world.passes(10 + 2 * REVERSE_STRIDE + 4);
+            assert_eq!(
+                (world.used(), world.totals.orphans),
+                (0, 1),
+                "the reverse line is left: {reverse}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_session_half_opened_in_this_moment_is_no_orphan() {
+        let mut world = World::new(16);
+        let flow = Flow::tcp(3);
+        assert!(world.write(flow.reply_key(), flow.key().reversed(), flow, REVERSE));
+        world.passes(2);
+        assert!(world.write(flow.key(), flow.rewritten(), flow, 0));
+        world.passes(30);
+        assert!(world.finds(&flow.key()) && world.finds(&flow.reply_key()));
+    }
+
+    #[test]
+    fn marks_go_when_no_flow_needs_them() {
+        let mut world = World::new(8);
+        let flows: Vec<Flow> = (0..14).map(Flow::tcp).collect();
+        for flow in &flows {
+            world.handshake(*flow);
+        }
+        let marked = |world: &World| {
+            world
+                .lines
+                .iter()
+                .filter(|line| line.meta().0 & PASSED != 0)
+                .count()
+        };
+        assert!(marked(&world) > 0);
+        world.passes(2 * MARKS_STRIDE);
+        for flow in &flows {
+            assert!(
+                world.finds(&flow.key()) && world.finds(&flow.reply_key()),
+                "{flow:?}"
+            );
+            world.retire(&flow.key());
+            world.retire(&flow.reply_key());
+        }
+        world.passes(2 * MARKS_STRIDE + 2);
+        assert_eq!((world.used(), marked(&world)), (0, 0));
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Open(u16, bool, bool),
+        Packet(u16, bool, u8),
+        Reset(u16),
+        Wait(u64),
+        Sweep(u8),
+        Passes(u8),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let flags = prop_oneof![
+            Just(SYN),
+            Just(SYN | ACK),
+            Just(ACK),
+            Just(FIN | ACK),
+            Just(RST)
+        ];
+        let step = prop_oneof![
+            4 => (0u16..40, any::<bool>(), any::<bool>()).prop_map(|(id, udp, one_way)| Step::Open(id, udp, one_way)),
+            8 => (0u16..40, any::<bool>(), flags).prop_map(|(id, reply, flags)| Step::Packet(id, reply, flags)),
+            1 => (0u16..40).prop_map(Step::Reset),
+            2 => (0u64..70_000).prop_map(Step::Wait),
+            4 => (1u8..16).prop_map(Step::Sweep),
+            1 => (1u8..80).prop_map(Step::Passes),
+        ];
+        prop::collection::vec(step, 1..120)
+    }
+
+    /// What the model knows of a session.
+    struct Known {
+        flow: Flow,
+        last_packet: Duration,
+    }
+
+    proptest! {
+        /// Against a model that remembers every session and every packet. However program and sweep take turns:
+        /// a session is there until it was idle for its timeout, and every packet is counted once.
+        #[test]
+        fn no_session_ends_early_and_no_packet_is_lost(steps in steps()) {
+            let mut world = World::new(8);
+            let mut known: HashMap<u16, Known> = HashMap::new();
+            let mut packets: HashMap<u16, [u64; 2]> = HashMap::new();
+            let mut counted: HashMap<u16, Count> = HashMap::new();
+            for step in steps {
+                match step {
+                    Step::Open(id, udp, one_way) if !known.contains_key(&id) => {
+                        let mode = if one_way { Mode::Dr } else { Mode::Fullnat };
+                        let flow = Flow { id, udp, mode };
+                        if world.open(flow) {
+                            known.insert(id, Known { flow, last_packet: world.now.monotonic });
+                        }
+                    }
+                    Step::Packet(id, reply, flags) => {
+                        let Some(session) = known.get_mut(&id) else { continue };
+                        let reply = reply && session.flow.has_reply();
+                        let key = if reply { session.flow.reply_key() } else { session.flow.key() };
+                        prop_assert!(world.packet(&key, flags), "{:?} has no line", session.flow);
+                        session.last_packet = world.now.monotonic;
+                        packets.entry(session.flow.listener()).or_default()[usize::from(reply)] += 1;
+                    }
+                    Step::Reset(id) => {
+                        let Some(session) = known.remove(&id) else { continue };
+                        world.retire(&session.flow.key());
+                        if session.flow.has_reply() {
+                            world.retire(&session.flow.reply_key());
+                        }
+                    }
+                    Step::Wait(milliseconds) => world.wait(Duration::from_millis(milliseconds)),
+                    Step::Sweep(sets) => for _ in 0..sets {
+                        world.step();
+                    },
+                    Step::Passes(count) => world.passes(u32::from(count)),
+                    Step::Open(..) => {}
+                }
+                let now = world.now.monotonic;
+                let least = |udp: bool| Timeouts::default().least(udp);
+                known.retain(|_, session| {
+                    let here = world.finds(&session.flow.key())
+                        && (!session.flow.has_reply() || world.finds(&session.flow.reply_key()));
+                    assert!(
+                        here || now - session.last_packet >= least(session.flow.udp),
+                        "{:?} ended after {:?}", session.flow, now - session.last_packet
+                    );
+                    here
+                });
+                for listener in 1..=3 {
+                    let count = world.totals.tally.listener(listener);
+                    let before = counted.insert(listener, count).unwrap_or_default();
+                    prop_assert!(count.packets_in >= before.packets_in && count.packets_out >= before.packets_out);
+                    let [to, from] = packets.get(&listener).copied().unwrap_or_default();
+                    prop_assert!(count.packets_in <= to && count.packets_out <= from, "counted twice");
+                }
+            }
+            world.passes(3);
+            for listener in 1..=3 {
+                let count = world.totals.tally.listener(listener);
+                let [to, from] = packets.get(&listener).copied().unwrap_or_default();
+                prop_assert_eq!((count.packets_in, count.packets_out), (to, from));
+                prop_assert_eq!((count.bytes_in, count.bytes_out), (100 * to, 100 * from));
+            }
+            let live: u64 = (1..=3).map(|listener| world.totals.tally.listener(listener).sessions).sum();
+            prop_assert_eq!(live, world.totals.sessions);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,6 @@ use crate::attach::Programs;
 use crate::backends::{Backends, Hop};
 use crate::error::Error;
 use crate::links::Links;
-use crate::memory::{Mapped, SettingsCell};
 use crate::netlink::{Keep, LinkInfo, Message, Monitor, Questions};
 use crate::next_hop::{Effects, NextHops};
 
@@ -82,7 +81,6 @@ pub(crate) struct Watch {
     events: RingBuf<MapData>,
     handle: Arc<Handle>,
     backends: Arc<Backends>,
-    settings: Arc<Mapped<SettingsCell>>,
     programs: Arc<Mutex<Programs>>,
     links: Links,
     /// Interfaces that the program is attached to, and how it should be.
@@ -103,7 +101,6 @@ pub(crate) struct Parts {
     pub(crate) events: RingBuf<MapData>,
     pub(crate) handle: Arc<Handle>,
     pub(crate) backends: Arc<Backends>,
-    pub(crate) settings: Arc<Mapped<SettingsCell>>,
     pub(crate) programs: Arc<Mutex<Programs>>,
     pub(crate) links: Links,
     pub(crate) attach: Vec<String>,
@@ -119,7 +116,6 @@ impl Watch {
             events,
             handle,
             backends,
-            settings,
             programs,
             links,
             attach,
@@ -131,7 +127,6 @@ impl Watch {
             events,
             handle,
             backends,
-            settings,
             programs,
             links,
             attach,
@@ -216,7 +211,7 @@ impl Watch {
     fn take_message(&mut self, message: Message) {
         let mut effects = Effects::default();
         match message {
-            Message::Link(link) => self.take_link(link),
+            Message::Link(link) => self.take_link(&link),
             Message::LinkGone(ifindex) => self.take_link_gone(ifindex),
             Message::Neighbour(neighbour) => self.hops.neighbour(neighbour, &mut effects),
             Message::NeighbourGone(neighbour) => {
@@ -235,12 +230,12 @@ impl Watch {
         self.routes_changed = Some((first, now));
     }
 
-    fn take_link(&mut self, link: LinkInfo) {
+    fn take_link(&mut self, link: &LinkInfo) {
         let before = self.interfaces.insert(link.ifindex, link.clone());
-        if before.as_ref() == Some(&link) {
+        if before.as_ref() == Some(link) {
             return;
         }
-        self.links.update(&link);
+        self.links.update(link);
         let is_new = before.is_none_or(|before| before.name != link.name);
         if is_new && self.attach.contains(&link.name) {
             self.reattach(&link.name);
@@ -332,10 +327,10 @@ impl Watch {
                     self.apply(effects);
                 }
                 Some(EventKind::PortsExhausted) => {
-                    self.log_event(event, "no local port is free for a new session")
+                    self.log_event(event, "no local port is free for a new session");
                 }
                 Some(EventKind::TableFull) => {
-                    self.log_event(event, "the session table has no room for a new session")
+                    self.log_event(event, "the session table has no room for a new session");
                 }
                 None => {}
             }
@@ -385,7 +380,7 @@ impl Watch {
             if first {
                 self.interfaces.insert(link.ifindex, link);
             } else {
-                self.take_link(link);
+                self.take_link(&link);
             }
         }
         Ok(())
@@ -458,7 +453,7 @@ impl Watch {
                     );
                 }
                 None => {
-                    tracing::error!(backend = %addr, interface = link.name, "packets leave by too many interfaces")
+                    tracing::error!(backend = %addr, interface = link.name, "packets leave by too many interfaces");
                 }
             }
         }
@@ -488,8 +483,8 @@ impl Watch {
         }
     }
 
-    fn refresh_sessions(&self) {
-        self.settings[0][0].fetch_add(1, AcqRel);
+    fn refresh_sessions(&mut self) {
+        self.links.refresh_sessions();
     }
 
     fn programs(&self) -> MutexGuard<'_, Programs> {
