@@ -150,10 +150,8 @@ impl Engine {
         let mut sockets = Vec::new();
         for listener in plan.listeners.iter().flatten() {
             let key = listener.socket_key();
-            if before
-                .listener(listener.number)
-                .is_some_and(|before| before.socket_key() == key)
-            {
+            // Served already: by this listener, or by one that gives its sockets to this one.
+            if before.listener_at(key).is_some() {
                 continue;
             }
             let (address, udp) = key;
@@ -242,7 +240,11 @@ impl Engine {
         }
         loop {
             let connections_left = self.connections();
-            if connections_left == 0 || Instant::now() >= deadline {
+            let listening = self
+                .workers
+                .iter()
+                .any(|worker| worker.mailbox.listening.load(Ordering::Relaxed) > 0);
+            if (connections_left == 0 && !listening) || Instant::now() >= deadline {
                 return Drained { connections_left };
             }
             std::thread::sleep(Duration::from_millis(5));

@@ -4,12 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
+use socket2::{Domain, Protocol as SocketProtocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::downstream;
@@ -26,6 +27,9 @@ const CONNECTIONS_MAX: usize = 262_144;
 
 /// How long accepting rests when the process has no file descriptor left, or at the bound on connections.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// How long a closing listener accepts what had begun: a round trip to most clients.
+const CLOSING_GRACE: Duration = Duration::from_millis(500);
 
 /// A socket bound to `address` in a SO_REUSEPORT group, not listening yet.
 pub(crate) fn bind(address: SocketAddr, udp: bool) -> io::Result<Socket> {
@@ -66,6 +70,8 @@ pub(crate) struct LocalListener {
     counters: Arc<[ListenerCounters]>,
     worker: usize,
     closing: Cell<bool>,
+    /// Who goes on with the socket: a listener that has this one's address now, under another name.
+    heir: RefCell<Option<Rc<LocalListener>>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -77,6 +83,7 @@ impl LocalListener {
             plan: RefCell::new(Rc::new(plan)),
             worker,
             closing: Cell::new(false),
+            heir: RefCell::default(),
             waker: RefCell::default(),
         }
     }
@@ -91,12 +98,18 @@ impl LocalListener {
         self.closing.get()
     }
 
-    /// Stops taking new connections.
-    pub(crate) fn close(&self) {
+    /// Stops taking new connections; `heir` takes them from now on.
+    pub(crate) fn close(&self, heir: Option<Rc<Self>>) {
+        self.heir.replace(heir);
         self.closing.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// Who goes on with the socket.
+    pub(crate) fn heir(&self) -> Option<Rc<Self>> {
+        self.heir.borrow().clone()
     }
 
     /// Wakes the task that calls when the listener closes.
@@ -114,7 +127,7 @@ impl LocalListener {
                     tokio::task::spawn_local(udp::serve(Rc::clone(worker), listener, socket));
                 }
                 Err(error) => {
-                    tracing::error!(listener = %name, %error, "cannot register the socket")
+                    tracing::error!(listener = %name, %error, "cannot register the socket");
                 }
             }
             return;
@@ -124,25 +137,42 @@ impl LocalListener {
                 tokio::task::spawn_local(accept(Rc::clone(worker), listener, socket));
             }
             Err(error) => {
-                tracing::error!(listener = %name, %error, "cannot register the listening socket")
+                tracing::error!(listener = %name, %error, "cannot register the listening socket");
             }
         }
     }
 }
 
-/// Accepts until the listener closes, and then what the kernel has already taken on.
-async fn accept(worker: Rc<Worker>, listener: Rc<LocalListener>, socket: TcpListener) {
+/// Accepts until the listener closes. Then no new handshake begins, and those that have begun are seen to the end:
+/// closing at once would reset connections that clients believe they have.
+async fn accept(worker: Rc<Worker>, mut listener: Rc<LocalListener>, socket: TcpListener) {
+    let _listening = worker.count_listening();
+    let mut closing: Option<Pin<Box<tokio::time::Sleep>>> = None;
     loop {
-        let accepted = poll_fn(|cx| match socket.poll_accept(cx) {
-            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
-            Poll::Pending if listener.is_closing() => Poll::Ready(None),
-            Poll::Pending => {
-                listener.wake_when_closing(cx);
-                Poll::Pending
+        let accepted = poll_fn(|cx| {
+            match socket.poll_accept(cx) {
+                Poll::Ready(accepted) => return Poll::Ready(Some(accepted)),
+                Poll::Pending if listener.is_closing() && closing.is_none() => {
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => listener.wake_when_closing(cx),
+            }
+            match &mut closing {
+                Some(rest) => rest.as_mut().poll(cx).map(|()| None),
+                None => Poll::Pending,
             }
         });
         match accepted.await {
-            None => return,
+            None if closing.is_some() => return,
+            None => match listener.heir() {
+                Some(heir) => listener = heir,
+                None => {
+                    if let Err(error) = refuse_handshakes(&socket) {
+                        tracing::warn!(%error, "a closing listener cannot refuse new handshakes");
+                    }
+                    closing = Some(Box::pin(tokio::time::sleep(CLOSING_GRACE)));
+                }
+            },
             Some(Ok((stream, client))) => {
                 serve(&worker, &listener, stream, client);
                 while worker.active() >= CONNECTIONS_MAX && !listener.is_closing() {
@@ -157,6 +187,22 @@ async fn accept(worker: Rc<Worker>, listener: Rc<LocalListener>, socket: TcpList
             }
         }
     }
+}
+
+/// Drops every SYN that comes to a listening socket: clients send it again, and then find the address closed, or
+/// served by someone else. The filter sees packets from the TCP header on (tcp_filter in net/ipv4/tcp_ipv4.c).
+fn refuse_handshakes(socket: &TcpListener) -> io::Result<()> {
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    SockRef::from(socket).attach_filter(&[
+        // ldb [FLAGS_OFFSET]; and SYN|ACK; jeq SYN: drop, else accept whole
+        SockFilter::new(0x30, 0, 0, FLAGS_OFFSET),
+        SockFilter::new(0x54, 0, 0, SYN | ACK),
+        SockFilter::new(0x15, 0, 1, SYN),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ])
 }
 
 /// Errors of the connection that would have been accepted, not of the listening socket (accept(2)).

@@ -252,6 +252,14 @@ impl Plan {
     pub(crate) fn listener(&self, number: usize) -> Option<&Arc<ListenerPlan>> {
         self.listeners.get(number)?.as_ref()
     }
+
+    /// The listener with this address.
+    pub(crate) fn listener_at(&self, key: (SocketAddr, bool)) -> Option<&Arc<ListenerPlan>> {
+        self.listeners
+            .iter()
+            .flatten()
+            .find(|listener| listener.socket_key() == key)
+    }
 }
 
 impl ListenerPlan {

@@ -5,10 +5,13 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::deadlines::{Phase, Watch};
@@ -32,7 +35,7 @@ const BATCH: usize = 64;
 /// A worker's part of a `udp` listener.
 struct Proxy {
     worker: Rc<Worker>,
-    listener: Rc<LocalListener>,
+    listener: RefCell<Rc<LocalListener>>,
     socket: UdpSocket,
     sessions: RefCell<HashMap<SocketAddr, Rc<Session>>>,
     /// Datagrams pass through here one at a time.
@@ -51,6 +54,7 @@ struct Session {
 /// Serves a socket until the listener closes.
 pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<LocalListener>, socket: UdpSocket) {
     let datagram = RefCell::new(vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice());
+    let listener = RefCell::new(listener);
     let proxy = Rc::new(Proxy {
         worker,
         listener,
@@ -71,13 +75,18 @@ impl Proxy {
     /// Handles datagrams from clients; `false` when the listener has closed.
     fn poll_clients(self: &Rc<Self>, cx: &mut Context<'_>) -> Poll<bool> {
         for _ in 0..BATCH {
-            if self.listener.is_closing() {
-                return Poll::Ready(false);
+            let listener = self.listener();
+            if listener.is_closing() {
+                let Some(heir) = listener.heir() else {
+                    return Poll::Ready(false);
+                };
+                self.listener.replace(heir);
+                continue;
             }
             match self.socket.poll_recv_ready(cx) {
                 Poll::Ready(_) => {}
                 Poll::Pending => {
-                    self.listener.wake_when_closing(cx);
+                    listener.wake_when_closing(cx);
                     return Poll::Pending;
                 }
             }
@@ -91,8 +100,13 @@ impl Proxy {
         Poll::Ready(true)
     }
 
+    fn listener(&self) -> Rc<LocalListener> {
+        Rc::clone(&self.listener.borrow())
+    }
+
     fn from_client(self: &Rc<Self>, client: SocketAddr, datagram: &[u8]) {
-        let counters = self.listener.counters();
+        let listener = self.listener();
+        let counters = listener.counters();
         counters.datagrams_in.add(1);
         self.worker.refresh();
         let known = self
@@ -110,10 +124,18 @@ impl Proxy {
             }
         };
         session.touch();
-        match session.upstream.try_send(datagram) {
+        // Tried at once: of a new socket tokio does not know yet that it can be written to.
+        match SockRef::from(&session.upstream).send(datagram) {
             Ok(_) => counters.bytes_in.add(datagram.len() as u64),
-            // An error here is the answer to an earlier datagram: nobody listens there.
-            Err(_) => counters.datagrams_dropped.add(1),
+            Err(error) => {
+                counters.datagrams_dropped.add(1);
+                // The answer to an earlier datagram: nobody listens there. The next may find another backend.
+                if error.kind() == io::ErrorKind::ConnectionRefused {
+                    self.count_failure(&session);
+                    self.sessions.borrow_mut().remove(&client);
+                    session.end();
+                }
+            }
         }
     }
 
@@ -122,8 +144,8 @@ impl Proxy {
         if sessions.len() >= SESSIONS_MAX {
             return Err(Reason::TooMany);
         }
-        let pool = self
-            .listener
+        let listener = self.listener();
+        let pool = listener
             .plan
             .borrow()
             .routes
@@ -138,7 +160,7 @@ impl Proxy {
             work.backend.counters().count_failure(Reason::ConnectFailed);
             Reason::ConnectFailed
         })?;
-        let guard = self.worker.count_connection(&self.listener);
+        let guard = self.worker.count_connection(&listener);
         let session = Rc::new(Session {
             client,
             upstream,
@@ -153,12 +175,24 @@ impl Proxy {
 
     /// Handles a session's datagrams from its backend, until it ends.
     async fn run(self: Rc<Self>, session: Rc<Session>) {
-        let watch =
-            |cx: &mut Context<'_>| Watch::new(&self.worker.deadlines, self.listener.number, cx);
-        let watch = poll_fn(|cx| Poll::Ready(watch(cx))).await;
+        let number = self.listener().number;
+        let watch = poll_fn(|cx| Poll::Ready(Watch::new(&self.worker.deadlines, number, cx))).await;
         session.watch.replace(Some(watch));
         session.touch();
-        while poll_fn(|cx| self.poll_backend(cx, &session)).await {
+        // An error without a datagram does not make a socket readable; it has to be asked for.
+        let interest = Interest::READABLE | Interest::ERROR;
+        loop {
+            let mut ready = pin!(session.upstream.ready(interest));
+            let ready = poll_fn(|cx| match ready.as_mut().poll(cx) {
+                Poll::Ready(ready) => Poll::Ready(ready.ok()),
+                Poll::Pending if session.is_over() => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            });
+            let Some(ready) = ready.await else { break };
+            if session.is_over() || (ready.is_error() && self.has_failed(&session)) {
+                break;
+            }
+            self.from_backend(&session);
             tokio::task::yield_now().await;
         }
         let mut sessions = self.sessions.borrow_mut();
@@ -170,27 +204,43 @@ impl Proxy {
         }
     }
 
-    /// `false` when the session has ended.
-    fn poll_backend(&self, cx: &mut Context<'_>, session: &Session) -> Poll<bool> {
-        let counters = self.listener.counters();
+    /// Whether there is an error behind the readiness. The next datagram may find another backend.
+    fn has_failed(&self, session: &Session) -> bool {
+        // Forgets the readiness.
+        let _ = session.upstream.try_io(Interest::ERROR, || {
+            Err::<(), _>(io::ErrorKind::WouldBlock.into())
+        });
+        let error = session.upstream.take_error().ok().flatten();
+        if error.is_some() {
+            self.count_failure(session);
+        }
+        error.is_some()
+    }
+
+    /// The backend's machine says that nobody listens.
+    fn count_failure(&self, session: &Session) {
+        session
+            .work
+            .backend
+            .counters()
+            .count_failure(Reason::ConnectFailed);
+        self.listener()
+            .counters()
+            .count_error(Reason::ConnectFailed);
+    }
+
+    /// Passes on what has come.
+    fn from_backend(&self, session: &Session) {
+        let listener = self.listener();
+        let counters = listener.counters();
+        let mut datagram = self.datagram.borrow_mut();
         for _ in 0..BATCH {
-            if session
-                .watch
-                .borrow()
-                .as_ref()
-                .is_some_and(Watch::is_expired)
-                || !session.work.backend.is_current()
-            {
-                return Poll::Ready(false);
-            }
-            if ready!(session.upstream.poll_recv_ready(cx)).is_err() {
-                return Poll::Ready(false);
-            }
-            let mut datagram = self.datagram.borrow_mut();
             match session.upstream.try_recv(&mut datagram) {
                 Ok(length) => {
                     session.touch();
-                    match self.socket.try_send_to(&datagram[..length], session.client) {
+                    match SockRef::from(&self.socket)
+                        .send_to(&datagram[..length], &session.client.into())
+                    {
                         Ok(_) => {
                             counters.datagrams_out.add(1);
                             counters.bytes_out.add(length as u64);
@@ -199,24 +249,25 @@ impl Proxy {
                         Err(_) => counters.datagrams_dropped.add(1),
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => {
-                    // The backend's machine says that nobody listens. The next datagram may find another backend.
-                    session
-                        .work
-                        .backend
-                        .counters()
-                        .count_failure(Reason::ConnectFailed);
-                    counters.count_error(Reason::ConnectFailed);
-                    return Poll::Ready(false);
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.count_failure(session),
             }
         }
-        Poll::Ready(true)
     }
 }
 
 impl Session {
+    fn is_over(&self) -> bool {
+        self.watch.borrow().as_ref().is_some_and(Watch::is_expired)
+            || !self.work.backend.is_current()
+    }
+
+    fn end(&self) {
+        if let Some(watch) = &*self.watch.borrow() {
+            watch.arm(Duration::ZERO, Phase::Idle);
+        }
+    }
+
     fn touch(&self) {
         if let Some(watch) = &*self.watch.borrow() {
             watch.arm(IDLE, Phase::Idle);

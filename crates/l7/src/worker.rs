@@ -42,6 +42,8 @@ pub(crate) struct Mailbox {
     notify: Notify,
     /// Connections that are open, written by the worker at every change.
     pub(crate) active: AtomicUsize,
+    /// Sockets that connections are still accepted from.
+    pub(crate) listening: AtomicUsize,
 }
 
 /// What the engine asks of a worker.
@@ -167,20 +169,29 @@ impl Worker {
             }
         }
         let mut listeners = self.listeners.borrow_mut();
+        let mut heirs = Vec::new();
         for slot in listeners.iter_mut() {
             let Some(listener) = slot else { continue };
+            let key = listener.plan.borrow().socket_key();
             match plan.listener(listener.number) {
-                Some(new) if new.socket_key() == listener.plan.borrow().socket_key() => {
+                Some(new) if new.socket_key() == key => {
                     listener.plan.replace(Rc::new(Arc::clone(new)));
                 }
-                // New sockets come with a command of their own; until then these serve on.
-                Some(_) => {}
-                None => {
-                    self.close(listener);
+                _ => {
+                    let heir = plan
+                        .listener_at(key)
+                        .map(|heir| Rc::new(LocalListener::new(Arc::clone(heir), self.index)));
+                    heirs.extend(heir.clone());
+                    self.close(listener, heir);
                     *slot = None;
                 }
             }
         }
+        for heir in heirs {
+            let number = heir.number;
+            put(&mut listeners, number, heir);
+        }
+        drop(listeners);
         *self.plan.borrow_mut() = plan;
     }
 
@@ -189,19 +200,18 @@ impl Worker {
             return;
         };
         let listener = Rc::new(LocalListener::new(plan, self.index));
-        let mut listeners = self.listeners.borrow_mut();
-        if listeners.len() <= number {
-            listeners.resize(number + 1, None);
+        if let Some(before) = put(
+            &mut self.listeners.borrow_mut(),
+            number,
+            Rc::clone(&listener),
+        ) {
+            self.close(&before, None);
         }
-        if let Some(before) = listeners[number].replace(Rc::clone(&listener)) {
-            self.close(&before);
-        }
-        drop(listeners);
         LocalListener::start(self, listener, socket);
     }
 
-    fn close(&self, listener: &LocalListener) {
-        listener.close();
+    fn close(&self, listener: &LocalListener, heir: Option<Rc<LocalListener>>) {
+        listener.close(heir);
         self.deadlines
             .hasten_idle(Some(listener.number), IDLE_GRACE);
     }
@@ -209,7 +219,7 @@ impl Worker {
     fn begin_drain_if_told(&self) {
         if self.shared.draining.load(Ordering::Acquire) && !self.draining.replace(true) {
             for listener in self.listeners.borrow().iter().flatten() {
-                listener.close();
+                listener.close(None);
             }
             self.deadlines.hasten_idle(None, IDLE_GRACE);
         }
@@ -234,6 +244,14 @@ impl Worker {
         }
     }
 
+    /// Counts a listening socket, until the guard is dropped.
+    pub(crate) fn count_listening(self: &Rc<Self>) -> ListeningGuard {
+        self.mailbox.listening.fetch_add(1, Ordering::Relaxed);
+        ListeningGuard {
+            worker: Rc::clone(self),
+        }
+    }
+
     /// Connections that are open on this worker.
     pub(crate) fn active(&self) -> usize {
         self.mailbox.active.load(Ordering::Relaxed)
@@ -252,4 +270,30 @@ impl Drop for ConnectionGuard {
         self.worker.mailbox.active.fetch_sub(1, Ordering::Relaxed);
         self.listener.counters().connections_active.sub(1);
     }
+}
+
+/// A listening socket, counted.
+#[derive(Debug)]
+pub(crate) struct ListeningGuard {
+    worker: Rc<Worker>,
+}
+
+impl Drop for ListeningGuard {
+    fn drop(&mut self) {
+        self.worker
+            .mailbox
+            .listening
+            .fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn put(
+    listeners: &mut Vec<Option<Rc<LocalListener>>>,
+    number: usize,
+    listener: Rc<LocalListener>,
+) -> Option<Rc<LocalListener>> {
+    if listeners.len() <= number {
+        listeners.resize(number + 1, None);
+    }
+    listeners[number].replace(listener)
 }

@@ -155,7 +155,9 @@ impl TransferEncoding {
         }
         let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
         let codings = field::list(value).count();
-        let chunked = field::list(value).filter(|coding| is_chunked(coding)).count();
+        let chunked = field::list(value)
+            .filter(|coding| is_chunked(coding))
+            .count();
         let last_is_chunked = field::list(value).last().is_some_and(is_chunked);
         match (codings, chunked) {
             (1, 1) => Self::Chunked,

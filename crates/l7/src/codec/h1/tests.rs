@@ -8,7 +8,10 @@ use super::response::After;
 use super::*;
 use crate::errors::Reason::*;
 
-const LIMITS: HttpLimits = HttpLimits { header_bytes: 1024, header_count: 16 };
+const LIMITS: HttpLimits = HttpLimits {
+    header_bytes: 1024,
+    header_count: 16,
+};
 
 /// Parses a request at every split: every shorter input must be partial, or refused for the reason of the whole.
 fn request(input: &[u8]) -> Result<RequestHead, Reason> {
@@ -23,7 +26,10 @@ fn request(input: &[u8]) -> Result<RequestHead, Reason> {
         match (head.parse(&input[..end], &LIMITS), &whole) {
             (Ok(Progress::Partial), _) => {}
             (Err(early), Err(late)) if early == *late => {}
-            (other, _) => panic!("{:?}: {other:?} instead of {whole:?}", String::from_utf8_lossy(&input[..end])),
+            (other, _) => panic!(
+                "{:?}: {other:?} instead of {whole:?}",
+                String::from_utf8_lossy(&input[..end])
+            ),
         }
     }
     whole
@@ -40,8 +46,14 @@ fn sent(input: &str) -> Result<String, Reason> {
 #[test]
 fn requests_are_passed_on_without_the_fields_of_the_hop() {
     for (input, expected) in [
-        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"),
-        ("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+        ),
+        (
+            "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+        ),
         (
             "GET /x?y HTTP/1.1\r\nConnection: keep-alive, X-Hop\r\nhOST: a\r\nx-hop: 1\r\nKeep-Alive: 5\r\nX: y\r\n\r\n",
             "GET /x?y HTTP/1.1\r\nhOST: a\r\nX: y\r\n",
@@ -56,9 +68,18 @@ fn requests_are_passed_on_without_the_fields_of_the_hop() {
             "GET / HTTP/1.1\r\nA: 1\r\nHost: a\r\nConnection: b, a\r\nB: 2\r\nC: 3\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nC: 3\r\n",
         ),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n"),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTE: gzip\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"),
-        ("GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTE: gzip\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nProxy-Connection: x\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+        ),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n",
@@ -72,21 +93,48 @@ fn requests_are_passed_on_without_the_fields_of_the_hop() {
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n",
         ),
-        ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+        ),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n",
         ),
         // The absolute form: its authority wins over Host.
-        ("GET http://b:8080/p?q HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n", "GET /p?q HTTP/1.1\r\nHost: b:8080\r\nX: y\r\n"),
-        ("GET HTTP://b HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: b\r\n"),
-        ("GET http://b?q HTTP/1.1\r\nHost: a\r\n\r\n", "GET /?q HTTP/1.1\r\nHost: b\r\n"),
-        ("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "OPTIONS * HTTP/1.1\r\nHost: a\r\n"),
+        (
+            "GET http://b:8080/p?q HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n",
+            "GET /p?q HTTP/1.1\r\nHost: b:8080\r\nX: y\r\n",
+        ),
+        (
+            "GET HTTP://b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: b\r\n",
+        ),
+        (
+            "GET http://b?q HTTP/1.1\r\nHost: a\r\n\r\n",
+            "GET /?q HTTP/1.1\r\nHost: b\r\n",
+        ),
+        (
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\n",
+        ),
         // HTTP/1.0 becomes HTTP/1.1 on our side.
-        ("GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nHost: fallback:80\r\n"),
-        ("GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"),
-        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", "GET / HTTP/1.1\r\nHost:\r\n"),
-        ("GET / HTTP/1.1\r\nHost: [::1]:80\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n", "GET / HTTP/1.1\r\nHost: [::1]:80\r\n"),
+        (
+            "GET / HTTP/1.0\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: fallback:80\r\n",
+        ),
+        (
+            "GET / HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost:\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost:\r\n",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: [::1]:80\r\nX-Forwarded-For: 1.1.1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: [::1]:80\r\n",
+        ),
     ] {
         assert_eq!(sent(input).as_deref(), Ok(expected), "{input:?}");
     }
@@ -95,24 +143,78 @@ fn requests_are_passed_on_without_the_fields_of_the_hop() {
 #[test]
 fn requests_are_refused_for_their_reason() {
     for (input, reason) in [
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", LengthAndCoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", LengthAndCoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", BadContentLength),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\n", BadContentLength),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n", BadContentLength),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n", BadContentLength),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\n", BadContentLength),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", BadContentLength),
-        ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n", BadContentLength),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", UnknownTransferCoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", UnknownTransferCoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n", UnknownTransferCoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n", BadTransferEncoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", BadTransferEncoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", BadTransferEncoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n", BadTransferEncoding),
-        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n", BadTransferEncoding),
-        ("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", BadTransferEncoding),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            LengthAndCoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+            LengthAndCoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            BadContentLength,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5\r\n\r\n",
+            BadContentLength,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +5\r\n\r\n",
+            BadContentLength,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
+            BadContentLength,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 0x5\r\n\r\n",
+            BadContentLength,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n",
+            BadContentLength,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            BadContentLength,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+            UnknownTransferCoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            UnknownTransferCoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            UnknownTransferCoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, gzip\r\n\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\r\n\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+            BadTransferEncoding,
+        ),
         ("GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n z\r\n\r\n", BadField),
         ("GET / HTTP/1.1\r\n Host: a\r\n\r\n", BadField),
         ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", BadField),
@@ -127,7 +229,10 @@ fn requests_are_refused_for_their_reason() {
         ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", BareLineEnd),
         ("\r\n\r\n\r\n\r\n\r\n", BadRequestLine),
         ("GET / HTTP/1.1\r\n\r\n", MissingHost),
-        ("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", DuplicateHost),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+            DuplicateHost,
+        ),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", BadHost),
         ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", BadHost),
         ("GET / HTTP/1.1\r\nHost: a,b\r\n\r\n", BadHost),
@@ -148,17 +253,26 @@ fn requests_are_refused_for_their_reason() {
         ("G(T / HTTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
         (" GET / HTTP/1.1\r\nHost: a\r\n\r\n", BadRequestLine),
     ] {
-        assert_eq!(request(input.as_bytes()).map(|_| ()), Err(reason), "{input:?}");
+        assert_eq!(
+            request(input.as_bytes()).map(|_| ()),
+            Err(reason),
+            "{input:?}"
+        );
     }
 }
 
 #[test]
 fn framing_and_connection_of_requests() {
-    let head = |fields: &str| request(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()).unwrap();
+    let head = |fields: &str| {
+        request(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()).unwrap()
+    };
     assert_eq!(head("").framing, Framing::None);
     assert_eq!(head("Content-Length: 0\r\n").framing, Framing::None);
     assert_eq!(head("Content-Length: 007\r\n").framing, Framing::Length(7));
-    assert_eq!(head("Transfer-Encoding:  CHUNKED \r\n").framing, Framing::Chunked);
+    assert_eq!(
+        head("Transfer-Encoding:  CHUNKED \r\n").framing,
+        Framing::Chunked
+    );
     assert!(head("").keep_alive);
     assert!(!head("Connection: x, CLOSE\r\n").keep_alive);
     assert!(!head("Connection: keep-alive\r\nConnection: close\r\n").keep_alive);
@@ -176,18 +290,50 @@ fn limits_hold_at_the_limit_and_not_beyond() {
         let start = "GET / HTTP/1.1\r\nHost: a\r\nX: ";
         format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4))
     };
-    assert_eq!(head.parse(with_length(1024).as_bytes(), &LIMITS), Ok(Progress::Complete));
-    assert_eq!(head.parse(with_length(1025).as_bytes(), &LIMITS), Err(HeadTooLarge));
-    assert_eq!(head.parse(&with_length(5000).as_bytes()[..1023], &LIMITS), Ok(Progress::Partial));
-    assert_eq!(head.parse(&with_length(5000).as_bytes()[..1024], &LIMITS), Err(HeadTooLarge));
+    assert_eq!(
+        head.parse(with_length(1024).as_bytes(), &LIMITS),
+        Ok(Progress::Complete)
+    );
+    assert_eq!(
+        head.parse(with_length(1025).as_bytes(), &LIMITS),
+        Err(HeadTooLarge)
+    );
+    assert_eq!(
+        head.parse(&with_length(5000).as_bytes()[..1023], &LIMITS),
+        Ok(Progress::Partial)
+    );
+    assert_eq!(
+        head.parse(&with_length(5000).as_bytes()[..1024], &LIMITS),
+        Err(HeadTooLarge)
+    );
     let target = format!("GET /{} HTTP/1.1\r\n", "x".repeat(1024));
     assert_eq!(head.parse(target.as_bytes(), &LIMITS), Err(TargetTooLong));
-    let with_fields = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
-    assert_eq!(head.parse(with_fields(16).as_bytes(), &LIMITS), Ok(Progress::Complete));
-    assert_eq!(head.parse(with_fields(17).as_bytes(), &LIMITS), Err(HeadTooLarge));
-    let many = HttpLimits { header_bytes: 64 * 1024, header_count: 1000 };
-    assert_eq!(head.parse(with_fields(1000).as_bytes(), &many), Ok(Progress::Complete));
-    assert_eq!(head.parse(with_fields(1001).as_bytes(), &many), Err(HeadTooLarge));
+    let with_fields = |count: usize| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "X: y\r\n".repeat(count - 1)
+        )
+    };
+    assert_eq!(
+        head.parse(with_fields(16).as_bytes(), &LIMITS),
+        Ok(Progress::Complete)
+    );
+    assert_eq!(
+        head.parse(with_fields(17).as_bytes(), &LIMITS),
+        Err(HeadTooLarge)
+    );
+    let many = HttpLimits {
+        header_bytes: 64 * 1024,
+        header_count: 1000,
+    };
+    assert_eq!(
+        head.parse(with_fields(1000).as_bytes(), &many),
+        Ok(Progress::Complete)
+    );
+    assert_eq!(
+        head.parse(with_fields(1001).as_bytes(), &many),
+        Err(HeadTooLarge)
+    );
 }
 
 /// Parses an answer at every split.
@@ -203,7 +349,10 @@ fn response(input: &[u8], method: Method) -> Result<ResponseHead, Reason> {
         match (head.parse(&input[..end], method, &LIMITS), &whole) {
             (Ok(Progress::Partial), _) => {}
             (Err(early), Err(late)) if early == *late => {}
-            (other, _) => panic!("{:?}: {other:?} instead of {whole:?}", String::from_utf8_lossy(&input[..end])),
+            (other, _) => panic!(
+                "{:?}: {other:?} instead of {whole:?}",
+                String::from_utf8_lossy(&input[..end])
+            ),
         }
     }
     whole
@@ -212,15 +361,30 @@ fn response(input: &[u8], method: Method) -> Result<ResponseHead, Reason> {
 #[test]
 fn answers_are_passed_on_without_the_fields_of_the_hop() {
     for (input, after, plain, expected) in [
-        ("HTTP/1.1 200 OK\r\nA: b\r\n\r\n", After::KeepAlive, false, "HTTP/1.1 200 OK\r\nA: b\r\n\r\n"),
+        (
+            "HTTP/1.1 200 OK\r\nA: b\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 200 OK\r\nA: b\r\n\r\n",
+        ),
         (
             "HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nKeep-Alive: 5\r\nContent-Length: 1\r\n\r\n",
             After::Close,
             false,
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n",
         ),
-        ("HTTP/1.0 200 OK\r\nA: b\r\n\r\n", After::KeepAliveHttp10, false, "HTTP/1.1 200 OK\r\nA: b\r\nConnection: keep-alive\r\n\r\n"),
-        ("HTTP/1.1 200\r\nA: b\r\n\r\n", After::KeepAlive, false, "HTTP/1.1 200\r\nA: b\r\n\r\n"),
+        (
+            "HTTP/1.0 200 OK\r\nA: b\r\n\r\n",
+            After::KeepAliveHttp10,
+            false,
+            "HTTP/1.1 200 OK\r\nA: b\r\nConnection: keep-alive\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200\r\nA: b\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 200\r\nA: b\r\n\r\n",
+        ),
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\nA: b\r\n\r\n",
             After::Close,
@@ -234,11 +398,36 @@ fn answers_are_passed_on_without_the_fields_of_the_hop() {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
         ),
         // RFC 9110, section 8.6: neither has these fields; a client that believed them would wait for a body.
-        ("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", After::KeepAlive, false, "HTTP/1.1 204 No Content\r\n\r\n"),
-        ("HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n", After::KeepAlive, false, "HTTP/1.1 204 No Content\r\n\r\n"),
-        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", After::KeepAlive, false, "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
-        ("HTTP/1.1 200 OK\r\nUpgrade: h2c\r\n\r\n", After::KeepAlive, false, "HTTP/1.1 200 OK\r\n\r\n"),
-        ("HTTP/1.1 200 OK\r\nConnection: x\r\nX: 1\r\n\r\n", After::KeepAlive, false, "HTTP/1.1 200 OK\r\n\r\n"),
+        (
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 204 No Content\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 204 No Content\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nUpgrade: h2c\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 200 OK\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nConnection: x\r\nX: 1\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 200 OK\r\n\r\n",
+        ),
     ] {
         let head = response(input.as_bytes(), Method::Get).unwrap();
         let mut out = Vec::new();
@@ -250,36 +439,102 @@ fn answers_are_passed_on_without_the_fields_of_the_hop() {
 #[test]
 fn framing_of_answers() {
     for (method, status, fields, framing, keep_alive) in [
-        (Method::Get, 200, "Content-Length: 5\r\n", Framing::Length(5), true),
-        (Method::Get, 200, "Content-Length: 0\r\n", Framing::None, true),
-        (Method::Get, 200, "Transfer-Encoding: chunked\r\n", Framing::Chunked, true),
-        (Method::Get, 200, "Transfer-Encoding: chunked\r\nConnection: close\r\n", Framing::Chunked, false),
+        (
+            Method::Get,
+            200,
+            "Content-Length: 5\r\n",
+            Framing::Length(5),
+            true,
+        ),
+        (
+            Method::Get,
+            200,
+            "Content-Length: 0\r\n",
+            Framing::None,
+            true,
+        ),
+        (
+            Method::Get,
+            200,
+            "Transfer-Encoding: chunked\r\n",
+            Framing::Chunked,
+            true,
+        ),
+        (
+            Method::Get,
+            200,
+            "Transfer-Encoding: chunked\r\nConnection: close\r\n",
+            Framing::Chunked,
+            false,
+        ),
         (Method::Get, 200, "", Framing::UntilClose, false),
-        (Method::Head, 200, "Content-Length: 5\r\n", Framing::None, true),
+        (
+            Method::Head,
+            200,
+            "Content-Length: 5\r\n",
+            Framing::None,
+            true,
+        ),
         (Method::Head, 200, "", Framing::None, true),
         (Method::Get, 204, "", Framing::None, true),
-        (Method::Get, 304, "Content-Length: 5\r\n", Framing::None, true),
+        (
+            Method::Get,
+            304,
+            "Content-Length: 5\r\n",
+            Framing::None,
+            true,
+        ),
         (Method::Get, 100, "", Framing::None, true),
         (Method::Get, 101, "", Framing::None, true),
     ] {
-        let head = response(format!("HTTP/1.1 {status} X\r\n{fields}\r\n").as_bytes(), method).unwrap();
-        assert_eq!((head.framing, head.keep_alive), (framing, keep_alive), "{method:?} {status} {fields:?}");
+        let head = response(
+            format!("HTTP/1.1 {status} X\r\n{fields}\r\n").as_bytes(),
+            method,
+        )
+        .unwrap();
+        assert_eq!(
+            (head.framing, head.keep_alive),
+            (framing, keep_alive),
+            "{method:?} {status} {fields:?}"
+        );
     }
     let old = response(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Method::Get).unwrap();
     assert_eq!((old.framing, old.keep_alive), (Framing::Length(5), false));
-    let old = response(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n", Method::Get).unwrap();
+    let old = response(
+        b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\n",
+        Method::Get,
+    )
+    .unwrap();
     assert!(old.keep_alive);
 }
 
 #[test]
 fn answers_that_break_framing_are_refused() {
     for (input, reason) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", BadResponseFraming),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", BadResponseFraming),
-        ("HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n", BadResponseFraming),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", BadResponseFraming),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n", BadResponseFraming),
-        ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", BadResponseFraming),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            BadResponseFraming,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+            BadResponseFraming,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\n",
+            BadResponseFraming,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+            BadResponseFraming,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            BadResponseFraming,
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            BadResponseFraming,
+        ),
         ("HTTP/1.1 200 OK\r\nX: y\r\n z\r\n\r\n", BadResponse),
         ("HTTP/1.1 200 OK\r\nX : y\r\n\r\n", BadResponse),
         ("HTTP/1.1 200 OK\nX: y\r\n\r\n", BadResponse),
@@ -289,10 +544,17 @@ fn answers_that_break_framing_are_refused() {
         ("\r\nHTTP/1.1 200 OK\r\n\r\n", BadResponse),
         ("ICY 200 OK\r\n\r\n", BadResponse),
     ] {
-        assert_eq!(response(input.as_bytes(), Method::Get).map(|_| ()), Err(reason), "{input:?}");
+        assert_eq!(
+            response(input.as_bytes(), Method::Get).map(|_| ()),
+            Err(reason),
+            "{input:?}"
+        );
     }
     let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(2000));
-    assert_eq!(ResponseHead::default().parse(long.as_bytes(), Method::Get, &LIMITS), Err(BadResponse));
+    assert_eq!(
+        ResponseHead::default().parse(long.as_bytes(), Method::Get, &LIMITS),
+        Err(BadResponse)
+    );
 }
 
 /// Decodes chunks that come in two pieces, split at `at`. Gives the content, what is passed on, and what is left.
@@ -325,17 +587,49 @@ fn decode(input: &[u8], at: usize) -> Result<Option<(Vec<u8>, Vec<u8>, Vec<u8>)>
 #[test]
 fn chunks_are_decoded_at_every_split() {
     for (input, data, passed) in [
-        ("5\r\nhello\r\n0\r\n\r\nNEXT", "hello", "5\r\nhello\r\n0\r\n\r\n"),
+        (
+            "5\r\nhello\r\n0\r\n\r\nNEXT",
+            "hello",
+            "5\r\nhello\r\n0\r\n\r\n",
+        ),
         ("0\r\n\r\nNEXT", "", "0\r\n\r\n"),
-        ("000A\r\n0123456789\r\n00\r\n\r\nNEXT", "0123456789", "000A\r\n0123456789\r\n00\r\n\r\n"),
-        ("a;x=\"y\";z\r\n0123456789\r\n0;last\r\n\r\nNEXT", "0123456789", "a\r\n0123456789\r\n0\r\n\r\n"),
-        ("2 \t;x\r\nhi\r\n0\r\n\r\nNEXT", "hi", "2\r\nhi\r\n0\r\n\r\n"),
-        ("1\r\na\r\n0\r\nX: y\r\nHost: b\r\nZ:\r\n\r\nNEXT", "a", "1\r\na\r\n0\r\nX: y\r\nZ:\r\n\r\n"),
-        ("1\r\n\r\r\n1\r\n\n\r\n0\r\n\r\nNEXT", "\r\n", "1\r\n\r\r\n1\r\n\n\r\n0\r\n\r\n"),
+        (
+            "000A\r\n0123456789\r\n00\r\n\r\nNEXT",
+            "0123456789",
+            "000A\r\n0123456789\r\n00\r\n\r\n",
+        ),
+        (
+            "a;x=\"y\";z\r\n0123456789\r\n0;last\r\n\r\nNEXT",
+            "0123456789",
+            "a\r\n0123456789\r\n0\r\n\r\n",
+        ),
+        (
+            "2 \t;x\r\nhi\r\n0\r\n\r\nNEXT",
+            "hi",
+            "2\r\nhi\r\n0\r\n\r\n",
+        ),
+        (
+            "1\r\na\r\n0\r\nX: y\r\nHost: b\r\nZ:\r\n\r\nNEXT",
+            "a",
+            "1\r\na\r\n0\r\nX: y\r\nZ:\r\n\r\n",
+        ),
+        (
+            "1\r\n\r\r\n1\r\n\n\r\n0\r\n\r\nNEXT",
+            "\r\n",
+            "1\r\n\r\r\n1\r\n\n\r\n0\r\n\r\n",
+        ),
     ] {
         for at in 0..=input.len() {
-            let expected = (data.as_bytes().to_vec(), passed.as_bytes().to_vec(), b"NEXT".to_vec());
-            assert_eq!(decode(input.as_bytes(), at), Ok(Some(expected)), "{input:?} at {at}");
+            let expected = (
+                data.as_bytes().to_vec(),
+                passed.as_bytes().to_vec(),
+                b"NEXT".to_vec(),
+            );
+            assert_eq!(
+                decode(input.as_bytes(), at),
+                Ok(Some(expected)),
+                "{input:?} at {at}"
+            );
         }
     }
 }
@@ -371,7 +665,11 @@ fn bad_chunks_are_refused_at_every_split() {
         "0\r\n\rX\r\n",
     ] {
         for at in 0..=input.len() {
-            assert_eq!(decode(input.as_bytes(), at), Err(BadChunk), "{input:?} at {at}");
+            assert_eq!(
+                decode(input.as_bytes(), at),
+                Err(BadChunk),
+                "{input:?} at {at}"
+            );
         }
     }
 }
@@ -475,10 +773,17 @@ fn mutated_messages_are_refused_or_sound() {
             sound(&input, &out);
             let names = |wanted: &str| field_count(&out, wanted);
             assert_eq!(names("host"), 1, "{input:?}");
-            assert!(names("content-length") + names("transfer-encoding") <= 1, "{input:?}");
+            assert!(
+                names("content-length") + names("transfer-encoding") <= 1,
+                "{input:?}"
+            );
             out.extend_from_slice(b"\r\n");
             let mut again = RequestHead::default();
-            assert_eq!(again.parse(&out, &HttpLimits::default()), Ok(Progress::Complete), "{input:?}");
+            assert_eq!(
+                again.parse(&out, &HttpLimits::default()),
+                Ok(Progress::Complete),
+                "{input:?}"
+            );
             assert_eq!(again.framing, head.framing, "{input:?}");
         }
         let mut head = ResponseHead::default();
@@ -486,15 +791,26 @@ fn mutated_messages_are_refused_or_sound() {
             let mut out = Vec::new();
             head.write(&input, After::KeepAlive, false, &mut out);
             sound(&input, &out);
-            assert!(field_count(&out, "content-length") + field_count(&out, "transfer-encoding") <= 1, "{input:?}");
+            assert!(
+                field_count(&out, "content-length") + field_count(&out, "transfer-encoding") <= 1,
+                "{input:?}"
+            );
             let mut again = ResponseHead::default();
-            assert_eq!(again.parse(&out, Method::Get, &HttpLimits::default()), Ok(Progress::Complete), "{input:?}");
+            assert_eq!(
+                again.parse(&out, Method::Get, &HttpLimits::default()),
+                Ok(Progress::Complete),
+                "{input:?}"
+            );
             assert_eq!(again.framing, head.framing, "{input:?}");
         }
         let at = random.next(input.len());
         if let Ok(Some((data, passed, left))) = decode(&input, at) {
             // What is passed on decodes to the same, and has no more behind it.
-            assert_eq!(decode(&passed, 0), Ok(Some((data, passed.clone(), Vec::new()))), "{input:?}");
+            assert_eq!(
+                decode(&passed, 0),
+                Ok(Some((data, passed.clone(), Vec::new()))),
+                "{input:?}"
+            );
             assert!(input.ends_with(&left));
         }
     }
@@ -502,7 +818,13 @@ fn mutated_messages_are_refused_or_sound() {
 
 fn field_count(head: &[u8], name: &str) -> usize {
     let lines = head.split(|byte| *byte == b'\n').skip(1);
-    lines.filter(|line| line.split(|byte| *byte == b':').next().is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes()))).count()
+    lines
+        .filter(|line| {
+            line.split(|byte| *byte == b':')
+                .next()
+                .is_some_and(|n| n.eq_ignore_ascii_case(name.as_bytes()))
+        })
+        .count()
 }
 
 /// No control byte, every line ended by CRLF.

@@ -1,0 +1,14 @@
+//! The engine over loopback: one test for each behaviour.
+#![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod balance;
+mod bodies;
+mod change;
+mod harness;
+mod refusal;
+mod request;
+mod retry;
+mod timeout;
+mod tls;
+mod tunnel;
+mod udp;
