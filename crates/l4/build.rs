@@ -34,8 +34,14 @@ const FORWARD_MAPS: [&str; 16] = [
 ];
 
 const OBJECTS: [Object; 3] = [
-    Object { name: "forward", exports: &["weir_forward", "weir_clock", "LICENSE"] },
-    Object { name: "decap", exports: &["weir_decap", "TUNNEL_ENDS", "DECAPSULATED", "LICENSE"] },
+    Object {
+        name: "forward",
+        exports: &["weir_forward", "weir_clock", "weir_is_taken", "LICENSE"],
+    },
+    Object {
+        name: "decap",
+        exports: &["weir_decap", "TUNNEL_ENDS", "DECAPSULATED", "LICENSE"],
+    },
     Object {
         name: "bench",
         exports: &[
@@ -56,12 +62,22 @@ fn main() {
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR"));
     let out = PathBuf::from(variable("OUT_DIR"));
     let source = manifest.join("../l4-ebpf");
-    for path in ["Cargo.toml", "Cargo.lock", "src", "../l4-common/src", "../l4-common/Cargo.toml"] {
+    for path in [
+        "Cargo.toml",
+        "Cargo.lock",
+        "src",
+        "../l4-common/src",
+        "../l4-common/Cargo.toml",
+    ] {
         println!("cargo::rerun-if-changed={}", source.join(path).display());
     }
     let bitcode = compile(&source, &out.join("ebpf"));
     for object in &OBJECTS {
-        let maps: &[&str] = if object.name == "forward" { &FORWARD_MAPS } else { &[] };
+        let maps: &[&str] = if object.name == "forward" {
+            &FORWARD_MAPS
+        } else {
+            &[]
+        };
         let exports = object.exports.iter().chain(maps).copied();
         link(&bitcode, exports, &out.join(format!("{}.o", object.name)));
     }
@@ -91,14 +107,20 @@ fn compile(source: &Path, target: &Path) -> PathBuf {
     ] {
         cargo.env_remove(name);
     }
-    let output = cargo.output().unwrap_or_else(|error| panic!("run cargo: {error}"));
+    let output = cargo
+        .output()
+        .unwrap_or_else(|error| panic!("run cargo: {error}"));
     assert!(
         output.status.success(),
         "compiling weir-l4-ebpf to bitcode failed:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
     let bitcode = target.join("release/deps/weir_l4_ebpf.bc");
-    assert!(bitcode.exists(), "cargo left no bitcode at {}", bitcode.display());
+    assert!(
+        bitcode.exists(),
+        "cargo left no bitcode at {}",
+        bitcode.display()
+    );
     bitcode
 }
 
@@ -118,7 +140,16 @@ fn link<'a>(bitcode: &Path, exports: impl IntoIterator<Item = &'a str>, object: 
         allow_bpf_trap: false,
     });
     linker
-        .link_to_file([LinkerInput::new_from_file(bitcode)], object, OutputType::Object, exports)
+        .link_to_file(
+            [LinkerInput::new_from_file(bitcode)],
+            object,
+            OutputType::Object,
+            exports,
+        )
         .unwrap_or_else(|error| panic!("link {}: {error}", object.display()));
-    assert!(!linker.has_errors(), "link {}: the linker reported errors", object.display());
+    assert!(
+        !linker.has_errors(),
+        "link {}: the linker reported errors",
+        object.display()
+    );
 }

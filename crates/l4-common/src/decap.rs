@@ -5,11 +5,11 @@ use crate::frame::Frame;
 use crate::packet::{ETH_LEN, ETHERTYPE_IPV4, FRAGMENT_MASK, IPV4_LEN, IPV4_PLAIN, PROTO_IPIP, at};
 
 /// What the decapsulation asks of the machine.
-pub trait DecapEnv {
+pub trait DecapEnv: Copy {
     /// The packet as it is now.
     fn frame(&self) -> Frame;
     /// Takes `bytes` bytes off the packet's front; false if it is shorter.
-    fn shrink(&mut self, bytes: u32) -> bool;
+    fn shrink(&self, bytes: u32) -> bool;
     /// Whether tunnels to this address, in network byte order, end here.
     fn ends_here(&self, addr: u32) -> bool;
     /// Counts a packet that was taken out of its tunnel.
@@ -18,7 +18,7 @@ pub trait DecapEnv {
 
 /// Takes the outer header off an IPIP packet to us (RFC 2003); everything else goes on untouched.
 #[inline(always)]
-pub fn decap(env: &mut impl DecapEnv) -> Verdict {
+pub fn decap(env: impl DecapEnv) -> Verdict {
     const HEAD: usize = ETH_LEN + 2 * IPV4_LEN;
     let Some(head) = env.frame().head::<HEAD>() else {
         return Verdict::Pass;

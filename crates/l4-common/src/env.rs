@@ -3,16 +3,17 @@
 use crate::drop::Drop;
 use crate::event::Event;
 use crate::frame::Frame;
+use crate::hash::FlowKey4;
 use crate::link::Link;
 use crate::service::{Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings};
 use crate::session::Set4;
 
-/// The machine: the kernel behind the XDP program, or memory in tests and fuzzers.
-pub trait Env {
+/// The machine: the kernel behind the XDP program, or memory in tests and fuzzers. A handle, passed by value.
+pub trait Env: Copy {
     /// The packet as it is now.
     fn frame(&self) -> Frame;
     /// Puts `bytes` new bytes in front of the packet, or takes `-bytes` away; false if there is no room.
-    fn move_start(&mut self, bytes: i32) -> bool;
+    fn move_start(&self, bytes: i32) -> bool;
     /// Kernel's index of the interface that the packet came in by.
     fn ingress_ifindex(&self) -> u32;
     /// The clock of session lines, in jiffies.
@@ -23,6 +24,8 @@ pub trait Env {
     fn sets(&self) -> u32;
     /// The set with this index; it stays valid for the packet's time.
     fn set(&self, index: u32) -> Option<*mut Set4>;
+    /// Whether a flow with this hash has a line: [`crate::table::is_taken`].
+    fn is_taken(&self, key: &FlowKey4, hash: u64) -> bool;
     /// What may change while the program runs.
     fn settings(&self) -> Settings;
     /// An interface that packets leave by.
@@ -83,4 +86,28 @@ pub enum Verdict {
     Transmit,
     /// It leaves by the interface with this index.
     Redirect(u32),
+}
+
+impl Verdict {
+    /// As one word: BPF functions return no more.
+    #[inline(always)]
+    pub(crate) fn bits(self) -> u64 {
+        match self {
+            Self::Pass => 0,
+            Self::Drop => 1,
+            Self::Transmit => 2,
+            Self::Redirect(ifindex) => 3 | u64::from(ifindex) << 32,
+        }
+    }
+
+    /// From [`Verdict::bits`].
+    #[inline(always)]
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        match bits as u32 {
+            0 => Self::Pass,
+            1 => Self::Drop,
+            2 => Self::Transmit,
+            _ => Self::Redirect((bits >> 32) as u32),
+        }
+    }
 }

@@ -9,12 +9,12 @@ use crate::event::{Event, EventKind};
 use crate::frame::{Frame, Head};
 use crate::hash::FlowKey4;
 use crate::link::{LINK_NONE, Link};
-use crate::open::{self, Arrival};
+use crate::open;
 use crate::packet::{
-    DONT_FRAGMENT, ETH_LEN, ETHERTYPE_IPV4, FRAGMENT_MASK, IPV4_LEN, IPV4_PLAIN, PROTO_ICMP,
-    PROTO_IPIP, PROTO_TCP, PROTO_UDP, TCP_HEAD, UDP_HEAD, at,
+    DONT_FRAGMENT, ETH_LEN, ETHERTYPE_IPV4, FRAGMENT_MASK, FRAGMENT_OFFSET, IPV4_LEN, IPV4_PLAIN,
+    PROTO_ICMP, PROTO_IPIP, PROTO_TCP, PROTO_UDP, TCP_HEAD, UDP_HEAD, at,
 };
-use crate::service::{Listener, ListenerKey, Mode};
+use crate::service::{ListenerKey, Mode};
 use crate::session::{
     ACK, FIN, GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST,
     SEEN_SHIFT, SYN, UDP, seen,
@@ -26,67 +26,110 @@ pub const OUTER_LEN: usize = IPV4_LEN;
 /// Time to live of outer headers; the kernel's default for what it sends.
 pub const OUTER_TTL: u8 = 64;
 
-/// Decides on one packet, and rewrites it where it is ours.
-#[inline(always)]
-pub fn forward(env: &mut impl Env) -> Verdict {
-    let frame = env.frame();
-    let Some(head) = frame.head::<UDP_HEAD>() else {
-        return Verdict::Pass;
-    };
-    if head.load::<{ at::ETHERTYPE }, u16>() != ETHERTYPE_IPV4 {
-        return Verdict::Pass;
-    }
-    let plain = head.load::<{ at::IP_VERSION }, u8>() == IPV4_PLAIN;
-    let whole = head.load::<{ at::IP_FRAGMENT }, u16>() & FRAGMENT_MASK == 0;
-    if !plain || !whole {
-        return unusual(env, &frame, &head);
-    }
-    let udp = match head.load::<{ at::IP_PROTO }, u8>() {
-        PROTO_TCP => false,
-        PROTO_UDP => true,
-        PROTO_ICMP => return ping::answer(env, &head),
-        _ => return Verdict::Pass,
-    };
-    let key = FlowKey4 {
-        src: head.load::<{ at::IP_SRC }, u32>(),
-        dst: head.load::<{ at::IP_DST }, u32>(),
-        ports: head.load::<{ at::PORTS }, u32>(),
-        udp,
-    };
-    let l4_len = if udp { UDP_HEAD } else { TCP_HEAD } - ETH_LEN;
-    let ip_len = usize::from(u16::from_be(head.load::<{ at::IP_LEN }, u16>()));
-    if ip_len < l4_len || ip_len + ETH_LEN > frame.len() {
-        return malformed(env, &key);
-    }
-    let mut flags = 0;
-    if !udp {
-        let Some(tcp) = frame.head::<TCP_HEAD>() else {
-            return malformed(env, &key);
-        };
-        flags = tcp.load::<{ at::TCP_FLAGS }, u8>() & (FIN | SYN | RST | ACK);
-    }
-    let place = Place::of(key.hash(env.seed()), env.sets());
-    let found = table::find(env, &key, &place);
-    let line = match found {
-        // SAFETY: the table found the line; lines never leave its memory.
-        Some(line) if flags != SYN || unsafe { !open::reopens(env, line) } => line,
-        _ => {
-            let verdict = Verdict::Drop;
-            let mut arrival = Arrival {
-                head,
-                key,
-                place,
-                flags,
-                verdict,
-            };
-            match open::session(env, &mut arrival) {
-                Some(line) => line.as_ptr(),
-                None => return arrival.verdict,
-            }
+/// A whole TCP or UDP packet without IPv4 options.
+#[derive(Clone, Copy)]
+pub(crate) struct Packet {
+    pub(crate) frame: Frame,
+    pub(crate) head: Head<UDP_HEAD>,
+    pub(crate) key: FlowKey4,
+    /// TCP flags FIN, SYN, RST and ACK; 0 for UDP.
+    pub(crate) flags: u8,
+}
+
+/// Every other packet.
+enum Other {
+    /// Nothing that we know.
+    Foreign,
+    Icmp,
+    /// A fragment, or a packet with IPv4 options.
+    Unusual,
+    /// Lengths contradict each other.
+    Malformed,
+}
+
+impl Packet {
+    #[inline(always)]
+    fn parse(env: impl Env) -> Result<Self, Other> {
+        let frame = env.frame();
+        let head = frame.head::<UDP_HEAD>().ok_or(Other::Foreign)?;
+        if head.load::<{ at::ETHERTYPE }, u16>() != ETHERTYPE_IPV4 {
+            return Err(Other::Foreign);
         }
+        let plain = head.load::<{ at::IP_VERSION }, u8>() == IPV4_PLAIN;
+        let whole = head.load::<{ at::IP_FRAGMENT }, u16>() & FRAGMENT_MASK == 0;
+        if !plain || !whole {
+            return Err(Other::Unusual);
+        }
+        let udp = match head.load::<{ at::IP_PROTO }, u8>() {
+            PROTO_TCP => false,
+            PROTO_UDP => true,
+            PROTO_ICMP => return Err(Other::Icmp),
+            _ => return Err(Other::Foreign),
+        };
+        let l4_len = if udp { UDP_HEAD } else { TCP_HEAD } - ETH_LEN;
+        let ip_len = usize::from(u16::from_be(head.load::<{ at::IP_LEN }, u16>()));
+        if ip_len < l4_len || ip_len + ETH_LEN > frame.len() {
+            return Err(Other::Malformed);
+        }
+        let mut flags = 0;
+        if !udp {
+            let tcp = frame.head::<TCP_HEAD>().ok_or(Other::Malformed)?;
+            flags = tcp.load::<{ at::TCP_FLAGS }, u8>() & (FIN | SYN | RST | ACK);
+        }
+        let key = FlowKey4 {
+            src: head.load::<{ at::IP_SRC }, u32>(),
+            dst: head.load::<{ at::IP_DST }, u32>(),
+            ports: head.load::<{ at::PORTS }, u32>(),
+            udp,
+        };
+        Ok(Self {
+            frame,
+            head,
+            key,
+            flags,
+        })
+    }
+}
+
+/// Decides on one packet, and rewrites it where it is ours.
+///
+/// What only few packets need is in functions of their own, which begin with the packet again: what they want of
+/// stack and registers then costs the others nothing.
+#[inline(always)]
+pub fn forward(env: impl Env) -> Verdict {
+    let packet = match Packet::parse(env) {
+        Ok(packet) => packet,
+        Err(Other::Foreign) => return Verdict::Pass,
+        Err(Other::Icmp) => return Verdict::from_bits(ping::answer(env)),
+        Err(Other::Unusual) => return Verdict::from_bits(unusual(env)),
+        Err(Other::Malformed) => return Verdict::from_bits(malformed(env)),
     };
-    // SAFETY: as above; this direction of the session is the only writer of the line.
-    unsafe { rewrite(env, &frame, &head, line, flags) }
+    let hash = packet.key.hash(env.seed());
+    match table::find_at_home(env, &packet.key, &Place::of(hash, env.sets())) {
+        // SAFETY: the table found the line, and lines never leave its memory; this direction of the session is the
+        // only writer of the line.
+        Some(line) if packet.flags != SYN => unsafe { rewrite(env, &packet, line) },
+        _ => Verdict::from_bits(search(env, hash)),
+    }
+}
+
+/// A packet whose line is not in its home set, or that opens a session, or both.
+#[inline(never)]
+fn search(env: impl Env, hash: u64) -> u64 {
+    let Ok(packet) = Packet::parse(env) else {
+        return Verdict::Pass.bits();
+    };
+    let place = Place::of(hash, env.sets());
+    let line = match table::find(env, &packet.key, &place) {
+        // SAFETY: the table found the line.
+        Some(line) if packet.flags != SYN || unsafe { !open::reopens(env, line) } => line,
+        _ => match open::session(env, &packet, hash) {
+            Ok(line) => line,
+            Err(verdict) => return verdict.bits(),
+        },
+    };
+    // SAFETY: as in `forward`.
+    unsafe { rewrite(env, &packet, line) }.bits()
 }
 
 /// Rewrites a packet of a live line, counts it, and says where it goes.
@@ -94,25 +137,25 @@ pub fn forward(env: &mut impl Env) -> Verdict {
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(always)]
-unsafe fn rewrite(
-    env: &mut impl Env,
-    frame: &Frame,
-    head: &Head<UDP_HEAD>,
-    line: *mut Line4,
-    flags: u8,
-) -> Verdict {
+unsafe fn rewrite(env: impl Env, packet: &Packet, line: *mut Line4) -> Verdict {
+    let Packet {
+        frame, head, flags, ..
+    } = packet;
     // SAFETY: by the caller's promise. Single fields are read and written through the pointer: no reference to the
     // whole line is held while other cores read it.
     unsafe {
         let mut meta = (*line).meta();
-        let generation = env.settings().route_generation & 0xff;
-        if meta >> GENERATION_SHIFT & 0xff != generation {
-            refresh_next_hop(env, line, meta, generation);
-            meta = (*line).meta();
-        }
-        let Some(link) = env.link((meta & LINK_MASK) >> LINK_SHIFT) else {
+        let Some(mut link) = env.link((meta & LINK_MASK) >> LINK_SHIFT) else {
             return Verdict::Drop;
         };
+        if meta >> GENERATION_SHIFT & 0xff != link.route_generation & 0xff {
+            refresh_next_hop(env, line);
+            meta = (*line).meta();
+            let Some(next) = env.link((meta & LINK_MASK) >> LINK_SHIFT) else {
+                return Verdict::Drop;
+            };
+            link = next;
+        }
         let length = frame.len();
         let ttl = head.load::<{ at::IP_TTL }, u8>();
         if ttl <= 1 {
@@ -126,7 +169,7 @@ unsafe fn rewrite(
             // The byte of the flags seen is written by this direction alone; a reset that was followed by other
             // packets was none.
             let seen_byte = (&raw mut (*line).meta).cast::<u8>().add(3);
-            seen_byte.write_volatile(seen(meta) & !RST | flags);
+            seen_byte.write_volatile(seen(meta) & !RST | *flags);
         }
 
         // One less in the first byte of its word: as a difference, 0xfeff in network byte order.
@@ -172,7 +215,7 @@ unsafe fn rewrite(
 /// As for `rewrite`.
 #[inline(always)]
 unsafe fn encapsulate(
-    env: &mut impl Env,
+    env: impl Env,
     head: &Head<UDP_HEAD>,
     line: *mut Line4,
     link: &Link,
@@ -233,7 +276,7 @@ pub fn outer_constant(src: u32, dst: u32) -> u16 {
 }
 
 #[inline(always)]
-fn send(env: &impl Env, link: &Link) -> Verdict {
+fn send(env: impl Env, link: &Link) -> Verdict {
     if link.ifindex == env.ingress_ifindex() {
         Verdict::Transmit
     } else {
@@ -243,7 +286,7 @@ fn send(env: &impl Env, link: &Link) -> Verdict {
 
 /// Counts a packet that is dropped: by its reason and for its listener.
 #[inline(always)]
-pub(crate) fn dropped(env: &impl Env, listener: u16, reason: Drop) -> Verdict {
+pub(crate) fn dropped(env: impl Env, listener: u16, reason: Drop) -> Verdict {
     env.count_drop(reason);
     if let Some(counters) = env.listener_counters(listener) {
         // SAFETY: the environment gave this core's counters, which nobody else writes.
@@ -257,10 +300,10 @@ pub(crate) fn dropped(env: &impl Env, listener: u16, reason: Drop) -> Verdict {
 /// # Safety
 /// As for `rewrite`.
 #[inline(never)]
-unsafe fn refresh_next_hop(env: &impl Env, line: *mut Line4, meta: u32, generation: u32) {
+unsafe fn refresh_next_hop(env: impl Env, line: *mut Line4) {
     // SAFETY: by the caller's promise; only this direction writes the line's next hop.
     unsafe {
-        let next = if meta & REVERSE == 0 {
+        let next = if (*line).meta() & REVERSE == 0 {
             env.backend((*line).backend)
                 .filter(|backend| backend.link != LINK_NONE)
                 .map(|backend| (backend.mac, backend.link))
@@ -268,8 +311,9 @@ unsafe fn refresh_next_hop(env: &impl Env, line: *mut Line4, meta: u32, generati
             match env.next_hop((*line).new_src, (*line).new_dst) {
                 NextHop::Found { ifindex, mac } => env.link_of(ifindex).map(|link| (mac, link)),
                 NextHop::NoNeighbour { ifindex, addr } => {
+                    let kind = EventKind::NeighbourWanted as u32;
                     env.tell(Event {
-                        kind: EventKind::NeighbourWanted as u32,
+                        kind,
                         ifindex,
                         addr,
                         listener: 0,
@@ -287,65 +331,69 @@ unsafe fn refresh_next_hop(env: &impl Env, line: *mut Line4, meta: u32, generati
                 .meta
                 .fetch_or(u32::from(link) << LINK_SHIFT & LINK_MASK, AcqRel);
         }
+        let link = env.link(((*line).meta() & LINK_MASK) >> LINK_SHIFT);
+        let generation = link.map_or(0, |link| link.route_generation) as u8;
         (&raw mut (*line).meta)
             .cast::<u8>()
             .add(2)
-            .write_volatile(generation as u8);
+            .write_volatile(generation);
     }
 }
 
-/// A packet whose lengths contradict each other: dropped where it is for a listener.
+/// Drops a packet whose lengths contradict each other, where it is for a listener.
 #[inline(never)]
-fn malformed(env: &impl Env, key: &FlowKey4) -> Verdict {
-    let proto = if key.udp { PROTO_UDP } else { PROTO_TCP };
-    match env.listener(&ListenerKey {
-        addr: key.dst,
-        port: key.dst_port(),
-        proto,
-        zero: 0,
-    }) {
-        Some(listener) => dropped(env, listener.id, Drop::Malformed),
+fn malformed(env: impl Env) -> u64 {
+    match env.frame().head::<UDP_HEAD>() {
+        Some(head) => refuse(
+            env,
+            &head,
+            head.load::<{ at::PORTS + 2 }, u16>(),
+            Drop::Malformed,
+        ),
         None => Verdict::Pass,
     }
+    .bits()
 }
 
 /// Packets with IPv4 options, and first fragments: dropped where they are for a listener, as no session can be
 /// found for what follows them.
 #[inline(never)]
-fn unusual(env: &impl Env, frame: &Frame, head: &Head<UDP_HEAD>) -> Verdict {
+fn unusual(env: impl Env) -> u64 {
+    let frame = env.frame();
+    let Some(head) = frame.head::<UDP_HEAD>() else {
+        return Verdict::Pass.bits();
+    };
     let version = head.load::<{ at::IP_VERSION }, u8>();
-    let proto = head.load::<{ at::IP_PROTO }, u8>();
     let header_len = usize::from(version & 0xf) * 4;
-    let first = head.load::<{ at::IP_FRAGMENT }, u16>() & crate::packet::FRAGMENT_OFFSET == 0;
-    if version >> 4 != 4
-        || header_len < IPV4_LEN
-        || !first
-        || (proto != PROTO_TCP && proto != PROTO_UDP)
-    {
-        return Verdict::Pass;
+    let fragment = head.load::<{ at::IP_FRAGMENT }, u16>() & FRAGMENT_MASK;
+    if version >> 4 != 4 || header_len < IPV4_LEN || fragment & FRAGMENT_OFFSET != 0 {
+        return Verdict::Pass.bits();
     }
     let Some(ports) = frame.part::<4>(ETH_LEN + header_len) else {
-        return Verdict::Pass;
+        return Verdict::Pass.bits();
     };
-    let key = ListenerKey {
-        addr: head.load::<{ at::IP_DST }, u32>(),
-        port: ports.load::<2, u16>(),
+    let reason = if fragment == 0 {
+        Drop::IpOptions
+    } else {
+        Drop::Fragment
+    };
+    refuse(env, &head, ports.load::<2, u16>(), reason).bits()
+}
+
+/// Drops a packet if it is for a listener; the kernel gets it otherwise.
+#[inline(always)]
+fn refuse(env: impl Env, head: &Head<UDP_HEAD>, port: u16, reason: Drop) -> Verdict {
+    let proto = head.load::<{ at::IP_PROTO }, u8>();
+    let addr = head.load::<{ at::IP_DST }, u32>();
+    match env.listener(&ListenerKey {
+        addr,
+        port,
         proto,
         zero: 0,
-    };
-    let Some(Listener { id, .. }) = env.listener(&key) else {
-        return Verdict::Pass;
-    };
-    let fragment = head.load::<{ at::IP_FRAGMENT }, u16>() & FRAGMENT_MASK != 0;
-    dropped(
-        env,
-        id,
-        if fragment {
-            Drop::Fragment
-        } else {
-            Drop::IpOptions
-        },
-    )
+    }) {
+        Some(listener) => dropped(env, listener.id, reason),
+        None => Verdict::Pass,
+    }
 }
 
 const _: () = assert!(SEEN_SHIFT == 24 && GENERATION_SHIFT == 16 && cfg!(target_endian = "little"));

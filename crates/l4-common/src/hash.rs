@@ -43,16 +43,15 @@ impl FlowKey4 {
         }
     }
 
-    /// A 64-bit hash under a secret seed. The finalizer is that of splitmix64 (Steele, Lea, Flood, OOPSLA 2014)
-    /// spread over the two words of the key; without the seed nobody can aim flows at one set.
+    /// A 64-bit hash under a secret seed, so that nobody can aim flows at one set. Multiplications carry upwards, shifts
+    /// bring down (the two steps of splitmix64's finalizer; Steele, Lea, Flood, OOPSLA 2014), with the ports put in
+    /// between: the upper half is the better one.
     #[inline(always)]
     pub fn hash(&self, seed: u64) -> u64 {
         let mut h = (self.addresses() ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         h ^= h >> 32;
         h ^= u64::from(self.ports) | u64::from(self.udp) << 32;
         h = h.wrapping_mul(0x94d0_49bb_1331_11eb);
-        h ^= h >> 29;
-        h = h.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         h ^ h >> 32
     }
 }

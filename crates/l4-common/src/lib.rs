@@ -22,4 +22,4 @@ pub mod packet;
 pub mod ping;
 pub mod service;
 pub mod session;
-pub(crate) mod table;
+pub mod table;

@@ -13,10 +13,11 @@ pub const LINK_NONE: u8 = 0xff;
 pub struct Link {
     /// Kernel's index of the interface; 0: the entry is free.
     pub ifindex: u32,
-    /// Largest IP packet that the interface carries, bytes.
-    pub mtu: u16,
+    /// Generation of routes and neighbours, the same in every entry; the low 8 bits count. A session line that carries
+    /// another one asks for its next hop again at its next packet.
+    pub route_generation: u32,
     /// The interface's MAC address: the source of what we send.
     pub mac: [u8; 6],
-    /// Not used yet: VLAN tags.
-    pub reserved: [u8; 4],
+    /// Largest IP packet that the interface carries, bytes.
+    pub mtu: u16,
 }

@@ -7,12 +7,12 @@ use crate::checksum::{difference32, fold};
 use crate::drop::Drop;
 use crate::env::{Env, Verdict};
 use crate::event::{Event, EventKind};
-use crate::forward::{dropped, outer_constant};
+use crate::forward::{Packet, dropped, outer_constant};
 use crate::frame::Head;
 use crate::hash::{self, FlowKey4, reduce};
 use crate::link::LINK_NONE;
 use crate::packet::{PROTO_TCP, PROTO_UDP, UDP_HEAD, at};
-use crate::service::{BACKEND_ACCEPTS, Backend, LOCAL_PORT_MIN, Listener, ListenerKey, Mode, Pick};
+use crate::service::{BACKEND_ACCEPTS, LOCAL_PORT_MIN, Listener, ListenerKey, Mode, Pick};
 use crate::session::{
     ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
     SYN, UDP, seen,
@@ -24,20 +24,6 @@ const PORT_TRIES: u32 = 16;
 /// Local ports that there are to choose from.
 const PORTS: u32 = 65_536 - LOCAL_PORT_MIN as u32;
 
-/// A packet without a session.
-pub(crate) struct Arrival {
-    /// Its headers.
-    pub(crate) head: Head<UDP_HEAD>,
-    /// Its flow.
-    pub(crate) key: FlowKey4,
-    /// Where the flow's line may be.
-    pub(crate) place: Place,
-    /// Its TCP flags; 0 for UDP.
-    pub(crate) flags: u8,
-    /// What becomes of it if it opens no session.
-    pub(crate) verdict: Verdict,
-}
-
 /// Whether a SYN on a line means that the session has to be scheduled anew. A SYN on a closed session (RFC 9293,
 /// section 3.6.1; nf_conntrack_proto_tcp.c treats it alike) starts it again on the same backend, if that takes new
 /// sessions; if not, both lines are taken out of use.
@@ -45,7 +31,7 @@ pub(crate) struct Arrival {
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(never)]
-pub(crate) unsafe fn reopens(env: &impl Env, line: *mut Line4) -> bool {
+pub(crate) unsafe fn reopens(env: impl Env, line: *mut Line4) -> bool {
     // SAFETY: by the caller's promise.
     unsafe {
         let meta = (*line).meta();
@@ -86,13 +72,10 @@ pub(crate) unsafe fn reopens(env: &impl Env, line: *mut Line4) -> bool {
     }
 }
 
-/// Opens a session for a packet to a listener: the line of its direction. Without one, `verdict` is set.
-///
-/// A function of its own, so that what it needs of stack and registers costs established packets nothing. BPF
-/// functions return one word: hence the pointer that cannot be null.
-#[inline(never)]
-pub(crate) fn session(env: &impl Env, arrival: &mut Arrival) -> Option<NonNull<Line4>> {
-    let key = &arrival.key;
+/// Opens a session for a packet to a listener: the line of its direction.
+#[inline(always)]
+pub(crate) fn session(env: impl Env, packet: &Packet, hash: u64) -> Result<*mut Line4, Verdict> {
+    let key = &packet.key;
     let proto = if key.udp { PROTO_UDP } else { PROTO_TCP };
     let listener_key = ListenerKey {
         addr: key.dst,
@@ -100,43 +83,36 @@ pub(crate) fn session(env: &impl Env, arrival: &mut Arrival) -> Option<NonNull<L
         proto,
         zero: 0,
     };
-    let Some(listener) = env.listener(&listener_key) else {
-        arrival.verdict = Verdict::Pass;
-        return None;
-    };
-    match try_session(env, arrival, &listener) {
-        Ok(line) => NonNull::new(line),
-        Err(reason) => {
-            if matches!(reason, Drop::PortsExhausted | Drop::TableFull) {
-                let full = reason == Drop::TableFull;
-                let kind = if full {
-                    EventKind::TableFull
-                } else {
-                    EventKind::PortsExhausted
-                };
-                let listener = u32::from(listener.id);
-                env.tell(Event {
-                    kind: kind as u32,
-                    ifindex: 0,
-                    addr: key.dst,
-                    listener,
-                });
-            }
-            arrival.verdict = dropped(env, listener.id, reason);
-            None
+    let listener = env.listener(&listener_key).ok_or(Verdict::Pass)?;
+    try_session(env, packet, hash, &listener).map_err(|reason| {
+        let kind = match reason {
+            Drop::PortsExhausted => Some(EventKind::PortsExhausted),
+            Drop::TableFull => Some(EventKind::TableFull),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            let listener = u32::from(listener.id);
+            env.tell(Event {
+                kind: kind as u32,
+                ifindex: 0,
+                addr: key.dst,
+                listener,
+            });
         }
-    }
+        dropped(env, listener.id, reason)
+    })
 }
 
 #[inline(always)]
-fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result<*mut Line4, Drop> {
-    let Arrival {
-        head,
-        key,
-        place,
-        flags,
-        ..
-    } = arrival;
+fn try_session(
+    env: impl Env,
+    packet: &Packet,
+    hash: u64,
+    listener: &Listener,
+) -> Result<*mut Line4, Drop> {
+    let Packet {
+        head, key, flags, ..
+    } = packet;
     if !key.udp && *flags != SYN {
         return Err(Drop::NoSession);
     }
@@ -155,7 +131,14 @@ fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result
     let mut reply_line = None;
     let (new_src, new_dst, new_ports) = match mode {
         Mode::Fullnat => {
-            let (local, new_ports) = free_port(env, key, &backend)?;
+            let local = local(env, key).ok_or(Drop::PortsExhausted)?;
+            let order = hash::client(key.src ^ key.dst, key.src_port());
+            let backend_port = u32::from(backend.port) | u32::from(key.udp) << 16;
+            let port = free_port(env, local, backend.addr, backend_port, order);
+            if port == 0 {
+                return Err(Drop::PortsExhausted);
+            }
+            let new_ports = port | u32::from(backend.port) << 16;
             let reply = FlowKey4 {
                 src: local,
                 dst: backend.addr,
@@ -175,7 +158,7 @@ fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result
                 udp: key.udp,
             }
             .reversed();
-            if table::find(env, &reply, &Place::of(reply.hash(env.seed()), env.sets())).is_some() {
+            if env.is_taken(&reply, reply.hash(env.seed())) {
                 // The same client port talks to this backend through another VIP.
                 return Err(Drop::PortsExhausted);
             }
@@ -189,9 +172,9 @@ fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result
             key.ports,
         ),
     };
-    let Some(line) = table::claim(env, place) else {
+    let Some(line) = table::claim(env, hash) else {
         if let Some(reply_line) = reply_line {
-            table::retire(reply_line);
+            table::retire(reply_line.as_ptr());
         }
         return Err(Drop::TableFull);
     };
@@ -207,17 +190,18 @@ fn try_session(env: &impl Env, arrival: &Arrival, listener: &Listener) -> Result
         backend: number,
     };
     // SAFETY: the line is claimed by us and not published.
-    unsafe { fill(env, line, key, &rewrite) };
-    if !table::publish(env, line, key, place, rewrite.bits(env, key.udp)) {
-        return table::find(env, key, place).ok_or(Drop::TableFull);
+    unsafe { fill(env, line.as_ptr(), key, &rewrite) };
+    if !table::publish(env, line, hash, rewrite.bits(env, key.udp)) {
+        // Another core has opened the same session in this moment.
+        return table::find(env, key, &Place::of(hash, env.sets())).ok_or(Drop::TableFull);
     }
     count_session(env, listener.id, number);
-    Ok(line)
+    Ok(line.as_ptr())
 }
 
 /// Index into the listener's scheduling table.
 #[inline(always)]
-fn pick(env: &impl Env, listener: &Listener, key: &FlowKey4) -> u32 {
+fn pick(env: impl Env, listener: &Listener, key: &FlowKey4) -> u32 {
     if listener.pick == Pick::Next as u8 {
         let Some(counters) = env.listener_counters(listener.id) else {
             return 0;
@@ -240,7 +224,7 @@ fn pick(env: &impl Env, listener: &Listener, key: &FlowKey4) -> u32 {
 
 /// A local address for this flow.
 #[inline(always)]
-fn local(env: &impl Env, key: &FlowKey4) -> Option<u32> {
+fn local(env: impl Env, key: &FlowKey4) -> Option<u32> {
     let locals = env.settings().locals;
     if locals == 0 {
         return None;
@@ -252,46 +236,44 @@ fn local(env: &impl Env, key: &FlowKey4) -> Option<u32> {
     .filter(|addr| *addr != 0)
 }
 
-/// A local address and the ports after the rewrite, so that the replies' flow is free towards this backend.
-#[inline(always)]
-fn free_port(env: &impl Env, key: &FlowKey4, backend: &Backend) -> Result<(u32, u32), Drop> {
-    let local = local(env, key).ok_or(Drop::PortsExhausted)?;
-    // Ports are tried in an order of the flow's own, so that flows that begin alike do not go on alike.
-    let mut order = hash::client(key.src ^ key.dst, key.src_port());
+/// A local port, so that the replies' flow from this backend to the local address is free; network byte order, 0 if
+/// there is none. `order` is the flow's own: flows that begin alike do not go on alike.
+#[inline(never)]
+fn free_port(env: impl Env, local: u32, backend: u32, backend_port: u32, order: u32) -> u32 {
+    let udp = backend_port >> 16 != 0;
+    let mut order = order;
     let mut tries = 0;
     while tries < PORT_TRIES {
-        let port = u32::from(LOCAL_PORT_MIN) + reduce(order, PORTS);
-        let new_ports = u32::from((port as u16).to_be()) | u32::from(backend.port) << 16;
+        let port = (LOCAL_PORT_MIN as u32 + reduce(order, PORTS)) as u16;
+        let ports = backend_port & 0xffff | u32::from(port.to_be()) << 16;
         let reply = FlowKey4 {
-            src: local,
-            dst: backend.addr,
-            ports: new_ports,
-            udp: key.udp,
-        }
-        .reversed();
-        let place = Place::of(reply.hash(env.seed()), env.sets());
-        if table::find(env, &reply, &place).is_none() {
-            return Ok((local, new_ports));
+            src: backend,
+            dst: local,
+            ports,
+            udp,
+        };
+        if !env.is_taken(&reply, reply.hash(env.seed())) {
+            return u32::from(port.to_be());
         }
         order = order.wrapping_mul(0x9e37_79b1).wrapping_add(0x7f4a_7c15);
         tries += 1;
     }
-    Err(Drop::PortsExhausted)
+    0
 }
 
 /// Claims, fills and publishes the line of the replies to `key`, which arrive as `reply`. Until the kernel is asked
 /// for the way, with the first reply, they go back the way the request came.
 #[inline(always)]
 fn open_reverse(
-    env: &impl Env,
+    env: impl Env,
     head: &Head<UDP_HEAD>,
     key: &FlowKey4,
     listener: &Listener,
     number: u16,
     reply: &FlowKey4,
-) -> Result<*mut Line4, Drop> {
-    let place = Place::of(reply.hash(env.seed()), env.sets());
-    let line = table::claim(env, &place).ok_or(Drop::TableFull)?;
+) -> Result<NonNull<Line4>, Drop> {
+    let hash = reply.hash(env.seed());
+    let line = table::claim(env, hash).ok_or(Drop::TableFull)?;
     let back = key.reversed();
     let rewrite = Rewrite {
         new_src: back.src,
@@ -305,8 +287,8 @@ fn open_reverse(
         backend: number,
     };
     // SAFETY: the line is claimed by us and not published.
-    unsafe { fill(env, line, reply, &rewrite) };
-    if table::publish(env, line, reply, &place, rewrite.bits(env, key.udp)) {
+    unsafe { fill(env, line.as_ptr(), reply, &rewrite) };
+    if table::publish(env, line, hash, rewrite.bits(env, key.udp)) {
         Ok(line)
     } else {
         // Another core took the same port in this moment; the client's next try finds another.
@@ -330,12 +312,10 @@ struct Rewrite {
 impl Rewrite {
     /// The bits of `meta`. A reply's line gets a route generation that is not the present one.
     #[inline(always)]
-    fn bits(&self, env: &impl Env, udp: bool) -> u32 {
-        let generation = env
-            .settings()
-            .route_generation
-            .wrapping_sub(u32::from(self.reverse))
-            & 0xff;
+    fn bits(&self, env: impl Env, udp: bool) -> u32 {
+        let link = env.link(u32::from(self.link & 0x3f));
+        let generation = link.map_or(0, |link| link.route_generation);
+        let generation = generation.wrapping_sub(u32::from(self.reverse)) & 0xff;
         (self.mode as u32) << MODE_SHIFT
             | if udp { UDP } else { 0 }
             | if self.reverse { REVERSE } else { 0 }
@@ -349,7 +329,7 @@ impl Rewrite {
 /// # Safety
 /// `line` must be a line of the session table that the caller has claimed and not published.
 #[inline(always)]
-unsafe fn fill(env: &impl Env, line: *mut Line4, key: &FlowKey4, rewrite: &Rewrite) {
+unsafe fn fill(env: impl Env, line: *mut Line4, key: &FlowKey4, rewrite: &Rewrite) {
     let addresses = difference32(key.src, rewrite.new_src) + difference32(key.dst, rewrite.new_dst);
     let ip_delta = if rewrite.mode as u8 == Mode::Tunnel as u8 {
         outer_constant(rewrite.new_src, rewrite.new_dst)
@@ -377,7 +357,7 @@ unsafe fn fill(env: &impl Env, line: *mut Line4, key: &FlowKey4, rewrite: &Rewri
 }
 
 #[inline(always)]
-fn count_session(env: &impl Env, listener: u16, backend: u16) {
+fn count_session(env: impl Env, listener: u16, backend: u16) {
     // SAFETY: the environment gives this core's counters, which nobody else writes.
     unsafe {
         if let Some(counters) = env.listener_counters(listener) {

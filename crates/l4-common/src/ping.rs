@@ -2,7 +2,6 @@
 
 use crate::checksum::{apply, difference32, fold};
 use crate::env::{Env, Verdict};
-use crate::frame::Head;
 use crate::packet::{UDP_HEAD, at};
 
 /// Type 8, code 0, and type 0, code 0, as they lie in the packet.
@@ -13,10 +12,13 @@ const TTL: u8 = 64;
 
 /// Turns an echo request to a VIP into its answer; everything else of ICMP is the kernel's.
 #[inline(never)]
-pub(crate) fn answer(env: &impl Env, head: &Head<UDP_HEAD>) -> Verdict {
+pub(crate) fn answer(env: impl Env) -> u64 {
+    let Some(head) = env.frame().head::<UDP_HEAD>() else {
+        return Verdict::Pass.bits();
+    };
     let dst = head.load::<{ at::IP_DST }, u32>();
     if head.load::<{ at::ICMP_TYPE }, u16>() != ECHO_REQUEST || !env.is_vip(dst) {
-        return Verdict::Pass;
+        return Verdict::Pass.bits();
     }
     let src = head.load::<{ at::IP_SRC }, u32>();
     head.store::<{ at::IP_SRC }, u32>(dst);
@@ -36,5 +38,5 @@ pub(crate) fn answer(env: &impl Env, head: &Head<UDP_HEAD>) -> Verdict {
     );
     head.store_mac::<{ at::ETH_DST }>(to);
     head.store_mac::<{ at::ETH_SRC }>(from);
-    Verdict::Transmit
+    Verdict::Transmit.bits()
 }

@@ -152,13 +152,10 @@ pub struct BackendCounters {
     pub retired_bytes: u64,
 }
 
-/// The one element of `CONFIG`: what may change while the program runs. 8 bytes.
+/// The one element of `CONFIG`: what may change while the program runs. 4 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Generation of routes and neighbours, low 8 bits used: a line that carries another one asks for its next hop
-    /// again at its next packet.
-    pub route_generation: u32,
     /// Entries of `LOCALS` in use.
     pub locals: u32,
 }

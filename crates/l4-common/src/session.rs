@@ -117,7 +117,7 @@ impl Place {
     /// Index of the set that is tried first.
     #[inline(always)]
     pub fn home(&self) -> u32 {
-        reduce(self.hash as u32, self.sets)
+        reduce((self.hash >> 32) as u32, self.sets)
     }
 
     /// Index of the set that is tried as number `probe`, `0..PROBES`.
@@ -134,7 +134,7 @@ impl Place {
                 }
             }
             _ => reduce(
-                ((self.hash >> 32) as u32 ^ probe).wrapping_mul(0x9e37_79b1),
+                (self.hash as u32 ^ probe).wrapping_mul(0x9e37_79b1),
                 self.sets,
             ),
         }
@@ -143,14 +143,15 @@ impl Place {
     /// The indices of all lines that the flow may be in, in the order in which they are tried.
     pub fn lines(self) -> impl Iterator<Item = u32> {
         (0..PROBES * LINES as u32).map(move |probe| {
-            self.set(probe / LINES as u32) * LINES as u32 + ((self.start() + probe) & (LINES as u32 - 1))
+            self.set(probe / LINES as u32) * LINES as u32
+                + ((self.start() + probe) & (LINES as u32 - 1))
         })
     }
 
     /// The line of a set that is looked at first, `0..LINES`.
     #[inline(always)]
     pub fn start(&self) -> u32 {
-        (self.hash >> 32) as u32 & 3
+        self.hash as u32 & 3
     }
 }
 

@@ -1,5 +1,6 @@
 //! Finding, claiming and publishing lines of the session table.
 
+use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use crate::env::Env;
@@ -8,7 +9,7 @@ use crate::session::{DYING, LINES, LIVE, Line4, OCCUPIED, PASSED, PROBES, Place,
 
 /// The live line of a flow. Lines are looked at in the order of its place, up to the first without a mark.
 #[inline(always)]
-pub(crate) fn find(env: &impl Env, key: &FlowKey4, place: &Place) -> Option<*mut Line4> {
+pub(crate) fn find(env: impl Env, key: &FlowKey4, place: &Place) -> Option<*mut Line4> {
     let mut probe = 0;
     while probe < PROBES {
         let set = env.set(place.set(probe))?;
@@ -25,6 +26,31 @@ pub(crate) fn find(env: &impl Env, key: &FlowKey4, place: &Place) -> Option<*mut
             lane += 1;
         }
         probe += 1;
+    }
+    None
+}
+
+/// Whether a flow with this hash has a live line.
+#[inline(always)]
+pub fn is_taken(env: impl Env, key: &FlowKey4, hash: u64) -> bool {
+    find(env, key, &Place::of(hash, env.sets())).is_some()
+}
+
+/// The live line of a flow, if it is in its home set.
+#[inline(always)]
+pub(crate) fn find_at_home(env: impl Env, key: &FlowKey4, place: &Place) -> Option<*mut Line4> {
+    let set = env.set(place.home())?;
+    let mut lane = 0;
+    while lane < LINES as u32 {
+        let line = line_of(set, place.start() + lane);
+        let meta = meta(line);
+        if is_flow(line, meta, key) {
+            return Some(line);
+        }
+        if meta & PASSED == 0 {
+            return None;
+        }
+        lane += 1;
     }
     None
 }
@@ -56,8 +82,9 @@ fn meta(line: *mut Line4) -> u32 {
 }
 
 /// Claims a free line for a flow that has none: the first in the order of its place. Those that it passes get a mark.
-#[inline(always)]
-pub(crate) fn claim(env: &impl Env, place: &Place) -> Option<*mut Line4> {
+#[inline(never)]
+pub(crate) fn claim(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
+    let place = Place::of(hash, env.sets());
     let mut probe = 0;
     while probe < PROBES {
         let set = env.set(place.set(probe))?;
@@ -72,7 +99,7 @@ pub(crate) fn claim(env: &impl Env, place: &Place) -> Option<*mut Line4> {
                     .compare_exchange(old, old | OCCUPIED, AcqRel, Relaxed)
                     .is_ok()
             {
-                return Some(line);
+                return NonNull::new(line);
             }
             // The mark is there before a line behind it is. It is set anew where it stands already: the sweep may be
             // about to take it back.
@@ -86,47 +113,43 @@ pub(crate) fn claim(env: &impl Env, place: &Place) -> Option<*mut Line4> {
 
 /// Makes a claimed and filled line visible. `bits` are the flags, link, generation and flags seen of `meta`.
 /// False if another core published the same flow at the same time: the line is given up then.
-#[inline(always)]
-pub(crate) fn publish(
-    env: &impl Env,
-    line: *mut Line4,
-    key: &FlowKey4,
-    place: &Place,
-    bits: u32,
-) -> bool {
-    // SAFETY: the line was claimed by us and stays in the table's memory; `meta` is atomic.
-    let meta = unsafe { &(*line).meta };
-    meta.fetch_or(bits | LIVE, AcqRel);
+#[inline(never)]
+pub(crate) fn publish(env: impl Env, line: NonNull<Line4>, hash: u64, bits: u32) -> bool {
+    let line = line.as_ptr();
+    // SAFETY: the line was claimed by the caller and stays in the table's memory; `meta` is atomic, and the flow's
+    // fields were written by the caller.
+    let key = unsafe {
+        (*line).meta.fetch_or(bits | LIVE, AcqRel);
+        FlowKey4 {
+            src: (*line).src,
+            dst: (*line).dst,
+            ports: (*line).ports,
+            udp: bits & UDP != 0,
+        }
+    };
     // Both cores look after they have published, so at least one of them sees the other.
-    if twin(env, line, key, place) {
-        retire(line);
-        return false;
-    }
-    true
-}
-
-#[inline(always)]
-fn twin(env: &impl Env, line: *mut Line4, key: &FlowKey4, place: &Place) -> bool {
+    let place = Place::of(hash, env.sets());
     let mut probe = 0;
     while probe < PROBES {
         let Some(set) = env.set(place.set(probe)) else {
-            return false;
+            return true;
         };
         let mut lane = 0;
         while lane < LINES as u32 {
             let other = line_of(set, place.start() + lane);
             let meta = meta(other);
-            if !core::ptr::eq(other, line) && is_flow(other, meta, key) {
-                return true;
+            if !core::ptr::eq(other, line) && is_flow(other, meta, &key) {
+                retire(line);
+                return false;
             }
             if meta & PASSED == 0 {
-                return false;
+                return true;
             }
             lane += 1;
         }
         probe += 1;
     }
-    false
+    true
 }
 
 /// Takes a live line out of use; the sweep counts and frees it.

@@ -11,7 +11,7 @@ use crate::maps::{DECAPSULATED, TUNNEL_ENDS};
 /// Takes packets out of tunnels that end here; all others go to the kernel.
 #[xdp]
 pub fn weir_decap(ctx: XdpContext) -> u32 {
-    action(decap(&mut Kernel::new(ctx)))
+    action(decap(Kernel::new(&ctx)))
 }
 
 impl DecapEnv for Kernel {
@@ -21,7 +21,7 @@ impl DecapEnv for Kernel {
     }
 
     #[inline(always)]
-    fn shrink(&mut self, bytes: u32) -> bool {
+    fn shrink(&self, bytes: u32) -> bool {
         self.move_start(bytes as i32)
     }
 

@@ -3,7 +3,6 @@
 use core::ffi::c_void;
 use core::mem;
 
-use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action, xdp_md};
 use aya_ebpf::helpers::{
     bpf_fib_lookup as fib_lookup, bpf_jiffies64, bpf_redirect, bpf_xdp_adjust_head,
@@ -13,11 +12,13 @@ use weir_l4_common::drop::Drop;
 use weir_l4_common::env::{Env, NextHop, Verdict};
 use weir_l4_common::event::Event;
 use weir_l4_common::frame::Frame;
+use weir_l4_common::hash::FlowKey4;
 use weir_l4_common::link::Link;
 use weir_l4_common::service::{
     Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings,
 };
 use weir_l4_common::session::Set4;
+use weir_l4_common::table;
 
 use crate::maps;
 
@@ -29,27 +30,33 @@ const FIB_SUCCESS: i64 = 0;
 const FIB_NO_NEIGHBOUR: i64 = 7;
 
 /// One packet in the kernel.
+#[derive(Clone, Copy)]
 pub struct Kernel {
-    ctx: XdpContext,
+    ctx: *mut xdp_md,
 }
 
 impl Kernel {
     #[inline(always)]
-    pub fn new(ctx: XdpContext) -> Self {
-        Self { ctx }
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { ctx: ctx.ctx }
     }
 
     #[inline(always)]
     pub fn frame(&self) -> Frame {
-        // SAFETY: the kernel's driver owns the packet's memory while the program runs, and the verifier proves that
-        // every access is inside.
-        unsafe { Frame::new(self.ctx.data() as *mut u8, self.ctx.data_end() as *mut u8) }
+        // SAFETY: the context is the kernel's, and its driver owns the packet's memory while the program runs; the
+        // verifier proves that every access is inside. Volatile: else the fields would be passed to functions in place
+        // of the context, as integers, and the verifier would no longer know that they are addresses.
+        unsafe {
+            let start = (&raw const (*self.ctx).data).read_volatile() as usize;
+            let end = (&raw const (*self.ctx).data_end).read_volatile() as usize;
+            Frame::new(start as *mut u8, end as *mut u8)
+        }
     }
 
     #[inline(always)]
-    pub fn move_start(&mut self, bytes: i32) -> bool {
+    pub fn move_start(&self, bytes: i32) -> bool {
         // SAFETY: the helper checks room; pointers into the old packet are not used after it, or the verifier refuses.
-        unsafe { bpf_xdp_adjust_head(self.ctx.ctx, bytes) == 0 }
+        unsafe { bpf_xdp_adjust_head(self.ctx, bytes) == 0 }
     }
 }
 
@@ -65,6 +72,23 @@ pub fn action(verdict: Verdict) -> u32 {
     }
 }
 
+/// Whether a flow has a line. A global function: the verifier looks at it once, and not once for every local port that
+/// may be tried.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_is_taken(addresses: u64, ports: u64, hash: u64) -> u32 {
+    let key = FlowKey4 {
+        src: addresses as u32,
+        dst: (addresses >> 32) as u32,
+        ports: ports as u32,
+        udp: ports >> 32 != 0,
+    };
+    let kernel = Kernel {
+        ctx: core::ptr::null_mut(),
+    };
+    u32::from(table::is_taken(kernel, &key, hash))
+}
+
 impl Env for Kernel {
     #[inline(always)]
     fn frame(&self) -> Frame {
@@ -72,13 +96,13 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn move_start(&mut self, bytes: i32) -> bool {
+    fn move_start(&self, bytes: i32) -> bool {
         self.move_start(bytes)
     }
 
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
-        let md: *const xdp_md = self.ctx.ctx;
+        let md: *const xdp_md = self.ctx;
         // SAFETY: the context is the kernel's; the verifier turns this load into the right one.
         unsafe { (&raw const (*md).ingress_ifindex).read_volatile() }
     }
@@ -107,6 +131,15 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn is_taken(&self, key: &FlowKey4, hash: u64) -> bool {
+        weir_is_taken(
+            key.addresses(),
+            u64::from(key.ports) | u64::from(key.udp) << 32,
+            hash,
+        ) != 0
+    }
+
+    #[inline(always)]
     fn settings(&self) -> Settings {
         // SAFETY: an array element lives as long as the map.
         maps::CONFIG
@@ -125,7 +158,9 @@ impl Env for Kernel {
     #[inline(always)]
     fn link_of(&self, ifindex: u32) -> Option<u8> {
         // SAFETY: as for the settings.
-        let link = maps::LINK_OF.get_ptr(ifindex).map(|link| unsafe { *link })?;
+        let link = maps::LINK_OF
+            .get_ptr(ifindex)
+            .map(|link| unsafe { *link })?;
         (link as u8).checked_sub(1)
     }
 
@@ -202,8 +237,7 @@ impl Env for Kernel {
         params.__bindgen_anon_4.ipv4_dst = dst;
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: context and parameters are valid, and the size is theirs.
-        let answer =
-            unsafe { fib_lookup(self.ctx.as_ptr().cast::<c_void>(), &raw mut params, size, 0) };
+        let answer = unsafe { fib_lookup(self.ctx.cast::<c_void>(), &raw mut params, size, 0) };
         match answer {
             FIB_SUCCESS => NextHop::Found {
                 ifindex: params.ifindex,

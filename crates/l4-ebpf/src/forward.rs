@@ -12,7 +12,7 @@ use crate::maps::CLOCK;
 /// Forwards packets of listeners and sessions; all others go to the kernel.
 #[xdp]
 pub fn weir_forward(ctx: XdpContext) -> u32 {
-    action(forward(&mut Kernel::new(ctx)))
+    action(forward(Kernel::new(&ctx)))
 }
 
 /// Writes the kernel's clocks to `CLOCK`: jiffies, then nanoseconds since boot.

@@ -27,7 +27,12 @@ fn check(rig: &mut Rig, input: &Packet, verdict: Verdict, expected: &Packet) {
 fn check_drop(rig: &mut Rig, input: &Packet, reason: Drop) {
     let before = rig.drops(reason);
     assert_eq!(rig.run(&input.bytes()).verdict, Verdict::Drop);
-    assert_eq!(rig.drops(reason), before + 1, "counter of {}", reason.as_str());
+    assert_eq!(
+        rig.drops(reason),
+        before + 1,
+        "counter of {}",
+        reason.as_str()
+    );
 }
 
 #[track_caller]
@@ -41,16 +46,30 @@ fn syn() -> Packet {
 
 /// What leaves towards the backend: one hop further, with our MAC and the backend's.
 fn sent(packet: Packet) -> Packet {
-    Packet { eth_src: OTHER_MAC, eth_dst: BACKEND_MAC, ttl: packet.ttl - 1, ..packet }
+    Packet {
+        eth_src: OTHER_MAC,
+        eth_dst: BACKEND_MAC,
+        ttl: packet.ttl - 1,
+        ..packet
+    }
 }
 
 /// What leaves towards the client, by the way that the request came.
 fn answered(packet: Packet) -> Packet {
-    Packet { eth_src: LB_MAC, eth_dst: CLIENT_MAC, ttl: packet.ttl - 1, ..packet }
+    Packet {
+        eth_src: LB_MAC,
+        eth_dst: CLIENT_MAC,
+        ttl: packet.ttl - 1,
+        ..packet
+    }
 }
 
 fn replies(packet: Packet) -> Packet {
-    Packet { eth_src: BACKEND_MAC, eth_dst: OTHER_MAC, ..packet }
+    Packet {
+        eth_src: BACKEND_MAC,
+        eth_dst: OTHER_MAC,
+        ..packet
+    }
 }
 
 #[test]
@@ -62,7 +81,11 @@ fn fullnat_rewrites_both_directions() {
         let mut rig = Rig::new(64);
         rig.serve(Mode::Fullnat);
         let packet = |src, dst, flags| {
-            if udp { Packet::udp(src, dst) } else { Packet::tcp(src, dst, flags) }
+            if udp {
+                Packet::udp(src, dst)
+            } else {
+                Packet::tcp(src, dst, flags)
+            }
         };
         let request = packet((CLIENT, PORT), (VIP, 80), SYN);
         let port = source_port(&rig.run(&request.bytes()).packet);
@@ -73,7 +96,12 @@ fn fullnat_rewrites_both_directions() {
         let delivered = answered(packet((VIP, 80), (CLIENT, PORT), SYN | ACK));
         check(&mut rig, &reply, Verdict::Transmit, &delivered);
         let more = packet((CLIENT, PORT), (VIP, 80), ACK);
-        check(&mut rig, &more, Verdict::Redirect(EGRESS), &sent(packet((LOCAL, port), (BACKEND, 8080), ACK)));
+        check(
+            &mut rig,
+            &more,
+            Verdict::Redirect(EGRESS),
+            &sent(packet((LOCAL, port), (BACKEND, 8080), ACK)),
+        );
     }
 }
 
@@ -100,7 +128,12 @@ fn dr_changes_nothing_but_macs_and_ttl() {
     rig.serve(Mode::Dr);
     check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &sent(syn()));
     let udp = Packet::udp((CLIENT, PORT), (VIP, 80));
-    check(&mut rig, &udp, Verdict::Redirect(EGRESS), &sent(udp.clone()));
+    check(
+        &mut rig,
+        &udp,
+        Verdict::Redirect(EGRESS),
+        &sent(udp.clone()),
+    );
 }
 
 #[test]
@@ -111,7 +144,10 @@ fn tunnel_puts_the_packet_into_another_and_decap_takes_it_out() {
     let mut rig = Rig::new(64);
     rig.serve(Mode::Tunnel);
     let request = Packet { tos: 0x28, ..syn() };
-    let inner = Packet { ttl: 63, ..request.clone() };
+    let inner = Packet {
+        ttl: 63,
+        ..request.clone()
+    };
     let outer = Packet {
         eth_src: OTHER_MAC,
         eth_dst: BACKEND_MAC,
@@ -122,9 +158,16 @@ fn tunnel_puts_the_packet_into_another_and_decap_takes_it_out() {
     };
     check(&mut rig, &request, Verdict::Redirect(EGRESS), &outer);
     let mut end = Rig::decap(BACKEND);
-    let taken_out = Packet { eth_src: OTHER_MAC, eth_dst: BACKEND_MAC, ..inner };
+    let taken_out = Packet {
+        eth_src: OTHER_MAC,
+        eth_dst: BACKEND_MAC,
+        ..inner
+    };
     check(&mut end, &outer, Verdict::Pass, &taken_out);
-    let elsewhere = Packet { dst: Ipv4Addr::new(10, 0, 2, 12), ..outer };
+    let elsewhere = Packet {
+        dst: Ipv4Addr::new(10, 0, 2, 12),
+        ..outer
+    };
     check_untouched(&mut end, &elsewhere);
 }
 
@@ -135,9 +178,15 @@ fn tunnel_drops_what_does_not_fit() {
     }
     let mut rig = Rig::new(64);
     rig.serve(Mode::Tunnel);
-    let fits = Packet { payload: vec![1; 1500 - 20 - 20 - 20], ..syn() };
+    let fits = Packet {
+        payload: vec![1; 1500 - 20 - 20 - 20],
+        ..syn()
+    };
     assert_eq!(rig.run(&fits.bytes()).verdict, Verdict::Redirect(EGRESS));
-    let larger = Packet { payload: vec![1; 1500 - 20 - 20 - 20 + 1], ..syn() };
+    let larger = Packet {
+        payload: vec![1; 1500 - 20 - 20 - 20 + 1],
+        ..syn()
+    };
     check_drop(&mut rig, &larger, Drop::TooBig);
 }
 
@@ -149,11 +198,20 @@ fn udp_without_checksum_stays_without() {
     let mut rig = Rig::new(64);
     rig.serve(Mode::Nat);
     let bare = |src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)| Packet {
-        l4: L4::Udp { src: src.1, dst: dst.1, checksum: false },
+        l4: L4::Udp {
+            src: src.1,
+            dst: dst.1,
+            checksum: false,
+        },
         ..Packet::udp(src, dst)
     };
     let request = bare((CLIENT, PORT), (VIP, 80));
-    check(&mut rig, &request, Verdict::Redirect(EGRESS), &sent(bare((CLIENT, PORT), (BACKEND, 8080))));
+    check(
+        &mut rig,
+        &request,
+        Verdict::Redirect(EGRESS),
+        &sent(bare((CLIENT, PORT), (BACKEND, 8080))),
+    );
 }
 
 #[test]
@@ -163,7 +221,10 @@ fn vips_answer_ping() {
     }
     let mut rig = Rig::new(64);
     rig.serve(Mode::Fullnat);
-    let request = Packet { ttl: 3, ..Packet::echo(CLIENT, VIP) };
+    let request = Packet {
+        ttl: 3,
+        ..Packet::echo(CLIENT, VIP)
+    };
     let reply = Packet {
         eth_src: LB_MAC,
         eth_dst: CLIENT_MAC,
@@ -172,7 +233,13 @@ fn vips_answer_ping() {
     };
     check(&mut rig, &request, Verdict::Transmit, &reply);
     check_untouched(&mut rig, &Packet::echo(CLIENT, LOCAL));
-    check_untouched(&mut rig, &Packet { l4: L4::Icmp { kind: 13, code: 0 }, ..Packet::echo(CLIENT, VIP) });
+    check_untouched(
+        &mut rig,
+        &Packet {
+            l4: L4::Icmp { kind: 13, code: 0 },
+            ..Packet::echo(CLIENT, VIP)
+        },
+    );
 }
 
 #[test]
@@ -186,11 +253,23 @@ fn what_is_not_ours_goes_to_the_kernel_untouched() {
         Packet::tcp((CLIENT, PORT), (VIP, 22), SYN),
         Packet::tcp((CLIENT, PORT), (LOCAL, 80), SYN),
         Packet::udp((CLIENT, PORT), (VIP, 53)),
-        Packet { l4: L4::Other(47), ..syn() },
-        Packet { options: vec![1, 1, 1, 0], ..Packet::tcp((CLIENT, PORT), (VIP, 22), SYN) },
-        Packet { fragment: 0x2000, ..Packet::tcp((CLIENT, PORT), (VIP, 22), SYN) },
+        Packet {
+            l4: L4::Other(47),
+            ..syn()
+        },
+        Packet {
+            options: vec![1, 1, 1, 0],
+            ..Packet::tcp((CLIENT, PORT), (VIP, 22), SYN)
+        },
+        Packet {
+            fragment: 0x2000,
+            ..Packet::tcp((CLIENT, PORT), (VIP, 22), SYN)
+        },
         // A later fragment has no ports; whose it is, nobody can tell.
-        Packet { fragment: 0x2010, ..syn() },
+        Packet {
+            fragment: 0x2010,
+            ..syn()
+        },
     ];
     for packet in &cases {
         check_untouched(&mut rig, packet);
@@ -209,11 +288,29 @@ fn every_drop_has_its_reason() {
     let mut rig = Rig::new(64);
     rig.serve(Mode::Fullnat);
     for flags in [0, ACK, FIN, RST, SYN | ACK, SYN | FIN, SYN | RST] {
-        check_drop(&mut rig, &Packet::tcp((CLIENT, PORT), (VIP, 80), flags), Drop::NoSession);
+        check_drop(
+            &mut rig,
+            &Packet::tcp((CLIENT, PORT), (VIP, 80), flags),
+            Drop::NoSession,
+        );
     }
     check_drop(&mut rig, &Packet { ttl: 1, ..syn() }, Drop::TtlExpired);
-    check_drop(&mut rig, &Packet { fragment: 0x2000, ..syn() }, Drop::Fragment);
-    check_drop(&mut rig, &Packet { options: vec![1, 1, 1, 0], ..syn() }, Drop::IpOptions);
+    check_drop(
+        &mut rig,
+        &Packet {
+            fragment: 0x2000,
+            ..syn()
+        },
+        Drop::Fragment,
+    );
+    check_drop(
+        &mut rig,
+        &Packet {
+            options: vec![1, 1, 1, 0],
+            ..syn()
+        },
+        Drop::IpOptions,
+    );
     let mut lies = syn();
     lies.payload.clear();
     let mut bytes = lies.bytes();
@@ -223,10 +320,18 @@ fn every_drop_has_its_reason() {
     assert_eq!(rig.drops(Drop::Malformed), before + 1);
 
     rig.listener(3, 81, 6, Mode::Fullnat, Pick::Next, &[]);
-    check_drop(&mut rig, &Packet::tcp((CLIENT, PORT), (VIP, 81), SYN), Drop::NoBackend);
+    check_drop(
+        &mut rig,
+        &Packet::tcp((CLIENT, PORT), (VIP, 81), SYN),
+        Drop::NoBackend,
+    );
     rig.backend(9, Backend::default());
     rig.listener(4, 82, 6, Mode::Fullnat, Pick::Next, &[9]);
-    check_drop(&mut rig, &Packet::tcp((CLIENT, PORT), (VIP, 82), SYN), Drop::NoNextHop);
+    check_drop(
+        &mut rig,
+        &Packet::tcp((CLIENT, PORT), (VIP, 82), SYN),
+        Drop::NoNextHop,
+    );
     rig.settings(Settings::default());
     let other = Packet::tcp((CLIENT, PORT + 1), (VIP, 80), SYN);
     check_drop(&mut rig, &other, Drop::PortsExhausted);
@@ -243,7 +348,10 @@ fn truncated_packets_do_no_harm() {
     // The kernel's test run takes no less than an Ethernet header.
     for length in 14..whole.len() {
         let outcome = rig.run(&whole[..length]);
-        assert!(matches!(outcome.verdict, Verdict::Pass | Verdict::Drop), "length {length}");
+        assert!(
+            matches!(outcome.verdict, Verdict::Pass | Verdict::Drop),
+            "length {length}"
+        );
         assert_eq!(outcome.packet, &whole[..length], "length {length}");
     }
 }
@@ -264,7 +372,11 @@ fn a_full_table_is_a_counter_and_keeps_its_sessions() {
         }
     }
     // Eight sets of four lines hold at most 16 sessions.
-    assert!((14..=16).contains(&opened.len()), "{} sessions", opened.len());
+    assert!(
+        (14..=16).contains(&opened.len()),
+        "{} sessions",
+        opened.len()
+    );
     assert!(rig.drops(Drop::TableFull) > 0);
     for (port, local_port) in opened {
         let packet = Packet::tcp((CLIENT, port), (VIP, 80), ACK);
@@ -298,13 +410,22 @@ fn a_closed_session_is_reopened_by_a_syn() {
         link: 1,
         ..Backend::default()
     };
-    let fresh = Backend { addr: rig::be(other), flags: 1, ..gone };
+    let fresh = Backend {
+        addr: rig::be(other),
+        flags: 1,
+        ..gone
+    };
     rig.backend(1, gone);
     rig.backend(2, fresh);
     rig.listener(1, 80, 6, Mode::Fullnat, Pick::Next, &[2]);
     rig.run(&Packet::tcp((CLIENT, PORT), (VIP, 80), RST).bytes());
     let port = source_port(&rig.run(&syn().bytes()).packet);
-    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &sent(Packet::tcp((LOCAL, port), (other, 8080), SYN)));
+    check(
+        &mut rig,
+        &syn(),
+        Verdict::Redirect(EGRESS),
+        &sent(Packet::tcp((LOCAL, port), (other, 8080), SYN)),
+    );
 }
 
 #[test]
@@ -334,13 +455,16 @@ fn round_robin_takes_turns_and_hashes_stay() {
     };
     // Test runs are free to move between cores, and each core has its own turn.
     let pinned = pin_to_first_core();
-    let turns: Vec<_> = (0..6).map(|port| backend_of(&mut rig, CLIENT, 2000 + port, 80)).collect();
+    let turns: Vec<_> = (0..6)
+        .map(|port| backend_of(&mut rig, CLIENT, 2000 + port, 80))
+        .collect();
     drop(pinned);
     assert_eq!(turns, [&addresses[..], &addresses[..]].concat());
     let first = backend_of(&mut rig, CLIENT, 3000, 81);
     assert!((3001..3020).all(|port| backend_of(&mut rig, CLIENT, port, 81) == first));
-    let spread: std::collections::HashSet<_> =
-        (0..50).map(|n| backend_of(&mut rig, Ipv4Addr::new(198, 51, 100, n), 3000, 81)).collect();
+    let spread: std::collections::HashSet<_> = (0..50)
+        .map(|n| backend_of(&mut rig, Ipv4Addr::new(198, 51, 100, n), 3000, 81))
+        .collect();
     assert_eq!(spread.len(), 3);
 }
 
@@ -350,7 +474,10 @@ fn pin_to_first_core() -> impl std::any::Any {
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(0, &mut set);
-        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
+        assert_eq!(
+            libc::sched_setaffinity(0, size_of_val(&set), &raw const set),
+            0
+        );
     }
 }
 
@@ -365,10 +492,25 @@ fn a_new_route_generation_takes_the_next_hop_anew() {
     let moved = [2, 0, 0, 0, 9, 9];
     rig.backend(
         1,
-        Backend { addr: rig::be(BACKEND), port: 8080u16.to_be(), zero: 0, mac: moved, link: 1, flags: 1 },
+        Backend {
+            addr: rig::be(BACKEND),
+            port: 8080u16.to_be(),
+            zero: 0,
+            mac: moved,
+            link: 1,
+            flags: 1,
+        },
     );
     let forwarded = sent(Packet::tcp((LOCAL, port), (BACKEND, 8080), SYN));
     check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &forwarded);
-    rig.settings(Settings { route_generation: 1, locals: 1 });
-    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &Packet { eth_dst: moved, ..forwarded });
+    rig.route_generation(1);
+    check(
+        &mut rig,
+        &syn(),
+        Verdict::Redirect(EGRESS),
+        &Packet {
+            eth_dst: moved,
+            ..forwarded
+        },
+    );
 }

@@ -70,12 +70,32 @@ impl Rig {
             .map_max_entries("SCHEDULE", 65_536)
             .load(weir_l4::program::FORWARD)
             .unwrap();
-        let program: &mut Xdp = ebpf.program_mut("weir_forward").unwrap().try_into().unwrap();
+        let program: &mut Xdp = ebpf
+            .program_mut("weir_forward")
+            .unwrap()
+            .try_into()
+            .unwrap();
         program.load().unwrap();
-        let mut rig = Self { ebpf, run_name: "weir_forward" };
+        let mut rig = Self {
+            ebpf,
+            run_name: "weir_forward",
+        };
         for (slot, ifindex, mac) in [(0, INGRESS, LB_MAC), (1, EGRESS, OTHER_MAC)] {
-            rig.array("LINKS").set(slot, Plain(Link { ifindex, mtu: 1500, mac, reserved: [0; 4] }), 0).unwrap();
-            rig.array("LINK_OF").set(ifindex, Plain(slot + 1), 0).unwrap();
+            rig.array("LINKS")
+                .set(
+                    slot,
+                    Plain(Link {
+                        ifindex,
+                        mtu: 1500,
+                        mac,
+                        route_generation: 0
+                    }),
+                    0,
+                )
+                .unwrap();
+            rig.array("LINK_OF")
+                .set(ifindex, Plain(slot + 1), 0)
+                .unwrap();
         }
         rig.locals(&[LOCAL]);
         rig
@@ -86,8 +106,13 @@ impl Rig {
         let mut ebpf = EbpfLoader::new().load(weir_l4::program::DECAP).unwrap();
         let program: &mut Xdp = ebpf.program_mut("weir_decap").unwrap().try_into().unwrap();
         program.load().unwrap();
-        let mut rig = Self { ebpf, run_name: "weir_decap" };
-        rig.hash::<u32, u32>("TUNNEL_ENDS").insert(Plain(be(end)), Plain(1), 0).unwrap();
+        let mut rig = Self {
+            ebpf,
+            run_name: "weir_decap",
+        };
+        rig.hash::<u32, u32>("TUNNEL_ENDS")
+            .insert(Plain(be(end)), Plain(1), 0)
+            .unwrap();
         rig
     }
 
@@ -104,9 +129,19 @@ impl Rig {
 
     pub fn locals(&mut self, locals: &[Ipv4Addr]) {
         for (slot, local) in locals.iter().enumerate() {
-            self.array("LOCALS").set(slot as u32, Plain(be(*local)), 0).unwrap();
+            self.array("LOCALS")
+                .set(slot as u32, Plain(be(*local)), 0)
+                .unwrap();
         }
-        self.settings(Settings { route_generation: 0, locals: locals.len() as u32 });
+        self.settings(Settings { locals: locals.len() as u32 });
+    }
+
+    /// A new generation of routes and neighbours.
+    pub fn route_generation(&mut self, route_generation: u32) {
+        for slot in 0..2 {
+            let Plain(link) = self.array::<Link>("LINKS").get(&slot, 0).unwrap();
+            self.array("LINKS").set(slot, Plain(Link { route_generation, ..link }), 0).unwrap();
+        }
     }
 
     pub fn settings(&mut self, settings: Settings) {
@@ -114,19 +149,36 @@ impl Rig {
     }
 
     pub fn backend(&mut self, number: u16, backend: Backend) {
-        self.array("BACKENDS").set(u32::from(number), Plain(backend), 0).unwrap();
+        self.array("BACKENDS")
+            .set(u32::from(number), Plain(backend), 0)
+            .unwrap();
     }
 
     /// A listener with the backends given by number, in turn.
-    pub fn listener(&mut self, id: u16, port: u16, proto: u8, mode: Mode, pick: Pick, slots: &[u16]) {
+    pub fn listener(
+        &mut self,
+        id: u16,
+        port: u16,
+        proto: u8,
+        mode: Mode,
+        pick: Pick,
+        slots: &[u16],
+    ) {
         let base = u32::from(id) * 1024;
         let mut padded = slots.to_vec();
         padded.resize(slots.len().next_multiple_of(4), 0);
         for (element, lanes) in padded.chunks(4).enumerate() {
             let lanes: [u16; 4] = lanes.try_into().unwrap();
-            self.array("SCHEDULE").set(base / 4 + element as u32, Plain(lanes), 0).unwrap();
+            self.array("SCHEDULE")
+                .set(base / 4 + element as u32, Plain(lanes), 0)
+                .unwrap();
         }
-        let key = ListenerKey { addr: be(VIP), port: port.to_be(), proto, zero: 0 };
+        let key = ListenerKey {
+            addr: be(VIP),
+            port: port.to_be(),
+            proto,
+            zero: 0,
+        };
         let listener = Listener {
             id,
             mode: mode as u8,
@@ -135,13 +187,21 @@ impl Rig {
             table_len: slots.len() as u32,
             zero: 0,
         };
-        self.hash("LISTENERS").insert(Plain(key), Plain(listener), 0).unwrap();
-        self.hash::<u32, u32>("VIPS").insert(Plain(be(VIP)), Plain(1), 0).unwrap();
+        self.hash("LISTENERS")
+            .insert(Plain(key), Plain(listener), 0)
+            .unwrap();
+        self.hash::<u32, u32>("VIPS")
+            .insert(Plain(be(VIP)), Plain(1), 0)
+            .unwrap();
     }
 
     /// One TCP and one UDP listener on port 80 in this mode, with one backend on link 1.
     pub fn serve(&mut self, mode: Mode) {
-        let port = if matches!(mode, Mode::Dr | Mode::Tunnel) { 80u16 } else { 8080 };
+        let port = if matches!(mode, Mode::Dr | Mode::Tunnel) {
+            80u16
+        } else {
+            8080
+        };
         self.backend(
             1,
             Backend {
@@ -159,7 +219,12 @@ impl Rig {
 
     pub fn run(&mut self, packet: &[u8]) -> Outcome {
         let mut out = vec![0u8; packet.len() + 128];
-        let program: &mut Xdp = self.ebpf.program_mut(self.run_name).unwrap().try_into().unwrap();
+        let program: &mut Xdp = self
+            .ebpf
+            .program_mut(self.run_name)
+            .unwrap()
+            .try_into()
+            .unwrap();
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
@@ -174,7 +239,10 @@ impl Rig {
             4 => Verdict::Redirect(EGRESS),
             other => panic!("XDP action {other}"),
         };
-        Outcome { verdict, packet: out }
+        Outcome {
+            verdict,
+            packet: out,
+        }
     }
 
     /// Packets dropped for this reason so far.
@@ -203,9 +271,20 @@ pub struct Packet {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum L4 {
-    Tcp { src: u16, dst: u16, flags: u8 },
-    Udp { src: u16, dst: u16, checksum: bool },
-    Icmp { kind: u8, code: u8 },
+    Tcp {
+        src: u16,
+        dst: u16,
+        flags: u8,
+    },
+    Udp {
+        src: u16,
+        dst: u16,
+        checksum: bool,
+    },
+    Icmp {
+        kind: u8,
+        code: u8,
+    },
     /// Any other protocol: the payload is all there is.
     Other(u8),
 }
@@ -233,11 +312,27 @@ impl Packet {
     }
 
     pub fn tcp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8) -> Self {
-        Self::new(src.0, dst.0, L4::Tcp { src: src.1, dst: dst.1, flags })
+        Self::new(
+            src.0,
+            dst.0,
+            L4::Tcp {
+                src: src.1,
+                dst: dst.1,
+                flags,
+            },
+        )
     }
 
     pub fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Self {
-        Self::new(src.0, dst.0, L4::Udp { src: src.1, dst: dst.1, checksum: true })
+        Self::new(
+            src.0,
+            dst.0,
+            L4::Udp {
+                src: src.1,
+                dst: dst.1,
+                checksum: true,
+            },
+        )
     }
 
     pub fn echo(src: Ipv4Addr, dst: Ipv4Addr) -> Self {
