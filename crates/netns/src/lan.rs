@@ -29,7 +29,8 @@ impl Lan {
         })
     }
 
-    /// Plugs a namespace in by a new interface of this name, with the switch's MTU.
+    /// Plugs a namespace in by a new interface of this name, with the switch's MTU. Whatever an XDP program on that
+    /// interface sends arrives.
     pub fn connect(&self, namespace: &Namespace, name: &str) -> Result<Link, Error> {
         let number = self.ports.fetch_add(1, Ordering::Relaxed);
         let (port, link) = veth(
@@ -38,6 +39,7 @@ impl Lan {
         )?;
         port.set_mtu(self.mtu)?;
         link.set_mtu(self.mtu)?;
+        port.accept_xdp_tx()?;
         port.join(&self.bridge)?;
         Ok(link)
     }

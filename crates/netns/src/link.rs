@@ -11,11 +11,16 @@ use crate::error::Error;
 use crate::ethtool;
 use crate::namespace::Namespace;
 use crate::netlink::{Request, find_attribute};
+use crate::pass_program;
 
 /// First attribute of a veth's link data: the other end (include/uapi/linux/veth.h).
 const VETH_INFO_PEER: u16 = 1;
-/// How XDP is attached, inside `IFLA_XDP` (include/uapi/linux/if_link.h).
+/// Inside `IFLA_XDP` (include/uapi/linux/if_link.h).
+const XDP_FD: u16 = 1;
 const XDP_ATTACHED: u16 = 2;
+const XDP_FLAGS: u16 = 3;
+const XDP_NATIVE: u32 = 1 << 2;
+const NESTED: u16 = 1 << 15;
 /// `struct ifinfomsg`.
 const IFINFO_LEN: usize = 16;
 /// `IFLA_OPERSTATE` of an interface that carries packets (RFC 2863, ifOperStatus).
@@ -197,7 +202,7 @@ impl Link {
             .is_some_and(|mode| mode != [0]))
     }
 
-    /// Makes frames that an XDP program sends reach this end, and gives the program at the other end whole packets:
+    /// Makes frames that an XDP program redirects reach this end, and gives the program at the other end whole packets:
     /// - generic receive offload on: `veth_xdp_xmit` drops frames unless the receiving end runs NAPI, which a veth
     ///   does with a program of its own or with this (drivers/net/veth.c, since Linux 5.13);
     /// - transmit checksums off: the kernel leaves a checksum for the hardware to finish, and a veth has none; this
@@ -210,6 +215,21 @@ impl Link {
             .namespace
             .run(|| ethtool::set_features(self.index, &features));
         set.map_err(|source| self.error("prepare for XDP", source))
+    }
+
+    /// Makes frames that the XDP program at the other end sends back where they came from (`XDP_TX`) arrive here, by a
+    /// program that passes everything. Offload alone, as in [`Link::prepare_for_xdp`], does for redirected frames only:
+    /// `veth_xdp_flush` wakes the receiver of others only if it has a program, and they would wait in its ring until
+    /// something else wakes it (drivers/net/veth.c).
+    pub fn accept_xdp_tx(&self) -> Result<(), Error> {
+        let program =
+            pass_program::load().map_err(|source| self.error("load an XDP program", source))?;
+        self.change("attach an XDP program", |request| {
+            request.nest(libc::IFLA_XDP | NESTED, &[], |xdp| {
+                xdp.attribute(XDP_FD, &program.as_raw_fd().to_ne_bytes());
+                xdp.number(XDP_FLAGS, XDP_NATIVE);
+            });
+        })
     }
 
     /// Makes it a port of a bridge in the same namespace.

@@ -115,6 +115,21 @@ fn interfaces_change_as_told() {
 }
 
 #[test]
+fn an_end_accepts_what_a_program_sends_back() {
+    if !may_run() {
+        return;
+    }
+    let (a, b) = (Namespace::new("a").unwrap(), Namespace::new("b").unwrap());
+    let (near, far) = veth((&a, "eth0"), (&b, "eth0")).unwrap();
+    assert!(!far.has_xdp().unwrap());
+    far.accept_xdp_tx().unwrap();
+    assert!(far.has_xdp().unwrap() && !near.has_xdp().unwrap());
+    near.add_address("192.0.2.1/24").unwrap();
+    far.add_address("192.0.2.2/24").unwrap();
+    talk(&a, &b, "192.0.2.2:8000", &vec![5; 1_000_000]);
+}
+
+#[test]
 fn a_panic_removes_the_namespace_and_kills_its_processes() {
     if !may_run() {
         return;
