@@ -59,25 +59,31 @@ impl From<Ended> for ExitCode {
     }
 }
 
-/// Where commands come from.
-struct Inbox {
+/// The signals that are commands. Heard from the moment this is made, so that none ends a node that is starting.
+pub(crate) struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
-    health: mpsc::Receiver<HealthEvent>,
 }
 
-impl Inbox {
-    fn new(health: mpsc::Receiver<HealthEvent>) -> Result<Self> {
+impl Signals {
+    pub(crate) fn listen() -> Result<Self> {
         let signal = |kind| signal(kind).context("listen for signals");
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            health,
         })
     }
+}
 
+/// Where commands come from.
+struct Inbox {
+    signals: Signals,
+    health: mpsc::Receiver<HealthEvent>,
+}
+
+impl Inbox {
     /// The next command; `Retry` when `retry_at` comes first.
     async fn next(&mut self, retry_at: Option<Instant>) -> Command {
         let retry = async {
@@ -88,9 +94,9 @@ impl Inbox {
         };
         tokio::select! {
             biased;
-            _ = self.terminate.recv() => Command::Stop,
-            _ = self.interrupt.recv() => Command::Stop,
-            _ = self.hangup.recv() => Command::Reload,
+            _ = self.signals.terminate.recv() => Command::Stop,
+            _ = self.signals.interrupt.recv() => Command::Stop,
+            _ = self.signals.hangup.recv() => Command::Reload,
             Some(first) = self.health.recv() => Command::Health(self.with_waiting(first)),
             () = retry => Command::Retry,
         }
@@ -127,9 +133,10 @@ impl Control {
         config: Config,
         planes: Arc<Planes>,
         access: Access,
+        signals: Signals,
     ) -> Result<Self> {
         let (events, health) = mpsc::channel(HEALTH_EVENTS);
-        let inbox = Inbox::new(health)?;
+        let inbox = Inbox { signals, health };
         let snapshot = Arc::new(Snapshot {
             generation: 1,
             ..Snapshot::new(Arc::new(config))
@@ -299,12 +306,13 @@ fn checks(config: &Config) -> impl Iterator<Item = (BackendId, HealthCheck)> {
 }
 
 /// Listeners and pools that are as before are shared with the config before, so that data planes see by pointer
-/// that nothing has changed.
+/// that nothing has changed. Of listeners with certificates nobody can say that: a reload is how renewed ones are
+/// read.
 fn share_unchanged(before: &Config, config: &mut Config) {
     for listener in &mut config.listeners {
         if let Some(same) = before
             .listener(&listener.name)
-            .filter(|same| *same == listener)
+            .filter(|same| *same == listener && same.certificates.is_empty())
         {
             *listener = Arc::clone(same);
         }

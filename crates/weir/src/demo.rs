@@ -164,20 +164,21 @@ weir is running, with three backends of its own: {backends}.
   HTTP      curl http://{http}/
   HTTPS     curl -k https://{https}/
   TCP       curl http://{tcp}/                  the same backends, bytes as they are
-  API       curl http://{api}/api/v1/backends   or: weir get backends
+  API       curl http://{api}/api/v1/backends   or: {weir} get backends
   metrics   curl http://{api}/metrics
 
 Also try /slow (answers after 2 s) and /bytes/1000000.
 
 Take a backend down for 15 s; the others take over, then it comes back:
   curl -X POST http://{first}/down
-  weir get backends
+  {weir} get backends
 
 Change the config while it runs:
   edit {config}, then: kill -HUP {pid}
 
 Ctrl-C ends it.
 ",
+        weir = std::env::args().next().unwrap_or_else(|| "weir".to_owned()),
         backends = named.join(", "),
         http = args.http,
         https = args.https,

@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use weir_api::{Access, Connections, Token, View};
 use weir_model::Api;
 
-use crate::control::Control;
+use crate::control::{Control, Signals};
 use crate::planes::Planes;
 use crate::{check, limits, notify};
 
@@ -51,6 +51,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a node from its config. When this returns, everything listens and the API answers.
     pub(crate) async fn start(file: &Path) -> Result<Self> {
+        let signals = Signals::listen()?;
         let config = check::load(file)?;
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -59,7 +60,7 @@ impl Daemon {
         let access = Access::new(token(&config.api)?);
         let api = bind(&config.api).await?;
         let planes = Arc::new(Planes::start(&config)?);
-        let control = Control::start(file, config, planes, access.clone())?;
+        let control = Control::start(file, config, planes, access.clone(), signals)?;
         let router = weir_api::router(control.node() as Arc<dyn View>, access);
         tokio::spawn(weir_api::serve(api, router));
         notify::ready();

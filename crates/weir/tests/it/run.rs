@@ -12,8 +12,8 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    Answer, Backend, Client, Folder, Node, Process, SLOW, free_address, get, text, until, weir,
-    weir_output,
+    Answer, Backend, Client, Folder, Node, Process, SLOW, certificate, free_address, get, text,
+    until, weir, weir_output,
 };
 
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -269,6 +269,33 @@ fn bad_file_changes_nothing_and_shows() {
     assert_eq!(load.end(), [""; 0]);
     assert_eq!(node.list("listeners")["total"], 2);
     drop(b);
+}
+
+#[test]
+fn renewed_certificate_is_served_after_a_reload_and_a_broken_one_is_refused() {
+    let (a, listen, folder) = (Backend::start("a"), free_address(), Folder::new());
+    let renew = |folder: &Folder| {
+        let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        folder.write("cert.pem", &certified.cert.pem());
+        folder.write("key.pem", &certified.signing_key.serialize_pem());
+        certified.cert.der().to_vec()
+    };
+    let first = renew(&folder);
+    let config = config(listen, &[&a]).replace(
+        "protocol = \"http\"",
+        "protocol = \"https\"\ncertificates = [{ cert_file = \"cert.pem\", key_file = \"key.pem\" }]",
+    );
+    let node = Node::start_with(folder, weir(), "", &config);
+    assert_eq!(certificate(listen).unwrap(), first);
+    let second = renew(node.folder());
+    assert_eq!(certificate(listen).unwrap(), first, "not before the reload");
+    node.reload(&config);
+    assert_eq!(certificate(listen).unwrap(), second);
+    node.folder().write("key.pem", "no key");
+    node.reload(&config);
+    assert_eq!(node.metric("weir_config_last_reload_success"), 0.0);
+    assert!(node.process.log().contains("key.pem"));
+    assert_eq!(certificate(listen).unwrap(), second);
 }
 
 #[test]
