@@ -236,6 +236,14 @@ impl Reports {
             .unwrap_or_default()
     }
 
+    /// The verdicts on all backends that are checked.
+    pub fn verdicts(&self) -> HashMap<BackendId, Health> {
+        lock(&self.checks)
+            .iter()
+            .map(|(backend, check)| (backend.clone(), lock(check).verdict.health()))
+            .collect()
+    }
+
     /// The report on a backend; none when it is not checked.
     pub fn report(&self, backend: &BackendId) -> Option<HealthReport> {
         lock(&self.checks)

@@ -4,7 +4,7 @@
 //! what an operator or a peer orders. The owner builds the next [`Snapshot`], has every data plane prepare it, and
 //! commits it everywhere or nowhere.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use weir_api::Access;
 use weir_health::{Checker, HealthEvent};
-use weir_model::{BackendId, BackendState, Config, Health, HealthCheck, Snapshot};
+use weir_model::{BackendId, BackendState, Config, Health, HealthCheck, Name, Pool, Snapshot};
 
 use crate::difference::Difference;
 use crate::node::Node;
@@ -204,7 +204,8 @@ impl Control {
         let token = run::token(&config.api)?;
         let difference = Difference::between(&self.snapshot.config, &config);
         share_unchanged(&self.snapshot.config, &mut config);
-        self.publish(Arc::new(config))?;
+        let backends = self.states(&config);
+        self.publish(Arc::new(config), backends)?;
         self.access.set(token);
         self.checker.apply(checks(&self.snapshot.config));
         // A backend that joins a check which is already running has a health from the start.
@@ -215,18 +216,24 @@ impl Control {
     /// Publishes what the health checks now say, if it is not what is in force.
     fn follow_health(&mut self) {
         self.retry_at = None;
-        if self.states(&self.snapshot.config) == self.snapshot.backends {
+        let config = Arc::clone(&self.snapshot.config);
+        let backends = self.states(&config);
+        if backends == self.snapshot.backends {
             return;
         }
-        if let Err(error) = self.publish(Arc::clone(&self.snapshot.config)) {
+        if let Err(error) = self.publish(config, backends) {
             tracing::error!("a change of health could not be applied, trying again: {error:#}");
             self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
     }
 
-    /// Puts a config with the present state of its backends in force, everywhere or nowhere.
-    fn publish(&mut self, config: Arc<Config>) -> Result<()> {
-        let backends = self.states(&config);
+    /// Puts a config with the state of its backends in force, everywhere or nowhere.
+    fn publish(
+        &mut self,
+        config: Arc<Config>,
+        backends: HashMap<BackendId, BackendState>,
+    ) -> Result<()> {
+        let start = Instant::now();
         let next = Arc::new(Snapshot {
             generation: self.snapshot.generation + 1,
             config,
@@ -234,25 +241,34 @@ impl Control {
         });
         let prepared = self.planes.prepare(&next)?;
         self.planes.commit(prepared);
+        tracing::debug!(generation = next.generation, took = ?start.elapsed(), "snapshot in force");
         for pool in newly_empty(&self.snapshot, &next) {
-            tracing::error!(pool, "no backend of the pool takes new work");
+            tracing::error!(%pool, "no backend of the pool takes new work");
         }
         self.node.published(Arc::clone(&next));
         self.snapshot = next;
         Ok(())
     }
 
-    /// The backends of a config whose state is not the default.
+    /// The backends of a config whose state is not the default: those with a check and a verdict.
     fn states(&self, config: &Config) -> HashMap<BackendId, BackendState> {
-        let reports = self.checker.reports();
-        let state = |(id, _): (BackendId, HealthCheck)| {
-            let state = BackendState {
-                health: reports.health(&id),
-                ..BackendState::default()
-            };
-            (state != BackendState::default()).then_some((id, state))
+        let mut verdicts = self.checker.reports().verdicts();
+        verdicts.retain(|id, health| {
+            *health != Health::Unknown
+                && config
+                    .pool(&id.pool)
+                    .is_some_and(|pool| pool.health.is_some())
+        });
+        let state = |(id, health)| {
+            (
+                id,
+                BackendState {
+                    health,
+                    ..BackendState::default()
+                },
+            )
         };
-        checks(config).filter_map(state).collect()
+        verdicts.into_iter().map(state).collect()
     }
 
     async fn drain(mut self) -> Ended {
@@ -324,29 +340,25 @@ fn share_unchanged(before: &Config, config: &mut Config) {
     }
 }
 
-/// Pools that had a backend for new work and have none now.
-fn newly_empty<'s>(before: &Snapshot, now: &'s Snapshot) -> Vec<&'s str> {
-    let takes_work = |snapshot: &Snapshot, pool: &weir_model::Pool| {
+/// Pools in which a backend has gone down, and none takes new work now.
+fn newly_empty<'s>(before: &Snapshot, now: &'s Snapshot) -> BTreeSet<&'s Name> {
+    let gone = now
+        .backends
+        .keys()
+        .filter(|id| !now.takes_new_work(id) && before.takes_new_work(id));
+    let takes_work = |pool: &Pool| {
         pool.backends.iter().any(|backend| {
             let id = BackendId {
                 pool: pool.name.clone(),
                 address: backend.address,
             };
-            backend.weight > 0 && snapshot.takes_new_work(&id)
+            backend.weight > 0 && now.takes_new_work(&id)
         })
     };
-    let is_newly_empty = |pool: &&Arc<weir_model::Pool>| {
-        !takes_work(now, pool)
-            && before
-                .config
-                .pool(&pool.name)
-                .is_none_or(|old| takes_work(before, old))
-    };
-    now.config
-        .pools
-        .iter()
-        .filter(is_newly_empty)
-        .map(|pool| pool.name.as_str())
+    let pools: BTreeSet<&Name> = gone.map(|id| &id.pool).collect();
+    pools
+        .into_iter()
+        .filter(|name| now.config.pool(name).is_some_and(|pool| !takes_work(pool)))
         .collect()
 }
 
@@ -363,5 +375,96 @@ fn tell(event: &HealthEvent) {
         Health::Up | Health::Unknown => {
             tracing::info!(pool = %backend.pool, backend = %backend.address, reason, "backend is up");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Arc<Config> {
+        Arc::new(
+            Config::parse(text, Path::new("weir.toml")).unwrap_or_else(|errors| panic!("{errors}")),
+        )
+    }
+
+    const TWO_POOLS: &str = r#"
+        [[pool]]
+        name = "a"
+        health = { type = "tcp" }
+        backend = [{ address = "10.0.0.1:80" }, { address = "10.0.0.2:80" }, { address = "10.0.0.3:80", weight = 0 }]
+        [[pool]]
+        name = "b"
+        backend = [{ address = "10.0.0.1:80" }]
+        [[listener]]
+        name = "a"
+        bind = "127.0.0.1:80"
+        protocol = "tcp"
+        pool = "a"
+        [[listener]]
+        name = "b"
+        bind = "127.0.0.1:443"
+        protocol = "https"
+        certificates = [{ cert_file = "c", key_file = "k" }]
+        pool = "b"
+    "#;
+
+    /// The snapshot in which these backends of pool `a` are down.
+    fn snapshot(down: &[u8]) -> Snapshot {
+        let mut snapshot = Snapshot::new(config(TWO_POOLS));
+        for last in down {
+            let id = BackendId {
+                pool: Name::new("a"),
+                address: ([10, 0, 0, *last], 80).into(),
+            };
+            snapshot.backends.insert(
+                id,
+                BackendState {
+                    health: Health::Down,
+                    draining: false,
+                },
+            );
+        }
+        snapshot
+    }
+
+    #[test]
+    fn pool_is_newly_empty_once() {
+        let check = |before: &[u8], now: &[u8], expected: &[&str]| {
+            let (before, now) = (snapshot(before), snapshot(now));
+            let names: Vec<&str> = newly_empty(&before, &now)
+                .into_iter()
+                .map(Name::as_str)
+                .collect();
+            assert_eq!(names, expected);
+        };
+        check(&[], &[1], &[]);
+        check(&[1], &[1, 2], &["a"]);
+        check(&[], &[1, 2, 3], &["a"]);
+        check(&[1, 2], &[1, 2], &[]);
+        check(&[1, 2], &[2], &[]);
+    }
+
+    #[test]
+    fn what_has_not_changed_is_shared_but_for_certificates() {
+        let before = config(TWO_POOLS);
+        let mut now = Config::clone(&config(&TWO_POOLS.replace("10.0.0.3", "10.0.0.4")));
+        share_unchanged(&before, &mut now);
+        let is_shared = [
+            Arc::ptr_eq(&before.listeners[0], &now.listeners[0]),
+            Arc::ptr_eq(&before.listeners[1], &now.listeners[1]),
+            Arc::ptr_eq(&before.pools[0], &now.pools[0]),
+            Arc::ptr_eq(&before.pools[1], &now.pools[1]),
+        ];
+        assert_eq!(is_shared, [true, false, false, true]);
+        assert_eq!(now.pools[0].backends[2].address.to_string(), "10.0.0.4:80");
+    }
+
+    #[test]
+    fn checks_are_those_of_pools_that_have_one() {
+        let ids: Vec<String> = checks(&config(TWO_POOLS))
+            .map(|(id, _)| id.to_string())
+            .collect();
+        assert_eq!(ids, ["a/10.0.0.1:80", "a/10.0.0.2:80", "a/10.0.0.3:80"]);
     }
 }
