@@ -88,16 +88,18 @@ impl Backends {
         );
     }
 
-    /// A change under way will use these addresses: their next hops are looked for already.
-    pub(crate) fn expect(&self, addresses: &[Ipv4Addr]) {
+    /// A change under way will use these addresses: their next hops are looked for already. Returns those that are new.
+    pub(crate) fn expect(&self, addresses: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
         let mut state = self.state();
+        let mut new = Vec::new();
         for addr in addresses {
-            let entry = state.by_address.entry(*addr).or_default();
-            entry.expected += 1;
-            if entry.hop.is_none() {
+            if !state.by_address.contains_key(addr) {
+                new.push(*addr);
                 state.news.insert(*addr);
             }
+            state.by_address.entry(*addr).or_default().expected += 1;
         }
+        new
     }
 
     /// The change is written, or given up.
@@ -312,7 +314,7 @@ mod tests {
     fn a_change_waits_for_the_next_hops_of_new_addresses() {
         let backends = backends();
         let addr = Ipv4Addr::new(10, 0, 0, 9);
-        backends.expect(&[addr]);
+        assert_eq!(backends.expect(&[addr]), [addr]);
         assert_eq!(backends.news(), [(addr, true)]);
         assert_eq!(backends.wait_for_hops(&[addr], NOW), [addr]);
         std::thread::scope(|scope| {

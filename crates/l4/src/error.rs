@@ -78,7 +78,7 @@ pub enum Error {
     #[error("load the XDP program: {}{}", chain(.0), hint(.0))]
     Load(#[source] EbpfError),
     /// The program is not accepted by the kernel.
-    #[error("load the XDP program {program}: {}{}", chain(.source), hint(.source))]
+    #[error("load the XDP program {program}: {}{}", refusal(.source), hint(.source))]
     Program {
         /// Its name.
         program: &'static str,
@@ -133,6 +133,28 @@ impl Error {
         move |source| Self::Map { map, source }
     }
 }
+
+/// Why the kernel does not take a program: of the verifier's log the last words.
+fn refusal(error: &ProgramError) -> String {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return chain(error);
+    };
+    let log = verifier_log.to_string();
+    let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = lines[lines.len().saturating_sub(VERIFIER_LINES)..].join("; ");
+    if last.is_empty() {
+        io_error.to_string()
+    } else {
+        format!("{io_error}: {last}")
+    }
+}
+
+/// The last but one says what is wrong; the last counts instructions.
+const VERIFIER_LINES: usize = 4;
 
 /// An error and what caused it, in one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

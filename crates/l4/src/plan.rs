@@ -92,6 +92,8 @@ pub(crate) struct Change {
     locals: Option<Vec<Ipv4Addr>>,
     /// Listeners that are new, changed (with what they were) or gone.
     listeners: HashMap<Name, (Option<Served>, Option<Served>)>,
+    /// The new and changed ones by their pool.
+    arrivals: HashMap<Name, Vec<Name>>,
     /// Listeners that stay and whose pool has another table.
     moved: Vec<Name>,
     /// Pools that are new, changed or gone.
@@ -388,6 +390,8 @@ impl Plan {
             let served = self.serve(&mut change.fresh_listeners, listener, locals)?;
             let old = self.listeners.get(&listener.name);
             if old != Some(&served) {
+                let arrivals = change.arrivals.entry(served.pool.clone()).or_default();
+                arrivals.push(listener.name.clone());
                 change
                     .listeners
                     .insert(listener.name.clone(), (old.cloned(), Some(served)));
@@ -478,8 +482,21 @@ impl Plan {
         let (gone, come) = difference(&before.config.pools, &snapshot.config.pools);
         touched.extend(gone.iter().chain(come).map(|pool| pool.name.clone()));
         let differs = |id: &BackendId| before.takes_new_work(id) != snapshot.takes_new_work(id);
-        let states = before.backends.keys().chain(snapshot.backends.keys());
-        touched.extend(states.filter(|id| differs(id)).map(|id| id.pool.clone()));
+        let mut known = 0;
+        for (id, state) in &snapshot.backends {
+            let old = before.backends.get(id);
+            known += usize::from(old.is_some());
+            if old != Some(state) && differs(id) {
+                touched.insert(id.pool.clone());
+            }
+        }
+        if known < before.backends.len() {
+            let gone = before
+                .backends
+                .keys()
+                .filter(|id| !snapshot.backends.contains_key(id));
+            touched.extend(gone.filter(|id| differs(id)).map(|id| id.pool.clone()));
+        }
         touched
     }
 
@@ -566,17 +583,9 @@ impl Plan {
 
     /// The listeners that will use a pool.
     fn users_after(&self, change: &Change, pool: &Name) -> Vec<Name> {
-        let stay = self
-            .users
-            .get(pool)
-            .into_iter()
-            .flatten()
-            .filter(|name| !change.listeners.contains_key(*name));
-        let come = change
-            .listeners
-            .iter()
-            .filter(|(_, (_, new))| new.as_ref().is_some_and(|new| new.pool == *pool))
-            .map(|(name, _)| name);
+        let users = self.users.get(pool).into_iter().flatten();
+        let stay = users.filter(|name| !change.listeners.contains_key(*name));
+        let come = change.arrivals.get(pool).into_iter().flatten();
         stay.chain(come).cloned().collect()
     }
 

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
 use weir_l4_common::drop::Drop as DropReason;
 use weir_l4_common::service::{BACKENDS_MAX, Listener as Entry, ListenerKey, SCHEDULE_LANES};
@@ -48,6 +48,9 @@ const NEXT_HOP_WAIT: Duration = Duration::from_millis(200);
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// …in so many steps.
 const PASS_STEPS: u32 = 100;
+/// After a step the sweep rests for at least so many times as long as the step took: a table too large to go through
+/// in time takes more time, not more of a core.
+const PASS_REST: u32 = 4;
 
 /// The running plane. Dropping it detaches the program; sessions end with it.
 pub struct Plane {
@@ -178,17 +181,15 @@ impl Plane {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
-        shared.backends.expect(&addresses);
+        let new = shared.backends.expect(&addresses);
         let prepared = Prepared {
             change: Some(change),
             addresses,
             shared: shared.clone(),
         };
-        if !prepared.addresses.is_empty() {
+        if !new.is_empty() {
             self.watch.wake();
-            let unknown = shared
-                .backends
-                .wait_for_hops(&prepared.addresses, NEXT_HOP_WAIT);
+            let unknown = shared.backends.wait_for_hops(&new, NEXT_HOP_WAIT);
             if !unknown.is_empty() {
                 tracing::warn!(backends = ?unknown, "next hops are not known yet");
             }
@@ -423,10 +424,12 @@ impl Shared {
         let mut sweep = Sweep::new(sets, timeouts);
         let step = sets.div_ceil(PASS_STEPS);
         let mut cpu_before = thread_cpu();
-        while !stop.wait(PASS_INTERVAL / PASS_STEPS) {
-            let Some(totals) = sweep.step(self.table(), self.clock.now(), step) else {
-                continue;
-            };
+        let mut rest = Duration::ZERO;
+        while !stop.wait(rest.max(PASS_INTERVAL / PASS_STEPS)) {
+            let now = self.clock.now();
+            let totals = sweep.step(self.table(), now, step);
+            rest = monotonic().saturating_sub(now.monotonic) * PASS_REST;
+            let Some(totals) = totals else { continue };
             self.give_numbers_back(&mut sweep, &totals);
             *lock(&self.totals) = Arc::new(totals);
             let cpu = thread_cpu();
@@ -602,7 +605,6 @@ fn load(sets: u32, seed: u64) -> Result<Ebpf, Error> {
         .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
         .override_global("SETS", &sets, true)
         .override_global("SEED", &seed, true)
-        .verifier_log_level(VerifierLogLevel::DISABLE)
         .load(program::FORWARD)
         .map_err(Error::Load)
 }
@@ -674,4 +676,33 @@ fn ipv4(address: Option<IpAddr>) -> Option<Option<Ipv4Addr>> {
 /// Processor time of the calling thread.
 fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_room_for_two_lines_of_every_session() {
+        assert_eq!(table_sets(1_048_576), 819_200);
+        assert_eq!(table_bytes(table_sets(10_000_000)) / 10_000_000, 200);
+        assert!(table_sets(0) >= 2);
+        assert!(
+            u64::from(table_sets(u32::MAX)) * 4 * LOAD_PERCENT / 100 >= u64::from(u32::MAX) * 2
+        );
+    }
+
+    #[test]
+    fn a_table_that_does_not_fit_into_memory_is_refused_with_its_size() {
+        let sets = table_sets(u32::MAX);
+        let error = check_memory(u32::MAX, sets).unwrap_err().to_string();
+        let needed = table_bytes(sets) >> 20;
+        assert!(
+            error.starts_with(&format!(
+                "max_sessions = 4294967295 needs a session table of {needed} MiB, and "
+            )),
+            "{error}"
+        );
+        assert!(check_memory(1, table_sets(1)).is_ok());
+    }
 }

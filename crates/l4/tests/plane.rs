@@ -8,7 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use net::{Net, until};
-use weir_l4::{DropReason, Filter, Plane, State};
+use weir_l4::{Attachment, Decap, DropReason, Filter, Plane, State};
+use weir_model::XdpMode;
 
 #[test]
 fn fullnat_carries_tcp_both_ways_and_counts_it() {
@@ -299,7 +300,7 @@ fn dr_and_tunnel_reach_a_backend_that_has_the_vip() {
     assert_eq!(net.ask(), "backend 1");
     let decap = net
         .backend(0)
-        .run(|| weir_l4::Decap::attach("eth0", weir_model::XdpMode::Auto))
+        .run(|| Decap::attach("eth0", XdpMode::Auto))
         .unwrap();
     plane.commit(plane.prepare(&net.config_to_port(80, "tunnel")).unwrap());
     assert_eq!(net.ask(), "backend 1");
@@ -313,4 +314,75 @@ fn dr_and_tunnel_reach_a_backend_that_has_the_vip() {
         ..Filter::default()
     };
     assert_eq!(plane.session_count(&established), 2);
+}
+
+#[test]
+fn an_interface_without_native_xdp_gets_the_generic_one() {
+    let Some(net) = Net::new("generic") else {
+        return;
+    };
+    let attach = |mode| net.balancer.run(|| Decap::attach("lo", mode));
+    assert_eq!(
+        attach(XdpMode::Auto).unwrap().attachment(),
+        Attachment::Generic
+    );
+    assert_eq!(
+        attach(XdpMode::Generic).unwrap().attachment(),
+        Attachment::Generic
+    );
+    let error = attach(XdpMode::Native).err().unwrap().to_string();
+    assert!(error.starts_with("attach XDP to lo (native): "), "{error}");
+    assert!(error.contains("the driver has no XDP"), "{error}");
+}
+
+#[test]
+fn a_changed_route_is_followed() {
+    let Some(net) = Net::new("route") else {
+        return;
+    };
+    let plane = net.plane(&net.config("fullnat", "tcp", "round_robin", &[1]));
+    let mut stream = net.connect().unwrap();
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
+    // The other backend is no router: what goes there is lost.
+    net.route_first_backend(Some("10.2.0.12"));
+    until("packets take the new way", || {
+        stream
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
+        stream.write_all(b"x").unwrap();
+        stream.read(&mut [0; 100]).is_err()
+    });
+    net.route_first_backend(None);
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    assert!(
+        stream.read(&mut [0; 100]).unwrap() > 0,
+        "TCP repeats what was lost"
+    );
+    drop(plane);
+}
+
+#[test]
+fn the_kernel_keeps_the_neighbours_that_we_use_and_only_those() {
+    let Some(net) = Net::new("managed") else {
+        return;
+    };
+    let managed = || {
+        net.neighbours()
+            .lines()
+            .filter(|line| line.contains("managed"))
+            .count()
+    };
+    let plane = net.plane(&net.config("fullnat", "tcp", "round_robin", &[1, 1]));
+    assert_eq!(managed(), 2, "{}", net.neighbours());
+    plane.commit(
+        plane
+            .prepare(&net.config("fullnat", "tcp", "round_robin", &[1]))
+            .unwrap(),
+    );
+    until("the second backend is forgotten", || managed() == 1);
+    plane.stop();
+    assert_eq!(managed(), 0, "{}", net.neighbours());
 }

@@ -207,6 +207,31 @@ impl Net {
             .unwrap();
     }
 
+    /// Sends packets for the first backend to a gateway; `None`: to itself again.
+    pub(crate) fn route_first_backend(&self, gateway: Option<&str>) {
+        match gateway {
+            Some(gateway) => self
+                .balancer
+                .add_route("10.2.0.11/32", gateway.parse().unwrap())
+                .unwrap(),
+            None => drop(self.ip(&["route", "delete", "10.2.0.11/32"])),
+        }
+    }
+
+    /// The load balancer's neighbours, in the words of iproute2.
+    pub(crate) fn neighbours(&self) -> String {
+        self.ip(&["neigh", "show"])
+    }
+
+    fn ip(&self, arguments: &[&str]) -> String {
+        let output = self
+            .balancer
+            .output(Command::new("ip").args(arguments))
+            .unwrap();
+        assert!(output.status.success(), "ip {arguments:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Takes the link to the client away and makes a new one of the same name.
     pub(crate) fn replace_client_link(&mut self) {
         drop(self.client_link.take());
