@@ -12,6 +12,7 @@ use crate::client::{Echo, noise};
 use crate::scene::{Arms, Config, ECHO, Mode, Scene, vip};
 
 const RELOADS: usize = 10;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One more listener for the echo backends.
 fn with_listener(scene: &Scene, port: u16, scheduler: &'static str) -> String {
@@ -118,6 +119,22 @@ fn a_config_with_a_mistake_changes_nothing() {
     );
 }
 
+/// A scene whose daemon, told to end, waits a second for what runs.
+fn soon_drained() -> Scene {
+    let config = |network: &_| {
+        let mut config = Config::of(network, Mode::Nat);
+        config.more = "[node]\ndrain_timeout = \"1s\"\n".to_owned();
+        config.text()
+    };
+    Scene::with(Arms::Two, Mode::Nat, config, None)
+}
+
+fn assert_no_program_is_left(scene: &Scene) {
+    for arm in &scene.network.arms {
+        assert!(!arm.has_xdp().unwrap(), "{} has a program", arm.name());
+    }
+}
+
 #[test]
 fn told_to_end_the_daemon_ends_and_leaves_no_program_behind() {
     if !ready(
@@ -126,16 +143,29 @@ fn told_to_end_the_daemon_ends_and_leaves_no_program_behind() {
     ) {
         return;
     }
-    let mut scene = Scene::new(Arms::Two, Mode::Nat);
-    let mut held = Echo::connect(&scene.network.client, vip(ECHO)).unwrap();
-    held.say(b"hello").unwrap();
+    let mut scene = soon_drained();
+    Echo::connect(&scene.network.client, vip(ECHO))
+        .unwrap()
+        .say(b"hello")
+        .unwrap();
     scene.weir.terminate();
-    assert!(scene.weir.wait(Duration::from_secs(60)).success());
-    for arm in &scene.network.arms {
-        assert!(
-            !arm.has_xdp().unwrap(),
-            "{} still has a program",
-            arm.name()
-        );
+    assert!(scene.weir.wait(PATIENCE).success());
+    assert_no_program_is_left(&scene);
+}
+
+#[test]
+fn told_to_end_the_daemon_waits_for_sessions_until_the_time_to_drain_is_over() {
+    if !ready(
+        "told_to_end_the_daemon_waits_for_sessions_until_the_time_to_drain_is_over",
+        &[],
+    ) {
+        return;
     }
+    let mut scene = soon_drained();
+    let mut held = Echo::connect(&scene.network.client, vip(ECHO)).unwrap();
+    scene.weir.terminate();
+    held.say(b"still here").unwrap();
+    // The exit code for work that was cut off.
+    assert_eq!(scene.weir.wait(PATIENCE).code(), Some(3));
+    assert_no_program_is_left(&scene);
 }
