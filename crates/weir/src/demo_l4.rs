@@ -98,10 +98,18 @@ pub(crate) fn run() -> Result<()> {
             .with_context(|| format!("mode {}", mode.name))?
             .print(mode);
     }
-    demo.suggest();
+    println!("\nThe ways:");
+    for mode in &MODES {
+        println!("  {:<8} {VIP}:{}  {}", mode.name, mode.vip_port, mode.way);
+    }
     if io::stdin().is_terminal() {
+        demo.suggest();
         println!("\nPress Ctrl-C to end and remove everything.");
         ends.wait().context("wait for Ctrl-C")?;
+    } else {
+        println!(
+            "\nOn a terminal it stays until Ctrl-C, to be looked at. Now everything is removed."
+        );
     }
     Ok(())
 }
@@ -271,10 +279,6 @@ A network of namespaces, one segment:
             .map_or_else(|_| "weir".to_owned(), |file| file.display().to_string());
         let (client, lb) = (self.client.path(), self.lb.path());
         let (client, lb, backend) = (client.display(), lb.display(), self.backends[0].path());
-        println!("\nThe ways:");
-        for mode in &MODES {
-            println!("  {:<8} {VIP}:{}  {}", mode.name, mode.vip_port, mode.way);
-        }
         println!(
             "\nWhat to try in another terminal, as root, while this runs:\n\
              \x20 nsenter --net={client} curl http://{VIP}:{}/\n\
