@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -439,6 +440,57 @@ fn address_in_use_is_named() {
 }
 
 #[test]
+fn layer_4_without_rights_names_what_is_missing() {
+    let folder = Folder::new();
+    let file = folder.write(
+        "weir.toml",
+        &format!(
+            r#"
+            [api]
+            listen = "{}"
+            [l4]
+            interfaces = ["lo"]
+            local_addresses = ["192.0.2.10"]
+            [[listener]]
+            name = "db"
+            bind = "203.0.113.10:3306"
+            protocol = "tcp"
+            forward = "fullnat"
+            pool = "db"
+            [[pool]]
+            name = "db"
+            backend = [{{ address = "192.0.2.20:3306" }}]
+            "#,
+            free_address()
+        ),
+    );
+    // Root loses its rights for the test; who is not root has none to lose.
+    let without = "-net_admin,-sys_admin,-bpf,-perfmon";
+    let mut command = if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command
+            .arg(format!("--bounding-set={without}"))
+            .arg(env!("CARGO_BIN_EXE_weir"));
+        command
+    } else {
+        weir()
+    };
+    let output = command
+        .args(["run", "--config"])
+        .arg(file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let err = text(&output.stderr);
+    assert!(
+        err.contains(
+            "[l4]: this process lacks CAP_NET_ADMIN, CAP_BPF, CAP_PERFMON: run it as root"
+        ),
+        "{err}"
+    );
+}
+
+#[test]
 fn logs_are_json_when_asked_for() {
     let (a, folder, listen, api) = (
         Backend::start("a"),
@@ -514,7 +566,7 @@ fn service_manager_is_told() {
 #[test]
 fn limit_of_file_descriptors_is_raised() {
     let (a, listen) = (Backend::start("a"), free_address());
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     command.args([
         "-c",
         "ulimit -Sn 300 && ulimit -Hn 4000 && exec \"$0\" \"$@\"",
