@@ -1,7 +1,6 @@
 //! The one owner of the node's state.
 //!
-//! Every change is a [`Command`] that comes in through the [`Inbox`]: a signal, news from the health checks, later
-//! what an operator or a peer orders. The owner builds the next [`Snapshot`], has every data plane prepare it, and
+//! Every change is a [`Command`] that comes in through the [`Inbox`]. The owner builds the next [`Snapshot`], has every data plane prepare it, and
 //! commits it everywhere or nowhere.
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,15 +9,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use anyhow::{Result, bail};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use weir_api::Access;
 use weir_health::{Checker, HealthEvent};
 use weir_model::{BackendId, BackendState, Config, Health, HealthCheck, Name, Pool, Snapshot};
 
 use crate::difference::Difference;
+use crate::inbox::{Command, Inbox, Signals};
 use crate::node::Node;
 use crate::planes::Planes;
 use crate::{check, notify, restart, run};
@@ -27,19 +26,6 @@ use crate::{check, notify, restart, run};
 const HEALTH_EVENTS: usize = 1024;
 /// After a data plane could not follow a change of health.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// What the owner is told to do.
-#[derive(Debug)]
-enum Command {
-    /// Read the config again and apply the difference.
-    Reload,
-    /// The health of these backends has changed.
-    Health(Vec<HealthEvent>),
-    /// Try again what a data plane could not follow.
-    Retry,
-    /// Take no new work, and end.
-    Stop,
-}
 
 /// How a node ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,59 +42,6 @@ impl From<Ended> for ExitCode {
             Ended::Done => Self::SUCCESS,
             Ended::CutOff => Self::from(3),
         }
-    }
-}
-
-/// The signals that are commands. Heard from the moment this is made, so that none ends a node that is starting.
-pub(crate) struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(crate) fn listen() -> Result<Self> {
-        let signal = |kind| signal(kind).context("listen for signals");
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-}
-
-/// Where commands come from.
-struct Inbox {
-    signals: Signals,
-    health: mpsc::Receiver<HealthEvent>,
-}
-
-impl Inbox {
-    /// The next command; `Retry` when `retry_at` comes first.
-    async fn next(&mut self, retry_at: Option<Instant>) -> Command {
-        let retry = async {
-            match retry_at {
-                Some(instant) => sleep_until(instant).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = self.signals.terminate.recv() => Command::Stop,
-            _ = self.signals.interrupt.recv() => Command::Stop,
-            _ = self.signals.hangup.recv() => Command::Reload,
-            Some(first) = self.health.recv() => Command::Health(self.with_waiting(first)),
-            () = retry => Command::Retry,
-        }
-    }
-
-    /// What has piled up is one change.
-    fn with_waiting(&mut self, first: HealthEvent) -> Vec<HealthEvent> {
-        let mut events = vec![first];
-        while let Ok(event) = self.health.try_recv() {
-            events.push(event);
-        }
-        events
     }
 }
 

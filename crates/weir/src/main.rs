@@ -14,6 +14,7 @@ mod demo;
 mod demo_l4;
 mod difference;
 mod get;
+mod inbox;
 mod limits;
 mod logging;
 mod node;

@@ -11,7 +11,8 @@ use tokio::runtime::{Builder, Runtime};
 use weir_api::{Access, Connections, Token, View};
 use weir_model::Api;
 
-use crate::control::{Control, Signals};
+use crate::control::Control;
+use crate::inbox::Signals;
 use crate::planes::Planes;
 use crate::{check, limits, notify};
 

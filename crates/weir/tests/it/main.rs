@@ -4,5 +4,9 @@
 
 mod check;
 mod demo;
-mod run;
+mod fixture;
+mod forward;
+mod reload;
+mod start;
+mod stop;
 mod support;

@@ -26,19 +26,20 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A port of loopback that nobody has: below the range that outgoing connections take theirs from, and in a part of
-/// it that depends on the process, since tests run at once.
+/// A port of loopback that nobody has: below the range that outgoing connections take theirs from, in a part of it
+/// that depends on the process, and never the same one twice, since tests run at once.
 pub(crate) fn free_address() -> SocketAddr {
+    const PER_PROCESS: u16 = 200;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let part = u16::try_from(std::process::id() % 400).unwrap();
-    for _ in 0..50 {
-        let port = 10_000 + part * 50 + NEXT.fetch_add(1, Ordering::Relaxed) % 50;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let part = u16::try_from(std::process::id() % 100).unwrap();
+    loop {
+        let at = NEXT.fetch_add(1, Ordering::Relaxed);
+        assert!(at < PER_PROCESS, "more ports than this process may use");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10_000 + part * PER_PROCESS + at));
         if TcpListener::bind(address).is_ok() {
             return address;
         }
     }
-    panic!("no free port");
 }
 
 /// A folder that goes with the test.
