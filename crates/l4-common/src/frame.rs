@@ -131,11 +131,10 @@ impl<const N: usize> Head<N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::vec;
 
     #[test]
     fn refuses_heads_beyond_the_end() {
-        let mut bytes = vec![0u8; 20];
+        let mut bytes = [0u8; 20];
         let range = bytes.as_mut_ptr_range();
         // SAFETY: `bytes` lives until the end of the test and nobody else refers to it.
         let frame = unsafe { Frame::new(range.start, range.end) };
@@ -147,7 +146,7 @@ mod tests {
 
     #[test]
     fn keeps_bytes_in_memory_order() {
-        let mut bytes = vec![1u8, 2, 3, 4, 5, 6, 7, 8];
+        let mut bytes = [1u8, 2, 3, 4, 5, 6, 7, 8];
         let range = bytes.as_mut_ptr_range();
         // SAFETY: as above.
         let head = unsafe { Frame::new(range.start, range.end) }

@@ -21,21 +21,21 @@ struct Plain<T>(T);
 // SAFETY: used with the map types of weir-l4-common alone, which are integers without padding.
 unsafe impl<T: Copy + 'static> Pod for Plain<T> {}
 
-pub const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-pub const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
-pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
-pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-pub const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
+pub(crate) const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
+pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(crate) const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
 /// The interface that test runs come in by: loopback.
-pub const INGRESS: u32 = 1;
+pub(crate) const INGRESS: u32 = 1;
 /// An interface that does not exist; a redirect to it is only a verdict.
-pub const EGRESS: u32 = 4711;
+pub(crate) const EGRESS: u32 = 4711;
 
 /// Whether the kernel lets us load programs; says so when not.
-pub fn privileged() -> bool {
+pub(crate) fn privileged() -> bool {
     // SAFETY: no arguments, no memory.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
@@ -44,24 +44,24 @@ pub fn privileged() -> bool {
     root
 }
 
-pub struct Rig {
+pub(crate) struct Rig {
     ebpf: Ebpf,
     run_name: &'static str,
 }
 
 /// What came out of a run.
-pub struct Outcome {
-    pub verdict: Verdict,
-    pub packet: Vec<u8>,
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    pub(crate) packet: Vec<u8>,
 }
 
-pub fn be(addr: Ipv4Addr) -> u32 {
+pub(crate) fn be(addr: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(addr.octets())
 }
 
 impl Rig {
     /// `weir_forward` with a table of `sets` sets, links 0 (ingress) and 1 (egress), one local address.
-    pub fn new(sets: u32) -> Self {
+    pub(crate) fn new(sets: u32) -> Self {
         let seed = 0x5eed_u64;
         let mut ebpf = EbpfLoader::new()
             .override_global("SETS", &sets, true)
@@ -102,7 +102,7 @@ impl Rig {
     }
 
     /// `weir_decap` where tunnels to `end` end.
-    pub fn decap(end: Ipv4Addr) -> Self {
+    pub(crate) fn decap(end: Ipv4Addr) -> Self {
         let mut ebpf = EbpfLoader::new().load(weir_l4::program::DECAP).unwrap();
         let program: &mut Xdp = ebpf.program_mut("weir_decap").unwrap().try_into().unwrap();
         program.load().unwrap();
@@ -127,7 +127,7 @@ impl Rig {
         self.ebpf.map_mut(name).unwrap().try_into().unwrap()
     }
 
-    pub fn locals(&mut self, locals: &[Ipv4Addr]) {
+    pub(crate) fn locals(&mut self, locals: &[Ipv4Addr]) {
         for (slot, local) in locals.iter().enumerate() {
             self.array("LOCALS")
                 .set(slot as u32, Plain(be(*local)), 0)
@@ -137,25 +137,25 @@ impl Rig {
     }
 
     /// A new generation of routes and neighbours.
-    pub fn route_generation(&mut self, route_generation: u32) {
+    pub(crate) fn route_generation(&mut self, route_generation: u32) {
         for slot in 0..2 {
             let Plain(link) = self.array::<Link>("LINKS").get(&slot, 0).unwrap();
             self.array("LINKS").set(slot, Plain(Link { route_generation, ..link }), 0).unwrap();
         }
     }
 
-    pub fn settings(&mut self, settings: Settings) {
+    pub(crate) fn settings(&mut self, settings: Settings) {
         self.array("CONFIG").set(0, Plain(settings), 0).unwrap();
     }
 
-    pub fn backend(&mut self, number: u16, backend: Backend) {
+    pub(crate) fn backend(&mut self, number: u16, backend: Backend) {
         self.array("BACKENDS")
             .set(u32::from(number), Plain(backend), 0)
             .unwrap();
     }
 
     /// A listener with the backends given by number, in turn.
-    pub fn listener(
+    pub(crate) fn listener(
         &mut self,
         id: u16,
         port: u16,
@@ -196,7 +196,7 @@ impl Rig {
     }
 
     /// One TCP and one UDP listener on port 80 in this mode, with one backend on link 1.
-    pub fn serve(&mut self, mode: Mode) {
+    pub(crate) fn serve(&mut self, mode: Mode) {
         let port = if matches!(mode, Mode::Dr | Mode::Tunnel) {
             80u16
         } else {
@@ -217,7 +217,7 @@ impl Rig {
         self.listener(2, 80, 17, mode, Pick::Next, &[1]);
     }
 
-    pub fn run(&mut self, packet: &[u8]) -> Outcome {
+    pub(crate) fn run(&mut self, packet: &[u8]) -> Outcome {
         let mut out = vec![0u8; packet.len() + 128];
         let program: &mut Xdp = self
             .ebpf
@@ -246,7 +246,7 @@ impl Rig {
     }
 
     /// Packets dropped for this reason so far.
-    pub fn drops(&mut self, reason: Drop) -> u64 {
+    pub(crate) fn drops(&mut self, reason: Drop) -> u64 {
         let map: PerCpuArray<&mut MapData, u64> =
             self.ebpf.map_mut("DROPS").unwrap().try_into().unwrap();
         map.get(&(reason as u32), 0).unwrap().iter().sum()
@@ -255,22 +255,22 @@ impl Rig {
 
 /// What a test says about a packet; checksums and lengths are filled in.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Packet {
-    pub eth_dst: [u8; 6],
-    pub eth_src: [u8; 6],
-    pub src: Ipv4Addr,
-    pub dst: Ipv4Addr,
-    pub ttl: u8,
-    pub tos: u8,
-    pub id: u16,
-    pub fragment: u16,
-    pub options: Vec<u8>,
-    pub l4: L4,
-    pub payload: Vec<u8>,
+pub(crate) struct Packet {
+    pub(crate) eth_dst: [u8; 6],
+    pub(crate) eth_src: [u8; 6],
+    pub(crate) src: Ipv4Addr,
+    pub(crate) dst: Ipv4Addr,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+    pub(crate) id: u16,
+    pub(crate) fragment: u16,
+    pub(crate) options: Vec<u8>,
+    pub(crate) l4: L4,
+    pub(crate) payload: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum L4 {
+pub(crate) enum L4 {
     Tcp {
         src: u16,
         dst: u16,
@@ -289,10 +289,10 @@ pub enum L4 {
     Other(u8),
 }
 
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const ACK: u8 = 16;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
 
 impl Packet {
     fn new(src: Ipv4Addr, dst: Ipv4Addr, l4: L4) -> Self {
@@ -311,7 +311,7 @@ impl Packet {
         }
     }
 
-    pub fn tcp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8) -> Self {
+    pub(crate) fn tcp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8) -> Self {
         Self::new(
             src.0,
             dst.0,
@@ -323,7 +323,7 @@ impl Packet {
         )
     }
 
-    pub fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Self {
+    pub(crate) fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Self {
         Self::new(
             src.0,
             dst.0,
@@ -335,7 +335,7 @@ impl Packet {
         )
     }
 
-    pub fn echo(src: Ipv4Addr, dst: Ipv4Addr) -> Self {
+    pub(crate) fn echo(src: Ipv4Addr, dst: Ipv4Addr) -> Self {
         Self::new(src, dst, L4::Icmp { kind: 8, code: 0 })
     }
 
@@ -349,7 +349,7 @@ impl Packet {
     }
 
     /// The frame, with every length and checksum computed in full.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut l4 = Vec::new();
         let length_at = match self.l4 {
             L4::Tcp { src, dst, flags } => {
@@ -412,6 +412,6 @@ impl Packet {
 }
 
 /// The local port that FullNAT put into a packet, for tests that must answer to it.
-pub fn source_port(frame: &[u8]) -> u16 {
+pub(crate) fn source_port(frame: &[u8]) -> u16 {
     u16::from_be_bytes([frame[34], frame[35]])
 }

@@ -1,0 +1,224 @@
+//! The packet logic's machine in memory: what the kernel and its maps are to the XDP program.
+#![allow(dead_code)]
+
+use std::cell::{Cell, RefCell, UnsafeCell};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use weir_l4_common::drop::Drop;
+use weir_l4_common::env::{Env, NextHop, Verdict};
+use weir_l4_common::event::Event;
+use weir_l4_common::forward::forward;
+use weir_l4_common::frame::Frame;
+use weir_l4_common::hash::FlowKey4;
+use weir_l4_common::link::Link;
+use weir_l4_common::service::{
+    BACKEND_ACCEPTS, Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Mode, Pick,
+    Settings,
+};
+use weir_l4_common::session::{LIVE, Line4, Set4};
+use weir_l4_common::table;
+
+/// Bytes in front of a packet, as XDP drivers leave them.
+pub(crate) const HEADROOM: usize = 256;
+pub(crate) const INGRESS: u32 = 1;
+pub(crate) const EGRESS: u32 = 2;
+pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub(crate) const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
+pub(crate) const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
+
+pub(crate) fn be(addr: Ipv4Addr) -> u32 {
+    u32::from_ne_bytes(addr.octets())
+}
+
+/// The machine; what the logic gets is a reference to it.
+pub(crate) struct Machine {
+    table: Vec<UnsafeCell<Set4>>,
+    packet: RefCell<Vec<u8>>,
+    start: Cell<usize>,
+    pub(crate) listeners: HashMap<ListenerKey, Listener>,
+    pub(crate) slots: Vec<u16>,
+    pub(crate) backends: HashMap<u16, Backend>,
+    pub(crate) locals: Vec<u32>,
+    pub(crate) next_hop: NextHop,
+    pub(crate) events: RefCell<Vec<Event>>,
+    pub(crate) drops: RefCell<Vec<Drop>>,
+    listener_counters: UnsafeCell<ListenerCounters>,
+    backend_counters: UnsafeCell<BackendCounters>,
+}
+
+impl Machine {
+    /// One backend, and listeners on VIP:80 for TCP and UDP in this mode.
+    pub(crate) fn new(sets: usize, mode: Mode) -> Self {
+        // SAFETY: every field of a set is an integer, for which zero is a value.
+        let set = || UnsafeCell::new(unsafe { std::mem::zeroed::<Set4>() });
+        let keeps_port = matches!(mode, Mode::Dr | Mode::Tunnel);
+        let port = if keeps_port { 80u16 } else { 8080 }.to_be();
+        let backend = Backend {
+            addr: be(BACKEND),
+            port,
+            zero: 0,
+            mac: BACKEND_MAC,
+            link: 1,
+            flags: BACKEND_ACCEPTS,
+        };
+        let listener = |id| Listener {
+            id,
+            mode: mode as u8,
+            pick: Pick::Next as u8,
+            table_base: 0,
+            table_len: 1,
+            zero: 0,
+        };
+        let key = |proto| ListenerKey {
+            addr: be(VIP),
+            port: 80u16.to_be(),
+            proto,
+            zero: 0,
+        };
+        Self {
+            table: (0..sets).map(|_| set()).collect(),
+            packet: RefCell::default(),
+            start: Cell::new(0),
+            listeners: HashMap::from([(key(6), listener(1)), (key(17), listener(2))]),
+            slots: vec![1],
+            backends: HashMap::from([(1, backend)]),
+            locals: vec![be(LOCAL)],
+            next_hop: NextHop::None,
+            events: RefCell::default(),
+            drops: RefCell::default(),
+            listener_counters: UnsafeCell::default(),
+            backend_counters: UnsafeCell::default(),
+        }
+    }
+
+    /// Runs one packet; the verdict, and the packet as it is then.
+    pub(crate) fn run(&self, packet: &[u8]) -> (Verdict, Vec<u8>) {
+        let mut memory = vec![0xaa; HEADROOM];
+        memory.extend(packet);
+        *self.packet.borrow_mut() = memory;
+        self.start.set(HEADROOM);
+        let verdict = forward(self);
+        (verdict, self.packet.borrow()[self.start.get()..].to_vec())
+    }
+
+    /// Keys of all live lines.
+    pub(crate) fn flows(&self) -> Vec<FlowKey4> {
+        let lines = self.table.iter().flat_map(|set| {
+            // SAFETY: nothing runs while the test looks.
+            let set: &Set4 = unsafe { &*set.get() };
+            set.lines.iter()
+        });
+        lines
+            .filter(|line| line.meta() & LIVE != 0)
+            .map(Line4::key)
+            .collect()
+    }
+}
+
+impl Env for &Machine {
+    fn frame(&self) -> Frame {
+        let mut packet = self.packet.borrow_mut();
+        let range = packet[self.start.get()..].as_mut_ptr_range();
+        // SAFETY: the buffer is not touched while the logic runs, and outlives it.
+        unsafe { Frame::new(range.start, range.end) }
+    }
+
+    fn move_start(&self, bytes: i32) -> bool {
+        let start = self.start.get() as i64 + i64::from(bytes);
+        if start < 0 || start as usize > self.packet.borrow().len() {
+            return false;
+        }
+        self.start.set(start as usize);
+        true
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        INGRESS
+    }
+
+    fn jiffies(&self) -> u32 {
+        1000
+    }
+
+    fn seed(&self) -> u64 {
+        0x5eed
+    }
+
+    fn sets(&self) -> u32 {
+        self.table.len() as u32
+    }
+
+    fn set(&self, index: u32) -> Option<*mut Set4> {
+        self.table.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn is_taken(&self, key: &FlowKey4, hash: u64) -> bool {
+        table::is_taken(*self, key, hash)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            locals: self.locals.len() as u32,
+        }
+    }
+
+    fn link(&self, index: u32) -> Option<Link> {
+        let (ifindex, mac) = [(INGRESS, LB_MAC), (EGRESS, OTHER_MAC)]
+            .get(index as usize)
+            .copied()?;
+        Some(Link {
+            ifindex,
+            route_generation: 7,
+            mac,
+            mtu: 1500,
+        })
+    }
+
+    fn link_of(&self, ifindex: u32) -> Option<u8> {
+        (ifindex as u8).checked_sub(1)
+    }
+
+    fn listener(&self, key: &ListenerKey) -> Option<Listener> {
+        self.listeners.get(key).copied()
+    }
+
+    fn is_vip(&self, addr: u32) -> bool {
+        addr == be(VIP)
+    }
+
+    fn slot(&self, index: u32) -> Option<u16> {
+        self.slots.get(index as usize).copied()
+    }
+
+    fn backend(&self, number: u16) -> Option<Backend> {
+        self.backends.get(&number).copied()
+    }
+
+    fn local(&self, index: u32) -> Option<u32> {
+        self.locals.get(index as usize).copied()
+    }
+
+    fn listener_counters(&self, _: u16) -> Option<*mut ListenerCounters> {
+        Some(self.listener_counters.get())
+    }
+
+    fn backend_counters(&self, _: u16) -> Option<*mut BackendCounters> {
+        Some(self.backend_counters.get())
+    }
+
+    fn count_drop(&self, reason: Drop) {
+        self.drops.borrow_mut().push(reason);
+    }
+
+    fn tell(&self, event: Event) {
+        self.events.borrow_mut().push(event);
+    }
+
+    fn next_hop(&self, _: u32, _: u32) -> NextHop {
+        self.next_hop
+    }
+}
