@@ -116,27 +116,20 @@ impl Backends {
     /// Waits until the next hops of all these addresses are known; returns those that were not known in time.
     pub(crate) fn wait_for_hops(&self, addresses: &[Ipv4Addr], timeout: Duration) -> Vec<Ipv4Addr> {
         let deadline = Instant::now() + timeout;
+        let mut unknown = addresses.to_vec();
         let mut state = self.state();
         loop {
-            let unknown: Vec<Ipv4Addr> = addresses
-                .iter()
-                .filter(|addr| {
-                    state
-                        .by_address
-                        .get(addr)
-                        .is_none_or(|address| address.hop.is_none())
-                })
-                .copied()
-                .collect();
+            // Every next hop wakes us: only the last address is looked at each time.
+            while unknown.last().is_some_and(|addr| state.is_resolved(*addr)) {
+                unknown.pop();
+            }
             let left = deadline.saturating_duration_since(Instant::now());
             if unknown.is_empty() || left.is_zero() {
+                unknown.retain(|addr| !state.is_resolved(*addr));
                 return unknown;
             }
-            state = self
-                .resolved
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            let waited = self.resolved.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -182,6 +175,12 @@ impl Backends {
 }
 
 impl State {
+    fn is_resolved(&self, addr: Ipv4Addr) -> bool {
+        self.by_address
+            .get(&addr)
+            .is_some_and(|address| address.hop.is_some())
+    }
+
     fn drop_unused(&mut self, addr: Ipv4Addr) {
         if self
             .by_address

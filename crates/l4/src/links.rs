@@ -97,9 +97,14 @@ impl Links {
         Some(placed.slot)
     }
 
+    /// Whether packets leave by an interface.
+    pub(crate) fn contains(&self, info: &LinkInfo) -> bool {
+        self.slots.contains(&info.name)
+    }
+
     /// Writes what has changed of an interface that is in use.
     pub(crate) fn update(&mut self, info: &LinkInfo) {
-        if self.slots.contains(&info.name) {
+        if self.contains(info) {
             self.ensure(info);
         }
     }

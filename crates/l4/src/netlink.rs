@@ -39,6 +39,8 @@ const NDA_FLAGS_EXT: u16 = 15;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+/// A gateway of another family: not for us.
+const RTA_VIA: u16 = 18;
 
 /// `NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT`: the MAC address is good.
 const NUD_VALID: u16 = 0x02 | 0x04 | 0x08 | 0x10 | NUD_FIXED;
@@ -470,6 +472,7 @@ fn route(body: &[u8]) -> Option<Route> {
         match kind {
             RTA_OIF => ifindex = u32_at(value, 0),
             RTA_GATEWAY => via = ipv4(value)?,
+            RTA_VIA => return None,
             _ => {}
         }
     }

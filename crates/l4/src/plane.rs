@@ -78,7 +78,6 @@ struct Shared {
     lines: Mapped<Line>,
     seed: u64,
     clock: Clock,
-    timeouts: Timeouts,
     totals: Mutex<Arc<Totals>>,
     passes: AtomicU64,
     pass_cpu_nanoseconds: AtomicU64,
@@ -138,7 +137,6 @@ impl Plane {
             attach: l4.interfaces.clone(),
             mode: l4.xdp_mode,
         })?;
-        let timeouts = Timeouts::default();
         let shared = Arc::new(Shared {
             l4: l4.clone(),
             plan: Mutex::new(Plan::new(l4.clone(), SCHEDULE_ELEMENTS)),
@@ -149,7 +147,6 @@ impl Plane {
             lines,
             seed,
             clock,
-            timeouts: timeouts.clone(),
             totals: Mutex::default(),
             passes: AtomicU64::new(0),
             pass_cpu_nanoseconds: AtomicU64::new(0),
@@ -162,7 +159,7 @@ impl Plane {
             threads: Vec::new(),
         };
         plane.spawn("weir-l4-watch", move || watch.run())?;
-        plane.spawn("weir-l4-sweep", move || shared.sweep(sets, timeouts, &stop))?;
+        plane.spawn("weir-l4-sweep", move || shared.sweep(sets, &stop))?;
         tracing::info!(
             max_sessions = l4.max_sessions,
             table_bytes = table_bytes(sets),
@@ -313,13 +310,8 @@ impl Shared {
 
     fn for_each_session(&self, filter: &Filter, each: impl FnMut(Found) -> bool) {
         if let Some(filter) = self.number_filter(filter) {
-            for_each(
-                self.table(),
-                self.clock.now(),
-                &self.timeouts,
-                &filter,
-                each,
-            );
+            let timeouts = &lock(&self.totals).clone().timeouts;
+            for_each(self.table(), self.clock.now(), timeouts, &filter, each);
         }
     }
 
@@ -420,8 +412,12 @@ impl Shared {
     }
 
     /// Goes through the table until it is stopped.
-    fn sweep(&self, sets: u32, timeouts: Timeouts, stop: &Stop) {
-        let mut sweep = Sweep::new(sets, timeouts);
+    fn sweep(&self, sets: u32, stop: &Stop) {
+        let mut sweep = Sweep::new(
+            sets,
+            u64::from(self.l4.max_sessions) * 2,
+            Timeouts::default(),
+        );
         let step = sets.div_ceil(PASS_STEPS);
         let mut cpu_before = thread_cpu();
         let mut rest = Duration::ZERO;

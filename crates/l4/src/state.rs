@@ -115,6 +115,26 @@ impl Timeouts {
         }
     }
 
+    /// The timeouts while so many sessions are there as `pressure` says, 1 being as many as there is room for. From
+    /// [`PRESSURE_MIN`] on, what is not an established session goes earlier and earlier, as with the adaptive
+    /// timeouts of pf.conf(5); those that are established stay.
+    pub(crate) fn under(&self, pressure: f64) -> Self {
+        let room = ((1.0 - pressure) / (1.0 - PRESSURE_MIN)).clamp(SHORTEST, 1.0);
+        let shorter = |timeout: Duration| timeout.mul_f64(room);
+        Self {
+            syn_sent: shorter(self.syn_sent),
+            syn_recv: shorter(self.syn_recv),
+            established: self.established,
+            established_one_way: self.established_one_way,
+            fin_wait: shorter(self.fin_wait),
+            close_wait: self.close_wait,
+            time_wait: shorter(self.time_wait),
+            close: shorter(self.close),
+            udp: shorter(self.udp),
+            udp_stream: self.udp_stream,
+        }
+    }
+
     /// No session that is idle for less ends, whatever its state. Until then nobody needs to look at both lines.
     pub(crate) fn least(&self, udp: bool) -> Duration {
         if udp {
@@ -133,6 +153,11 @@ impl Timeouts {
         tcp.into_iter().min().unwrap_or_default()
     }
 }
+
+/// Up to this share of the sessions that there is room for, timeouts are what they are.
+const PRESSURE_MIN: f64 = 0.6;
+/// The part of a timeout that is left when all room is taken: 120 seconds become 6.
+const SHORTEST: f64 = 0.05;
 
 /// What is known of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +192,7 @@ pub(crate) fn two_way(udp: bool, client: Direction, reply: Option<Direction>) ->
         (true, true) => State::TimeWait,
         (true, false) => closed_by(client, reply),
         (false, true) => closed_by(reply, client),
-        (false, false) if reply.packets == 0 => State::SynSent,
+        (false, false) if reply.seen == 0 => State::SynSent,
         (false, false) if client.seen & ACK != 0 => State::Established,
         (false, false) => State::SynRecv,
     }
@@ -282,6 +307,20 @@ mod tests {
             Timeouts::default().of(State::Established, true),
             Duration::from_secs(432_000)
         );
+    }
+
+    #[test]
+    fn a_full_table_shortens_what_is_not_established() {
+        let timeouts = Timeouts::default();
+        assert_eq!(timeouts.under(0.0), timeouts);
+        assert_eq!(timeouts.under(PRESSURE_MIN), timeouts);
+        let half = timeouts.under(0.8);
+        assert_eq!(half.time_wait.as_secs_f64().round(), 60.0);
+        let full = timeouts.under(1.5);
+        assert_eq!(full.time_wait, Duration::from_secs(6));
+        assert_eq!(full.established, timeouts.established);
+        assert_eq!(full.udp_stream, timeouts.udp_stream);
+        assert!(full.least(false) < Duration::from_secs(1));
     }
 
     #[test]

@@ -166,12 +166,19 @@ pub(crate) struct Totals {
     pub(crate) expired: u64,
     /// Lines that were removed since the start because their peer was gone.
     pub(crate) orphans: u64,
+    /// The timeouts from now on.
+    pub(crate) timeouts: Timeouts,
 }
 
 /// The sweep's place in the table and what it remembers.
 #[derive(Debug)]
 pub(crate) struct Sweep {
+    /// Those of the config.
     timeouts: Timeouts,
+    /// Those of the pass under way.
+    present: Timeouts,
+    /// Lines that may be in use.
+    room: u64,
     pass: u32,
     /// The next set.
     cursor: u32,
@@ -194,10 +201,13 @@ pub(crate) struct Sweep {
 }
 
 impl Sweep {
-    /// A sweep of a table with so many sets, at its start.
-    pub(crate) fn new(sets: u32, timeouts: Timeouts) -> Self {
+    /// A sweep of a table with so many sets, at its start. When more than `room` lines are in use, sessions that are
+    /// not established have to go earlier.
+    pub(crate) fn new(sets: u32, room: u64, timeouts: Timeouts) -> Self {
         Self {
+            present: timeouts.clone(),
             timeouts,
+            room,
             pass: 0,
             cursor: 0,
             totals: Totals::default(),
@@ -276,7 +286,7 @@ impl Sweep {
             self.totals.sessions += 1;
         }
         let idle = now.idle(line.last_seen.load(Relaxed));
-        if now.duration(idle) < self.timeouts.least(meta.is_udp()) {
+        if now.duration(idle) < self.present.least(meta.is_udp()) {
             return;
         }
         if !meta.has_peer() {
@@ -301,7 +311,7 @@ impl Sweep {
     fn judge_one_way(&mut self, now: Now, index: u32, line: &Line, meta: Meta, idle: u32) {
         let client = direction(line, meta, idle);
         let state = one_way(meta.is_udp(), client);
-        if now.duration(idle) >= self.timeouts.of(state, false) && line.retire(meta) {
+        if now.duration(idle) >= self.present.of(state, false) && line.retire(meta) {
             self.totals.expired += 1;
             self.queue(now, index);
         }
@@ -335,7 +345,7 @@ impl Sweep {
             &table.lines()[peer_index as usize],
         );
         let (state, idle) = session(now, line, meta, Some(peer));
-        if now.duration(idle) < self.timeouts.of(state, true) {
+        if now.duration(idle) < self.present.of(state, true) {
             return;
         }
         // A line that has changed since it was judged stays: another packet came.
@@ -383,6 +393,9 @@ impl Sweep {
         self.clear_marks(table);
         self.pass = self.pass.wrapping_add(1);
         self.cursor = 0;
+        let pressure = self.totals.lines_used as f64 / self.room.max(1) as f64;
+        self.present = self.timeouts.under(pressure);
+        self.totals.timeouts = self.present.clone();
         let (expired, orphans) = (self.totals.expired, self.totals.orphans);
         let mut totals = std::mem::replace(
             &mut self.totals,
@@ -580,7 +593,7 @@ mod tests {
                     .map(|_| Line::default())
                     .collect(),
                 now,
-                sweep: Sweep::new(sets, Timeouts::default()),
+                sweep: Sweep::new(sets, u64::from(sets) * LINES as u64, Timeouts::default()),
                 totals: Totals::default(),
             }
         }
@@ -834,6 +847,28 @@ mod tests {
     }
 
     #[test]
+    fn a_full_table_loses_what_is_not_established_first() {
+        let mut world = World::new(64);
+        for id in 0..100 {
+            let flow = Flow::tcp(id);
+            world.handshake(flow);
+            if id >= 20 {
+                world.packet(&flow.key(), FIN | ACK);
+                world.packet(&flow.reply_key(), FIN | ACK);
+            }
+        }
+        world.passes(90);
+        assert!(
+            world.used() < 150,
+            "closed sessions go after less than 120 s: {}",
+            world.used()
+        );
+        for id in 0..20 {
+            assert!(world.finds(&Flow::tcp(id).key()), "established ones stay");
+        }
+    }
+
+    #[test]
     fn packets_of_either_direction_keep_a_session() {
         let mut world = World::new(16);
         let flow = Flow {
@@ -1015,7 +1050,8 @@ mod tests {
                     Step::Open(..) => {}
                 }
                 let now = world.now.monotonic;
-                let least = |udp: bool| Timeouts::default().least(udp);
+                // The table is small, so that it is often nearly full.
+                let least = |udp: bool| Timeouts::default().under(1.0).least(udp);
                 known.retain(|_, session| {
                     let here = world.finds(&session.flow.key())
                         && (!session.flow.has_reply() || world.finds(&session.flow.reply_key()));

@@ -441,6 +441,13 @@ impl Watch {
             let Some(link) = self.interfaces.get(&hop.ifindex) else {
                 continue;
             };
+            if !self.links.contains(link) && !self.attach.contains(&link.name) {
+                tracing::warn!(
+                    backend = %addr, interface = link.name,
+                    "packets leave by an interface that is not in [l4] interfaces: they arrive only if its driver sends \
+                     what XDP redirects to it"
+                );
+            }
             match self.links.ensure(link) {
                 Some(slot) => {
                     tracing::debug!(backend = %addr, interface = link.name, mac = ?hop.mac, "next hop");

@@ -5,7 +5,7 @@ mod net;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use net::{Net, until};
 use weir_l4::{Attachment, Decap, DropReason, Filter, Plane, State};
@@ -296,13 +296,17 @@ fn dr_and_tunnel_reach_a_backend_that_has_the_vip() {
         return;
     };
     net.give_backends_the_vip();
-    let plane = net.plane(&net.config_to_port(80, "dr"));
+    let plane = net.plane(&net.config_to_port(80, "dr", "tcp"));
     assert_eq!(net.ask(), "backend 1");
     let decap = net
         .backend(0)
         .run(|| Decap::attach("eth0", XdpMode::Auto))
         .unwrap();
-    plane.commit(plane.prepare(&net.config_to_port(80, "tunnel")).unwrap());
+    plane.commit(
+        plane
+            .prepare(&net.config_to_port(80, "tunnel", "tcp"))
+            .unwrap(),
+    );
     assert_eq!(net.ask(), "backend 1");
     assert!(decap.decapsulated().unwrap() >= 4);
     until("one-way sessions are counted", || {
@@ -385,4 +389,51 @@ fn the_kernel_keeps_the_neighbours_that_we_use_and_only_those() {
     until("the second backend is forgotten", || managed() == 1);
     plane.stop();
     assert_eq!(managed(), 0, "{}", net.neighbours());
+}
+
+#[test]
+fn a_client_that_the_kernel_does_not_know_is_asked_for() {
+    let Some(net) = Net::new("wanted") else {
+        return;
+    };
+    net.introduce_balancer_to_client();
+    let plane = net.plane(&net.config("fullnat", "tcp", "round_robin", &[1]));
+    assert!(
+        !net.neighbours().contains("10.1.0.2 "),
+        "{}",
+        net.neighbours()
+    );
+    assert_eq!(net.ask(), "backend 1");
+    until("the kernel knows the client", || {
+        net.neighbours()
+            .lines()
+            .any(|line| line.contains("10.1.0.2 ") && line.contains("lladdr"))
+    });
+    assert_eq!(net.ask(), "backend 1");
+    drop(plane);
+}
+
+#[test]
+fn idle_times_are_those_of_the_clock_on_the_wall() {
+    let Some(net) = Net::new("idle") else {
+        return;
+    };
+    let plane = net.plane(&net.config_to_port(80, "dr", "udp"));
+    let before = Instant::now();
+    net.send_udp();
+    let after = Instant::now();
+    let sessions = || plane.sessions(&Filter::default(), 1);
+    until("the session is there, and idle for a while", || {
+        sessions()
+            .first()
+            .is_some_and(|session| session.idle > Duration::from_millis(1500))
+    });
+    let at_least = after.elapsed();
+    let idle = sessions()[0].idle;
+    let at_most = before.elapsed();
+    let jiffies = Duration::from_millis(25);
+    assert!(
+        idle + jiffies >= at_least && idle <= at_most + jiffies,
+        "{at_least:?} {idle:?} {at_most:?}"
+    );
 }

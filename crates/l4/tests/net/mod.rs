@@ -101,10 +101,10 @@ impl Net {
     }
 
     /// The first backend alone, on the listener's own port, as DR and tunnel want it.
-    pub(crate) fn config_to_port(&self, port: u16, forward: &str) -> Arc<Snapshot> {
+    pub(crate) fn config_to_port(&self, port: u16, forward: &str, protocol: &str) -> Arc<Snapshot> {
         snapshot(
             &self
-                .text(forward, "tcp", "round_robin", &[1])
+                .text(forward, protocol, "round_robin", &[1])
                 .replace(":8080", &format!(":{port}")),
         )
     }
@@ -189,6 +189,20 @@ impl Net {
         let (len, from) = socket.recv_from(&mut answer).unwrap();
         assert_eq!(from, SocketAddr::V4(VIP));
         String::from_utf8_lossy(&answer[..len]).into_owned()
+    }
+
+    /// A datagram to the service, and no look at an answer.
+    pub(crate) fn send_udp(&self) {
+        let socket = self.client.run(|| UdpSocket::bind((CLIENT, 0))).unwrap();
+        socket.send_to(b"?", SocketAddr::V4(VIP)).unwrap();
+    }
+
+    /// The client knows the load balancer's MAC address for good, and so has no reason to say its own.
+    pub(crate) fn introduce_balancer_to_client(&self) {
+        let mac = self.balancer.link("eth0").unwrap().mac().unwrap();
+        let link = self.client_link.as_ref().unwrap();
+        link.add_neighbour(IpAddr::from([10, 1, 0, 1]), mac)
+            .unwrap();
     }
 
     /// Gives the first backend another MAC address, and lets it say so.
