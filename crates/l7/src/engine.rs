@@ -140,6 +140,10 @@ impl Engine {
 
     /// Does everything that can fail for serving `snapshot`: reads certificates, binds sockets. Nothing changes for
     /// clients until it is committed. What is the same as now costs next to nothing.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the same signature for every data plane"
+    )]
     pub fn prepare(&self, snapshot: Arc<Snapshot>) -> Result<Prepared, Error> {
         let before = self.shared.plan.load_full();
         let plan = self

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol as SocketProtocol, SockFilter, SockRef, Socket, T
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 use crate::downstream;
-use crate::plan::ListenerPlan;
+use crate::plan::{HeldPlan, ListenerPlan};
 use crate::stats::ListenerCounters;
 use crate::udp;
 use crate::worker::Worker;
@@ -65,8 +65,7 @@ pub(crate) fn listen(socket: &Socket) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct LocalListener {
     pub(crate) number: usize,
-    /// Counted by this thread alone: the plan itself is shared by all workers.
-    pub(crate) plan: RefCell<Rc<Arc<ListenerPlan>>>,
+    pub(crate) plan: RefCell<Rc<HeldPlan>>,
     counters: Arc<[ListenerCounters]>,
     worker: usize,
     closing: Cell<bool>,
@@ -80,7 +79,7 @@ impl LocalListener {
         Self {
             number: plan.number,
             counters: Arc::clone(&plan.counters),
-            plan: RefCell::new(Rc::new(plan)),
+            plan: RefCell::new(Rc::new(HeldPlan(plan))),
             worker,
             closing: Cell::new(false),
             heir: RefCell::default(),

@@ -1,8 +1,9 @@
 //! A snapshot, compiled for the workers: names are numbers, routes are tables, certificates are loaded. Immutable,
 //! and shared by all workers. What a change does not touch is the same object as before.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
@@ -21,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) listeners: Vec<Option<Arc<ListenerPlan>>>,
     /// By number, likewise.
     pub(crate) pools: Vec<Option<Arc<PoolPlan>>>,
+    /// Numbers of listeners by what their sockets are bound to.
+    numbers: HashMap<(SocketAddr, bool), usize>,
 }
 
 /// A listener, compiled.
@@ -32,6 +35,19 @@ pub(crate) struct ListenerPlan {
     pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
     /// One for each worker.
     pub(crate) counters: Arc<[ListenerCounters]>,
+}
+
+/// A listener's plan as one thread holds it: copies of it are counted by that thread alone, and the plan's own count,
+/// which all workers would write to, is left in peace.
+#[derive(Debug)]
+pub(crate) struct HeldPlan(pub(crate) Arc<ListenerPlan>);
+
+impl Deref for HeldPlan {
+    type Target = ListenerPlan;
+
+    fn deref(&self) -> &ListenerPlan {
+        &self.0
+    }
 }
 
 /// A pool, compiled.
@@ -116,24 +132,13 @@ impl Registry {
         )
     }
 
-    /// Forgets backends that a committed plan does not have; connections that still use one keep its cell.
+    /// Forgets backends that a committed plan does not have; connections that still use one keep its cell. Names keep
+    /// their numbers, so that the counters of a listener that comes back go on: there are as many as names were ever
+    /// configured.
     pub(crate) fn forget_all_but(&mut self, plan: &Plan) {
-        let kept = |id: &BackendId| {
-            let number = self.pools.get(&id.pool)?;
-            let pool = plan.pools.get(*number)?.as_ref()?;
-            pool.backends
-                .iter()
-                .find(|backend| backend.id.address == id.address)
-        };
-        let ids: Vec<BackendId> = self
-            .backends
-            .keys()
-            .filter(|id| kept(id).is_none())
-            .cloned()
-            .collect();
-        for id in ids {
-            self.backends.remove(&id);
-        }
+        let backends = plan.pools.iter().flatten().flat_map(|pool| &pool.backends);
+        let kept: HashSet<&BackendId> = backends.map(|backend| &backend.id).collect();
+        self.backends.retain(|id, _| kept.contains(id));
     }
 
     /// Compiles a snapshot; takes over from `before` what has not changed.
@@ -188,7 +193,15 @@ impl Registry {
                 None => Arc::new(self.compile_listener(number, listener, counters)?),
             });
         }
-        Ok(Plan { listeners, pools })
+        let served = listeners.iter().flatten();
+        let numbers = served
+            .map(|listener| (listener.socket_key(), listener.number))
+            .collect();
+        Ok(Plan {
+            listeners,
+            pools,
+            numbers,
+        })
     }
 
     fn compile_pool(&mut self, pool: &Arc<Pool>, weights: Vec<u32>) -> Result<PoolPlan, Error> {
@@ -255,10 +268,7 @@ impl Plan {
 
     /// The listener with this address.
     pub(crate) fn listener_at(&self, key: (SocketAddr, bool)) -> Option<&Arc<ListenerPlan>> {
-        self.listeners
-            .iter()
-            .flatten()
-            .find(|listener| listener.socket_key() == key)
+        self.listener(*self.numbers.get(&key)?)
     }
 }
 

@@ -190,7 +190,7 @@ pub(crate) async fn serve_tls(
             connect_and_relay(&worker, &listener, &watch, io, buffer, client, pool).await;
         }
         Err(reason) => {
-            failed(&listener, client, None, reason);
+            failed(&worker, &listener, client, None, reason);
             worker.buffers.take_back(&mut buffer);
         }
     }
@@ -212,6 +212,7 @@ async fn connect_and_relay(
         }
         Err((reason, work)) => {
             failed(
+                worker,
                 listener,
                 client,
                 work.as_ref().map(|work| &*work.backend),
@@ -262,12 +263,16 @@ async fn connect(
 }
 
 fn failed(
+    worker: &Worker,
     listener: &LocalListener,
     client: SocketAddr,
     backend: Option<&LocalBackend>,
     reason: Reason,
 ) {
     listener.counters().count_error(reason);
+    if !worker.may_log() {
+        return;
+    }
     let backend = backend.map(|backend| tracing::field::display(&backend.id));
     let listener = &listener.plan.borrow().listener.name;
     if reason.side() == Side::Downstream {

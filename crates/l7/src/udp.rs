@@ -92,7 +92,7 @@ impl Proxy {
             }
             let mut datagram = self.datagram.borrow_mut();
             match self.socket.try_recv_from(&mut datagram) {
-                Ok((length, client)) => self.from_client(client, &datagram[..length]),
+                Ok((length, client)) => self.pass_on(client, &datagram[..length]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => tracing::debug!(%error, "cannot receive a datagram"),
             }
@@ -104,7 +104,7 @@ impl Proxy {
         Rc::clone(&self.listener.borrow())
     }
 
-    fn from_client(self: &Rc<Self>, client: SocketAddr, datagram: &[u8]) {
+    fn pass_on(self: &Rc<Self>, client: SocketAddr, datagram: &[u8]) {
         let listener = self.listener();
         let counters = listener.counters();
         counters.datagrams_in.add(1);
@@ -192,7 +192,7 @@ impl Proxy {
             if session.is_over() || (ready.is_error() && self.has_failed(&session)) {
                 break;
             }
-            self.from_backend(&session);
+            self.pass_answers_on(&session);
             tokio::task::yield_now().await;
         }
         let mut sessions = self.sessions.borrow_mut();
@@ -230,7 +230,7 @@ impl Proxy {
     }
 
     /// Passes on what has come.
-    fn from_backend(&self, session: &Session) {
+    fn pass_answers_on(&self, session: &Session) {
         let listener = self.listener();
         let counters = listener.counters();
         let mut datagram = self.datagram.borrow_mut();

@@ -1,6 +1,7 @@
 //! The backends' side: choosing one, and the connections that a worker keeps to each.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,7 +19,7 @@ use crate::balance::{LeastConn, RoundRobin, client_hash};
 use crate::buffer::Buffer;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
-use crate::plan::{BackendCell, PoolPlan};
+use crate::plan::{BackendCell, BackendPlan, PoolPlan};
 use crate::stats::BackendCounters;
 use crate::transport::Plain;
 
@@ -92,25 +93,29 @@ impl Drop for Work {
 impl LocalPool {
     /// A view of `plan`; backends that `before` had keep their connections.
     pub(crate) fn new(plan: &Arc<PoolPlan>, before: Option<&Self>, worker: usize) -> Self {
-        let known = |id: &BackendId| before?.backends.iter().find(|backend| backend.id == *id);
-        let backends = plan
-            .backends
-            .iter()
-            .map(|backend| match known(&backend.id) {
-                Some(known) => Rc::clone(known),
-                None => Rc::new(LocalBackend {
-                    id: backend.id.clone(),
-                    cell: Arc::clone(&backend.cell),
-                    worker,
-                    current: Cell::new(true),
-                    idle: RefCell::default(),
-                }),
-            });
-        let backends: Vec<_> = backends.collect();
-        for old in before.iter().flat_map(|before| &before.backends) {
-            if !backends.iter().any(|backend| Rc::ptr_eq(backend, old)) {
-                old.retire();
-            }
+        let mut known: HashMap<SocketAddr, Rc<LocalBackend>> = HashMap::new();
+        for backend in before.iter().flat_map(|before| &before.backends) {
+            known.insert(backend.id.address, Rc::clone(backend));
+        }
+        let fresh = |plan: &BackendPlan| {
+            Rc::new(LocalBackend {
+                id: plan.id.clone(),
+                cell: Arc::clone(&plan.cell),
+                worker,
+                current: Cell::new(true),
+                idle: RefCell::default(),
+            })
+        };
+        let backends = plan.backends.iter();
+        let backends: Vec<_> = backends
+            .map(|plan| {
+                known
+                    .remove(&plan.id.address)
+                    .unwrap_or_else(|| fresh(plan))
+            })
+            .collect();
+        for gone in known.values() {
+            gone.retire();
         }
         Self {
             round_robin: RefCell::new(RoundRobin::new(&plan.weights)),
@@ -142,8 +147,7 @@ impl LocalPool {
                 .position(|backend| std::ptr::eq(Rc::as_ptr(backend), excluded))
         });
         let index = self.pick_index(client, first, excluded).or_else(|| {
-            let again = excluded.filter(|excluded| or_excluded && self.plan.weights[*excluded] > 0);
-            again
+            excluded.filter(|excluded| or_excluded && self.plan.weights[*excluded] > 0)
         })?;
         let backend = Rc::clone(&self.backends[index]);
         let shared = self.plan.pool.scheduler == Scheduler::LeastConn;

@@ -14,15 +14,17 @@ use tokio::sync::Notify;
 use crate::buffer::BufferPool;
 use crate::deadlines::{Deadlines, TICK};
 use crate::listener::LocalListener;
-use crate::plan::Plan;
+use crate::plan::{HeldPlan, Plan};
 use crate::upstream::LocalPool;
 
 /// Bytes that are read at once. Two reads of a 1 MiB body's kernel buffers cost less than one, up to about this.
 const BUFFER_BYTES: usize = 32 * 1024;
 /// Buffers that a worker keeps while nobody uses them: 8 MiB.
 const BUFFERS_KEPT_MAX: usize = 256;
-/// How often idle upstream connections are looked through, in ticks.
-const REAP_TICKS: u32 = 20;
+const TICKS_PER_SECOND: u32 = 20;
+/// Failures that a worker logs in a second. Each is counted anyway; a log that waits for its disk must not hold up
+/// the requests that do not fail.
+const LOG_PER_SECOND: u32 = 100;
 /// What a connection between two requests is left when its listener closes: time for a request that is on its way.
 pub(crate) const IDLE_GRACE: Duration = Duration::from_secs(1);
 
@@ -79,6 +81,9 @@ pub(crate) struct Worker {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) buffers: BufferPool,
     pub(crate) draining: Cell<bool>,
+    /// Failures that may still be logged this second, and those that were not.
+    log_left: Cell<u32>,
+    unlogged: Cell<u64>,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     generation: Cell<u64>,
@@ -103,6 +108,8 @@ impl Worker {
             deadlines: Rc::new(Deadlines::new(Instant::now())),
             buffers: BufferPool::new(BUFFER_BYTES, BUFFERS_KEPT_MAX),
             draining: Cell::new(false),
+            log_left: Cell::new(LOG_PER_SECOND),
+            unlogged: Cell::new(0),
             shared,
             mailbox,
             generation: Cell::new(0),
@@ -132,11 +139,34 @@ impl Worker {
             let now = interval.tick().await;
             self.deadlines.tick(now.into_std());
             ticks = ticks.wrapping_add(1);
-            if ticks.is_multiple_of(REAP_TICKS) {
+            if ticks.is_multiple_of(TICKS_PER_SECOND) {
+                self.renew_log();
                 for pool in self.pools.borrow().iter().flatten() {
                     pool.reap(self.deadlines.now_ms());
                 }
             }
+        }
+    }
+
+    /// Whether one more failure may be logged.
+    pub(crate) fn may_log(&self) -> bool {
+        let left = self.log_left.get();
+        if left == 0 {
+            self.unlogged.set(self.unlogged.get() + 1);
+        } else {
+            self.log_left.set(left - 1);
+        }
+        left > 0
+    }
+
+    fn renew_log(&self) {
+        self.log_left.set(LOG_PER_SECOND);
+        let unlogged = self.unlogged.take();
+        if unlogged > 0 {
+            tracing::warn!(
+                failures = unlogged,
+                "more failures than are logged one by one"
+            );
         }
     }
 
@@ -159,7 +189,7 @@ impl Worker {
             match (plan.pools.get(number).and_then(Option::as_ref), &slot) {
                 (Some(new), Some(old)) if Arc::ptr_eq(new, &old.plan) => {}
                 (Some(new), old) => {
-                    *slot = Some(Rc::new(LocalPool::new(new, old.as_deref(), self.index)))
+                    *slot = Some(Rc::new(LocalPool::new(new, old.as_deref(), self.index)));
                 }
                 (None, Some(old)) => {
                     old.retire();
@@ -175,7 +205,7 @@ impl Worker {
             let key = listener.plan.borrow().socket_key();
             match plan.listener(listener.number) {
                 Some(new) if new.socket_key() == key => {
-                    listener.plan.replace(Rc::new(Arc::clone(new)));
+                    listener.plan.replace(Rc::new(HeldPlan(Arc::clone(new))));
                 }
                 _ => {
                     let heir = plan

@@ -118,7 +118,7 @@ fn name_in(message: &[u8]) -> Option<Option<String>> {
             let kind = names.number(1)?;
             let name = names.vector(2)?.0;
             if kind == 0 {
-                let plausible = !name.is_empty() && name.iter().all(|byte| byte.is_ascii_graphic());
+                let plausible = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
                 return plausible.then(|| Some(String::from_utf8_lossy(name).to_ascii_lowercase()));
             }
         }

@@ -139,7 +139,7 @@ impl<T: Transport> Exchange<'_, T> {
                     match self.download.poll(cx, io, buffer, self.io, pool) {
                         Poll::Pending => return Ok(None),
                         Poll::Ready(Ok(())) if self.state.stage == Stage::Interim => {
-                            self.state.stage = Stage::Head
+                            self.state.stage = Stage::Head;
                         }
                         Poll::Ready(Ok(())) => self.state.stage = Stage::Done,
                         Poll::Ready(Err(Failure::Write)) => return Err(Reason::DownstreamClosed),

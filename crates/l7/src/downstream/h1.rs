@@ -4,7 +4,6 @@ use std::future::poll_fn;
 use std::io::{IoSlice, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use crate::downstream::exchange::{End, Exchange, State};
 use crate::errors::{Reason, Side, phrase};
 use crate::forwarded::Forwarded;
 use crate::listener::LocalListener;
-use crate::plan::ListenerPlan;
+use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
 use crate::transport::Transport;
 use crate::tunnel;
@@ -145,12 +144,16 @@ impl<T: Transport> Downstream<T> {
     async fn read_head(&mut self) -> Read {
         let plan = self.plan();
         let timeouts = &plan.listener.timeouts;
-        let closing = self.listener.is_closing() || self.worker.draining.get();
-        let patience = match self.first {
-            true => timeouts.request_header,
-            // The answer may have begun, and promised to keep the connection, before the drain did.
-            false if closing => timeouts.keep_alive.min(IDLE_GRACE),
-            false => timeouts.keep_alive,
+        let patience = if self.first {
+            timeouts.request_header
+        } else {
+            timeouts.keep_alive
+        };
+        // The answer may have begun, and promised to keep the connection, before the drain did.
+        let patience = if self.is_closing() {
+            patience.min(IDLE_GRACE)
+        } else {
+            patience
         };
         self.watch.arm(patience, Phase::Idle);
         let mut scanned = 0;
@@ -346,7 +349,12 @@ impl<T: Transport> Downstream<T> {
         poll_fn(|cx| exchange.poll(cx)).await
     }
 
-    fn plan(&self) -> Rc<Arc<ListenerPlan>> {
+    /// Whether the connection ends after the request that is under way.
+    fn is_closing(&self) -> bool {
+        self.listener.is_closing() || self.worker.draining.get()
+    }
+
+    fn plan(&self) -> Rc<HeldPlan> {
         Rc::clone(&self.listener.plan.borrow())
     }
 
@@ -371,6 +379,9 @@ impl<T: Transport> Downstream<T> {
     /// Counts and logs a failed request.
     fn count(&self, reason: Reason, backend: Option<&LocalBackend>) {
         self.listener.counters().count_error(reason);
+        if !self.worker.may_log() {
+            return;
+        }
         let listener = &self.listener.plan.borrow().listener.name;
         let backend = backend.map(|backend| tracing::field::display(&backend.id));
         if reason.side() == Side::Downstream {
@@ -384,9 +395,12 @@ impl<T: Transport> Downstream<T> {
     async fn fail(&mut self, reason: Reason, backend: Option<&LocalBackend>) -> Next {
         self.count(reason, backend);
         let bodiless = self.request.framing == Framing::None;
-        let closing = self.listener.is_closing() || self.worker.draining.get();
         let status = reason.status();
-        if reason.side() != Side::Downstream && bodiless && self.request.keep_alive && !closing {
+        if reason.side() != Side::Downstream
+            && bodiless
+            && self.request.keep_alive
+            && !self.is_closing()
+        {
             let told = if self.request.version == Version::Http10 {
                 "Connection: keep-alive\r\n"
             } else {
@@ -490,7 +504,7 @@ impl<T: Transport> Downstream<T> {
                 buffer.consume(buffer.len());
                 match io.poll_read(cx, buffer, &worker.buffers) {
                     Poll::Ready(Ok(count)) if count > 0 && read + count < LINGER_BYTES_MAX => {
-                        read += count
+                        read += count;
                     }
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending if watch.is_expired() => return Poll::Ready(()),

@@ -120,7 +120,7 @@ impl Transport for Tls {
                         return Poll::Ready(Ok(count));
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        self.readable = false
+                        self.readable = false;
                     }
                     Err(error) => return Poll::Ready(Err(error)),
                 }

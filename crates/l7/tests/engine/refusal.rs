@@ -249,14 +249,9 @@ fn no_backend_is_503() {
             pool: "main".into(),
             address: origin.address,
         };
-        snapshot.backends.insert(
-            id,
-            weir_model::BackendState {
-                health,
-                draining,
-                ..Default::default()
-            },
-        );
+        snapshot
+            .backends
+            .insert(id, weir_model::BackendState { health, draining });
         proxy.apply_snapshot(snapshot);
     };
     let mut client = proxy.client();

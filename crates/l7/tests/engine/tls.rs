@@ -271,7 +271,7 @@ fn certificates_that_cannot_be_used_are_named() {
     folder.certificate("other", &["a.example"]);
     std::fs::write(folder.0.join("empty.pem"), "").unwrap();
     let origin = Origin::saying("ok");
-    let proxy = proxy(&[good.clone()], &origin);
+    let proxy = proxy(std::slice::from_ref(&good), &origin);
     let error = |entry: String| {
         let text = one_listener(
             "https",

@@ -142,15 +142,17 @@ impl RequestHead {
         for (index, header) in fields.iter().enumerate() {
             let (name, value) = (header.name, header.value);
             match name.len() {
-                2 if name.eq_ignore_ascii_case("te") => {
-                    if !value.eq_ignore_ascii_case(b"trailers") {
-                        self.left_out.add(line_of(index));
-                    }
+                2 if name.eq_ignore_ascii_case("te")
+                    && !value.eq_ignore_ascii_case(b"trailers") =>
+                {
+                    self.left_out.add(line_of(index));
                 }
                 4 if name.eq_ignore_ascii_case("host") => {
-                    if host.replace(Span::of_part(value, input)).is_some() {
-                        return Err(Reason::DuplicateHost);
-                    }
+                    let before = host.replace(Span::of_part(value, input));
+                    before
+                        .is_none()
+                        .then_some(())
+                        .ok_or(Reason::DuplicateHost)?;
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
                     self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
@@ -181,7 +183,7 @@ impl RequestHead {
                     }
                 }
                 14 if name.eq_ignore_ascii_case("http2-settings") => {
-                    self.left_out.add(line_of(index))
+                    self.left_out.add(line_of(index));
                 }
                 15 if name.eq_ignore_ascii_case("x-forwarded-for") => {
                     if !value.is_empty() {
@@ -200,7 +202,7 @@ impl RequestHead {
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => coding = coding.and(value),
                 17 if name.eq_ignore_ascii_case("x-forwarded-proto") => {
-                    self.left_out.add(line_of(index))
+                    self.left_out.add(line_of(index));
                 }
                 _ => {}
             }

@@ -149,10 +149,8 @@ impl ResponseHead {
         for (index, header) in fields.iter().enumerate() {
             let (name, value) = (header.name, header.value);
             match name.len() {
-                7 if name.eq_ignore_ascii_case("upgrade") => {
-                    if self.status != 101 {
-                        self.left_out.add(line_of(index));
-                    }
+                7 if name.eq_ignore_ascii_case("upgrade") && self.status != 101 => {
+                    self.left_out.add(line_of(index));
                 }
                 10 if name.eq_ignore_ascii_case("connection") => {
                     connection = connection.and(value);
@@ -171,7 +169,7 @@ impl ResponseHead {
                     }
                 }
                 16 if name.eq_ignore_ascii_case("proxy-connection") => {
-                    self.left_out.add(line_of(index))
+                    self.left_out.add(line_of(index));
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     coding = coding.and(value);

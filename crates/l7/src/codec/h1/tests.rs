@@ -557,8 +557,11 @@ fn answers_that_break_framing_are_refused() {
     );
 }
 
-/// Decodes chunks that come in two pieces, split at `at`. Gives the content, what is passed on, and what is left.
-fn decode(input: &[u8], at: usize) -> Result<Option<(Vec<u8>, Vec<u8>, Vec<u8>)>, Reason> {
+/// The content, what is passed on, and what is left behind the body.
+type Decoded = (Vec<u8>, Vec<u8>, Vec<u8>);
+
+/// Decodes chunks that come in two pieces, split at `at`.
+fn decode(input: &[u8], at: usize) -> Result<Option<Decoded>, Reason> {
     let mut decoder = ChunkDecoder::default();
     let (mut data, mut passed, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
     for part in [&input[..at], &input[at..]] {
