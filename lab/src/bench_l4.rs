@@ -6,6 +6,7 @@
 
 use std::collections::HashMap as Rows;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -66,16 +67,24 @@ impl Flow {
     }
 }
 
-/// `count` clients, in random order: a permutation of their numbers by a linear congruence would be a pattern that
+/// The clients with these numbers, in random order: a permutation by a linear congruence would be a pattern that
 /// prefetchers know; a shuffle is none.
-fn clients(count: u32, flags: u8, order: u64) -> Vec<Flow> {
-    let mut flows: Vec<Flow> = (0..count)
+fn clients(numbers: Range<u32>, flags: u8, order: u64) -> Vec<Flow> {
+    let mut flows: Vec<Flow> = numbers
         .map(|n| {
             let addr = u32::from(Ipv4Addr::new(100, 64, 0, 1)) + n / 16;
             let port = (10_000 + (n % 16) * 997) as u16;
             let ports = u32::from(port.to_be()) | u32::from(80u16.to_be()) << 16;
             let dst = u32::from_ne_bytes(VIP.octets());
-            Flow { key: FlowKey4 { src: addr.to_be(), dst, ports, udp: false }, flags }
+            Flow {
+                key: FlowKey4 {
+                    src: addr.to_be(),
+                    dst,
+                    ports,
+                    udp: false,
+                },
+                flags,
+            }
         })
         .collect();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ order;
@@ -101,8 +110,15 @@ impl Generator {
             .map_max_entries("REFERENCE", reference)
             .load(program::BENCH)
             .context("load the generator")?;
-        for name in ["bench_generate", "bench_nothing", "bench_lru", "bench_lru_insert"] {
-            xdp(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
+        for name in [
+            "bench_generate",
+            "bench_nothing",
+            "bench_lru",
+            "bench_lru_insert",
+        ] {
+            xdp(&mut ebpf, name)?
+                .load()
+                .with_context(|| format!("load {name}"))?;
         }
         Ok(Self { ebpf, count: 0 })
     }
@@ -117,7 +133,9 @@ impl Generator {
     }
 
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
-        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("no map {name}"))
     }
 
     /// Runs `packets` packets through the program in the slot; nanoseconds each.
@@ -136,7 +154,10 @@ impl Generator {
         let start = cpu_time()?;
         let result = program.test_run(options).context("test run")?;
         let elapsed = cpu_time()? - start;
-        ensure!(result.return_value != 0, "the generator did not reach the program under test");
+        ensure!(
+            result.return_value != 0,
+            "the generator did not reach the program under test"
+        );
         Ok(elapsed.as_nanos() as f64 / f64::from(packets))
     }
 
@@ -161,7 +182,10 @@ fn cpu_time() -> Result<Duration> {
 }
 
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    Ok(ebpf.program_mut(name).with_context(|| format!("no program {name}"))?.try_into()?)
+    Ok(ebpf
+        .program_mut(name)
+        .with_context(|| format!("no program {name}"))?
+        .try_into()?)
 }
 
 /// `weir_forward` with one listener and its backends.
@@ -182,7 +206,9 @@ impl Forward {
             .map_max_entries("SCHEDULE", 1024)
             .load(program::FORWARD)
             .context("load weir_forward")?;
-        xdp(&mut ebpf, "weir_forward")?.load().context("load weir_forward")?;
+        xdp(&mut ebpf, "weir_forward")?
+            .load()
+            .context("load weir_forward")?;
         let mut weir = Self { ebpf, sets };
         weir.set("LINKS", 0, link(1, 1500, [2, 0, 0, 0, 0, 1]))?;
         weir.set("LINK_OF", 1, 1u32.to_ne_bytes())?;
@@ -191,7 +217,11 @@ impl Forward {
             weir.set("LOCALS", n, local.to_be_bytes())?;
         }
         weir.set("CONFIG", 0, LOCALS.to_ne_bytes())?;
-        let port = if matches!(mode, Mode::Dr | Mode::Tunnel) { 80u16 } else { 8080 };
+        let port = if matches!(mode, Mode::Dr | Mode::Tunnel) {
+            80u16
+        } else {
+            8080
+        };
         for n in 1..=BACKENDS {
             let mut backend = [0u8; 16];
             backend[0..4].copy_from_slice(&Ipv4Addr::new(10, 0, 2, n as u8).octets());
@@ -222,7 +252,9 @@ impl Forward {
     }
 
     fn map(&mut self, name: &str) -> Result<&mut aya::maps::Map> {
-        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+        self.ebpf
+            .map_mut(name)
+            .with_context(|| format!("no map {name}"))
     }
 
     fn set<const N: usize>(&mut self, name: &str, at: u32, value: [u8; N]) -> Result<()>
@@ -238,7 +270,11 @@ impl Forward {
         let drops: PerCpuArray<_, u64> = self.map("DROPS")?.try_into()?;
         for reason in Drop::ALL {
             let count: u64 = drops.get(&(reason as u32), 0)?.iter().sum();
-            ensure!(count == 0, "{count} packets were dropped: {}", reason.as_str());
+            ensure!(
+                count == 0,
+                "{count} packets were dropped: {}",
+                reason.as_str()
+            );
         }
         Ok(())
     }
@@ -251,11 +287,23 @@ impl Forward {
         for at in 0..sets {
             let set = table.get(&at, 0)?;
             for line in set.chunks(64) {
-                let word = |at: usize| u32::from_ne_bytes([line[at], line[at + 1], line[at + 2], line[at + 3]]);
+                let word = |at: usize| {
+                    u32::from_ne_bytes([line[at], line[at + 1], line[at + 2], line[at + 3]])
+                };
                 const LIVE_REVERSE: u8 = 0x82;
                 if line[12] & LIVE_REVERSE == LIVE_REVERSE {
-                    let expected = FlowKey4 { src: word(0), dst: word(4), ports: word(8), udp: false };
-                    let sent = FlowKey4 { src: word(16), dst: word(20), ports: word(24), udp: false };
+                    let expected = FlowKey4 {
+                        src: word(0),
+                        dst: word(4),
+                        ports: word(8),
+                        udp: false,
+                    };
+                    let sent = FlowKey4 {
+                        src: word(16),
+                        dst: word(20),
+                        ports: word(24),
+                        udp: false,
+                    };
                     replies.insert(sent.reversed(), expected);
                 }
             }
@@ -295,7 +343,7 @@ fn minimum(values: &[f64]) -> f64 {
 fn established(mode: Mode, sessions: u32, reference: bool, quick: bool) -> Result<Row> {
     let mut weir = Forward::load(mode, sessions)?;
     let mut generator = Generator::load(sessions, sessions * 2)?;
-    generator.fill(&clients(sessions, SYN, 0))?;
+    generator.fill(&clients(0..sessions, SYN, 0))?;
     generator.aim_at(&mut weir)?;
     generator.run(sessions)?;
     weir.ensure_no_drops()?;
@@ -304,7 +352,7 @@ fn established(mode: Mode, sessions: u32, reference: bool, quick: bool) -> Resul
         generator.run(sessions)?;
     }
     // In another order than they were inserted: the LRU map's entries lie in the order of insertion.
-    generator.fill(&clients(sessions, ACK, 1))?;
+    generator.fill(&clients(0..sessions, ACK, 1))?;
     let packets = (4_000_000u32 / if quick { 10 } else { 1 }).max(sessions * 2);
     let (mut nothing, mut ours, mut lru) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..if quick { 3 } else { 7 } {
@@ -327,13 +375,31 @@ fn established(mode: Mode, sessions: u32, reference: bool, quick: bool) -> Resul
     })
 }
 
+/// What a new session is compared with.
+#[derive(Clone, Copy)]
+enum Insertion {
+    /// Into an LRU map with room for twice as many entries.
+    WithRoom,
+    /// Into an LRU map that is full, as one that keeps sessions becomes: each insertion evicts an entry.
+    AtCapacity,
+}
+
 /// New sessions into an empty table: both directions and a local port; the reference inserts one entry.
-fn opening(sessions: u32, quick: bool) -> Result<Row> {
+fn opening(sessions: u32, insertion: Insertion, quick: bool) -> Result<Row> {
+    let (what, entries) = match insertion {
+        Insertion::WithRoom => ("fullnat, new session | LRU map with room", sessions * 2),
+        Insertion::AtCapacity => ("fullnat, new session | LRU map at capacity", sessions),
+    };
     let (mut nothing, mut ours, mut lru) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..if quick { 2 } else { 5 } {
         let mut weir = Forward::load(Mode::Fullnat, sessions)?;
-        let mut generator = Generator::load(sessions, sessions * 2)?;
-        generator.fill(&clients(sessions, SYN, 0))?;
+        let mut generator = Generator::load(sessions, entries)?;
+        if matches!(insertion, Insertion::AtCapacity) {
+            generator.fill(&clients(sessions..2 * sessions, SYN, 0))?;
+            generator.aim("bench_lru_insert")?;
+            generator.run(sessions)?;
+        }
+        generator.fill(&clients(0..sessions, SYN, 0))?;
         generator.aim("bench_nothing")?;
         generator.run(sessions)?;
         nothing.push(generator.run(sessions)?);
@@ -345,7 +411,7 @@ fn opening(sessions: u32, quick: bool) -> Result<Row> {
     }
     let own = minimum(&nothing);
     Ok(Row {
-        what: "fullnat, new session".to_owned(),
+        what: what.to_owned(),
         sessions,
         weir: minimum(&ours) - own,
         reference: Some(minimum(&lru) - own),
@@ -355,7 +421,7 @@ fn opening(sessions: u32, quick: bool) -> Result<Row> {
 /// Whole TCP connections: handshake, request, answer, close; ten packets in both directions.
 fn connections(count: u32, quick: bool) -> Result<Row> {
     // Which local port a session gets depends on the sessions before it alone: a first pass tells the ports.
-    let opening = clients(count, SYN, 0);
+    let opening = clients(0..count, SYN, 0);
     let mut weir = Forward::load(Mode::Fullnat, count)?;
     let mut generator = Generator::load(count * 10, 1)?;
     generator.fill(&opening)?;
@@ -365,7 +431,9 @@ fn connections(count: u32, quick: bool) -> Result<Row> {
     let mut packets = Vec::with_capacity(opening.len() * 10);
     for flow in &opening {
         let client = flow.key;
-        let backend = *replies.get(&client).context("a session without a line for its replies")?;
+        let backend = *replies
+            .get(&client)
+            .context("a session without a line for its replies")?;
         for (key, flags) in [
             (client, SYN),
             (backend, SYN_ACK),
@@ -419,15 +487,24 @@ pub fn run(options: &Options) -> Result<()> {
         rows.push(established(mode, 1_000, false, quick)?);
     }
     for sessions in [100_000, 1_000_000] {
-        rows.push(opening(sessions, quick)?);
+        rows.push(opening(sessions, Insertion::WithRoom, quick)?);
+        rows.push(opening(sessions, Insertion::AtCapacity, quick)?);
     }
     rows.push(connections(100_000, quick)?);
 
-    println!("{:<46} {:>10} {:>9} {:>9} {:>6}", "TCP, IPv4, one core", "sessions", "weir ns", "LRU ns", "ratio");
+    println!(
+        "{:<46} {:>10} {:>9} {:>9} {:>6}",
+        "TCP, IPv4, one core", "sessions", "weir ns", "LRU ns", "ratio"
+    );
     for row in &rows {
         let reference = row.reference.map_or(String::new(), |ns| format!("{ns:.1}"));
-        let ratio = row.ratio().map_or(String::new(), |ratio| format!("{ratio:.2}"));
-        println!("{:<46} {:>10} {:>9.1} {:>9} {:>6}", row.what, row.sessions, row.weir, reference, ratio);
+        let ratio = row
+            .ratio()
+            .map_or(String::new(), |ratio| format!("{ratio:.2}"));
+        println!(
+            "{:<46} {:>10} {:>9.1} {:>9} {:>6}",
+            row.what, row.sessions, row.weir, reference, ratio
+        );
     }
     if let Some(path) = &options.json {
         let rows: Vec<_> = rows

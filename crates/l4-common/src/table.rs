@@ -82,8 +82,26 @@ fn meta(line: *mut Line4) -> u32 {
 }
 
 /// Claims a free line for a flow that has none: the first in the order of its place. Those that it passes get a mark.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn claim(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
+    let place = Place::of(hash, env.sets());
+    let line = line_of(env.set(place.home())?, place.start());
+    let old = meta(line);
+    // SAFETY: the line is inside the set; `meta` is atomic.
+    let meta = unsafe { &(*line).meta };
+    if old & OCCUPIED == 0
+        && meta
+            .compare_exchange(old, old | OCCUPIED, AcqRel, Relaxed)
+            .is_ok()
+    {
+        return NonNull::new(line);
+    }
+    claim_further(env, hash)
+}
+
+/// [`claim`], where the first line is taken.
+#[inline(never)]
+fn claim_further(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
     let place = Place::of(hash, env.sets());
     let mut probe = 0;
     while probe < PROBES {
@@ -113,21 +131,23 @@ pub(crate) fn claim(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
 
 /// Makes a claimed and filled line visible. `bits` are the flags, link, generation and flags seen of `meta`.
 /// False if another core published the same flow at the same time: the line is given up then.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn publish(env: impl Env, line: NonNull<Line4>, hash: u64, bits: u32) -> bool {
+    // SAFETY: the line was claimed by the caller and stays in the table's memory; `meta` is atomic.
+    let old = unsafe { (*line.as_ptr()).meta.fetch_or(bits | LIVE, AcqRel) };
+    // Both cores look after they have published, so at least one of them sees the other. In front of a line is
+    // nothing if it is the first; behind it is nothing if it has no mark.
+    let place = Place::of(hash, env.sets());
+    let first = env.set(place.home()).map(|set| line_of(set, place.start()));
+    first == Some(line.as_ptr()) && old & PASSED == 0 || is_alone(env, line, hash)
+}
+
+/// Whether no other line has the flow of this one; if one has, this one is given up.
+#[inline(never)]
+fn is_alone(env: impl Env, line: NonNull<Line4>, hash: u64) -> bool {
     let line = line.as_ptr();
-    // SAFETY: the line was claimed by the caller and stays in the table's memory; `meta` is atomic, and the flow's
-    // fields were written by the caller.
-    let key = unsafe {
-        (*line).meta.fetch_or(bits | LIVE, AcqRel);
-        FlowKey4 {
-            src: (*line).src,
-            dst: (*line).dst,
-            ports: (*line).ports,
-            udp: bits & UDP != 0,
-        }
-    };
-    // Both cores look after they have published, so at least one of them sees the other.
+    // SAFETY: the caller has claimed, filled and published the line.
+    let key = unsafe { (*line).key() };
     let place = Place::of(hash, env.sets());
     let mut probe = 0;
     while probe < PROBES {
