@@ -7,6 +7,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use weir_model::Config;
 
+use crate::cause::told;
+use crate::run;
+
 /// Prints what is wrong with a config, or a line that says what is in it.
 pub(crate) fn check(file: &Path) -> Result<ExitCode> {
     let text = read(file)?;
@@ -20,8 +23,40 @@ pub(crate) fn check(file: &Path) -> Result<ExitCode> {
     for warning in &config.warnings {
         eprintln!("{warning}\n");
     }
-    println!("{}", summary(file, &config));
+    let unreadable = unreadable(&config);
+    for file in &unreadable {
+        eprintln!("warning: {file}");
+    }
+    println!(
+        "{}",
+        summary(file, &config, config.warnings.len() + unreadable.len())
+    );
     Ok(ExitCode::SUCCESS)
+}
+
+/// Files that the config names and that cannot be read here. The config may be right nevertheless: for another
+/// machine, or another user.
+fn unreadable(config: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    for listener in &config.listeners {
+        for file in listener
+            .certificates
+            .iter()
+            .flat_map(|pair| [&pair.cert_file, &pair.key_file])
+        {
+            if let Err(error) = fs::File::open(file) {
+                found.push(format!(
+                    "listener `{}`: {} cannot be read: {error}",
+                    listener.name,
+                    file.display()
+                ));
+            }
+        }
+    }
+    if let Err(error) = run::token(&config.api) {
+        found.push(told(&error));
+    }
+    found
 }
 
 /// Reads and parses a config. The error is what people need to mend it.
@@ -35,7 +70,7 @@ fn read(file: &Path) -> Result<String> {
     fs::read_to_string(file).with_context(|| format!("read the config {}", file.display()))
 }
 
-fn summary(file: &Path, config: &Config) -> String {
+fn summary(file: &Path, config: &Config, warnings: usize) -> String {
     let backends: usize = config.pools.iter().map(|pool| pool.backends.len()).sum();
     let mut line = format!(
         "{}: ok: {}, {}, {}",
@@ -44,8 +79,8 @@ fn summary(file: &Path, config: &Config) -> String {
         counted(config.pools.len(), "pool"),
         counted(backends, "backend"),
     );
-    if !config.warnings.is_empty() {
-        line.push_str(&format!("; {}", counted(config.warnings.len(), "warning")));
+    if warnings > 0 {
+        line.push_str(&format!("; {}", counted(warnings, "warning")));
     }
     line
 }

@@ -1,7 +1,7 @@
 //! The one owner of the node's state.
 //!
-//! Every change is a [`Command`] that comes in through the [`Inbox`]. The owner builds the next [`Snapshot`], has every data plane prepare it, and
-//! commits it everywhere or nowhere.
+//! Every change is a [`Command`] that comes in through the [`Inbox`]. The owner builds the next [`Snapshot`], has
+//! every data plane prepare it, and commits it everywhere or nowhere.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use weir_api::Access;
 use weir_health::{Checker, HealthEvent};
 use weir_model::{BackendId, BackendState, Config, Health, HealthCheck, Name, Pool, Snapshot};
 
+use crate::cause::told;
 use crate::difference::Difference;
 use crate::inbox::{Command, Inbox, Signals};
 use crate::node::Node;
@@ -120,7 +121,7 @@ impl Control {
         match outcome {
             Ok(difference) => tracing::info!(file = %self.file.display(), "reloaded: {difference}"),
             Err(error) => {
-                tracing::error!(file = %self.file.display(), "reload refused, everything stays as it was: {error:#}");
+                tracing::error!(file = %self.file.display(), "reload refused, everything stays as it was: {}", told(&error));
             }
         }
     }
@@ -155,7 +156,10 @@ impl Control {
             return;
         }
         if let Err(error) = self.publish(config, backends) {
-            tracing::error!("a change of health could not be applied, trying again: {error:#}");
+            tracing::error!(
+                "a change of health could not be applied, trying again: {}",
+                told(&error)
+            );
             self.retry_at = Some(Instant::now() + RETRY_AFTER);
         }
     }
@@ -242,7 +246,10 @@ impl Control {
             last.backends.entry(id).or_default().draining = true;
         }
         if let Err(error) = self.planes.publish_to_layer4(&Arc::new(last)) {
-            tracing::warn!("layer 4 goes on taking new sessions until the end: {error:#}");
+            tracing::warn!(
+                "layer 4 goes on taking new sessions until the end: {}",
+                told(&error)
+            );
         }
     }
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod cause;
 mod check;
 mod cli;
 mod client;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         Command::Get(args) => get::get(&args),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("weir: {error:#}");
+        eprintln!("weir: {}", cause::told(&error));
         ExitCode::FAILURE
     })
 }

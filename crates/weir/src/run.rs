@@ -65,6 +65,7 @@ impl Daemon {
         let router = weir_api::router(control.node() as Arc<dyn View>, access);
         tokio::spawn(weir_api::serve(api, router));
         notify::ready();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), file = %file.display(), "weir is up");
         Ok(Self { control })
     }
 
@@ -87,6 +88,6 @@ async fn bind(api: &Api) -> Result<Connections> {
     let listener = TcpListener::bind(api.listen)
         .await
         .with_context(|| format!("[api] listen on {}", api.listen))?;
-    tracing::info!(address = %api.listen, "API");
+    tracing::info!(address = %api.listen, "the API listens");
     Ok(Connections::new(listener))
 }

@@ -55,6 +55,23 @@ fn warnings_are_shown_and_counted() {
 }
 
 #[test]
+fn files_that_cannot_be_read_are_warned_of() {
+    let tls =
+        "protocol = \"https\"\ncertificates = [{ cert_file = \"c.pem\", key_file = \"k.pem\" }]";
+    let config = GOOD.replace("protocol = \"http\"", tls);
+    let (code, out, err) = check(&format!("[api]\ntoken_file = \"token\"\n{config}"));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.ends_with("; 3 warnings\n"), "{out}");
+    for name in [
+        "c.pem cannot be read: No such file",
+        "k.pem cannot be read",
+        "read the token from",
+    ] {
+        assert!(err.contains(name), "{err}");
+    }
+}
+
+#[test]
 fn api_away_from_loopback_needs_a_token() {
     let (code, _, err) = check(&format!("[api]\nlisten = \"0.0.0.0:9900\"\n{GOOD}"));
     assert_eq!(code, Some(1));
