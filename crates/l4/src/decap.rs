@@ -16,7 +16,7 @@ use crate::attach::{Attachment, Programs};
 use crate::error::Error;
 use crate::netlink::{Message, Monitor, Questions};
 use crate::program;
-use crate::watch::Handle;
+use crate::wake::Wake;
 
 /// Takes IPIP packets to this machine's addresses out of their outer header and gives them to the kernel; other
 /// packets pass. Detaches when dropped. The kernel must have the VIP on an interface of its own, and not refuse
@@ -26,7 +26,7 @@ pub struct Decap {
     attachment: Attachment,
     programs: Programs,
     decapsulated: PerCpuArray<MapData, u64>,
-    handle: Arc<Handle>,
+    wake: Arc<Wake>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,8 +43,8 @@ impl Decap {
         ends.follow()?;
         let mut programs = Programs::load(ebpf, "weir_decap", &[])?;
         let attachment = programs.attach(interface, mode)?;
-        let handle = Arc::new(Handle::new().map_err(Error::system("make an eventfd"))?);
-        let stop = handle.clone();
+        let wake = Arc::new(Wake::new().map_err(Error::system("make an eventfd"))?);
+        let stop = wake.clone();
         let thread = std::thread::Builder::new()
             .name("weir-decap".to_owned())
             .spawn(move || ends.run(&stop))
@@ -54,7 +54,7 @@ impl Decap {
             attachment,
             programs,
             decapsulated,
-            handle,
+            wake,
             thread: Some(thread),
         })
     }
@@ -77,7 +77,7 @@ impl Decap {
 impl Drop for Decap {
     fn drop(&mut self) {
         self.programs.detach(&self.interface);
-        self.handle.stop();
+        self.wake.stop();
         if let Some(thread) = self.thread.take() {
             // It has said why on standard error.
             let _ = thread.join();
@@ -135,7 +135,7 @@ impl Ends {
         Ok(())
     }
 
-    fn run(mut self, stop: &Handle) {
+    fn run(mut self, stop: &Wake) {
         while !stop.take() {
             let mut changed = false;
             let result = self.monitor.receive(|message| {

@@ -3,20 +3,17 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
-use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
 use weir_l4_common::drop::Drop as DropReason;
-use weir_l4_common::service::{BACKENDS_MAX, Listener as Entry, ListenerKey, SCHEDULE_LANES};
-use weir_l4_common::session::{LINES, Set4};
+use weir_l4_common::service::BACKENDS_MAX;
+use weir_l4_common::session::LINES;
 use weir_model::{L4, Snapshot};
 
 use crate::attach::Programs;
@@ -26,24 +23,22 @@ use crate::counters::CounterMaps;
 use crate::error::Error;
 use crate::line::{Line, Table};
 use crate::links::Links;
-use crate::memory::{Mapped, ScheduleCell, available_bytes};
-use crate::plan::{Change, Maps, Plan};
-use crate::program;
-use crate::region::Region;
+use crate::maps::KernelMaps;
+use crate::memory::Mapped;
+use crate::object::{SCHEDULE_ELEMENTS, check_memory, load, mapped, table_bytes, table_sets, take};
+use crate::plan::{Change, Plan};
 use crate::session::{Filter, Found, NumberFilter, Session, for_each};
 use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
-use crate::sweep::{Count, Sweep, Totals};
-use crate::watch::{Handle, Parts, Watch};
+use crate::sweep::{Sweep, Totals};
+use crate::tally::Count;
+use crate::wake::Wake;
+use crate::watch::{Parts, Watch};
 
-/// Elements of the map of scheduling tables, 8 bytes each: room for 256 Maglev tables, or for the round robin of far
-/// more pools than a node can have listeners.
-const SCHEDULE_ELEMENTS: u32 = 4 << 20;
-/// Part of the lines that are in use when as many sessions are there as the config says, each with two lines. Beyond
-/// it too many flows find their sets full.
-const LOAD_PERCENT: u64 = 64;
-/// A preparing change waits so long for next hops of new backends; a neighbour answers in well under a millisecond.
+/// A preparing change waits so long for next hops of new backends; a neighbour answers in well under a millisecond…
 const NEXT_HOP_WAIT: Duration = Duration::from_millis(200);
+/// …and so much longer for each of them: the kernel is asked for one way after the other.
+const NEXT_HOP_WAIT_EACH: Duration = Duration::from_micros(20);
 /// One pass of the sweep through the table takes this long…
 const PASS_INTERVAL: Duration = Duration::from_secs(1);
 /// …in so many steps.
@@ -55,7 +50,7 @@ const PASS_REST: u32 = 4;
 /// The running plane. Dropping it detaches the program; sessions end with it.
 pub struct Plane {
     shared: Arc<Shared>,
-    watch: Arc<Handle>,
+    watch: Arc<Wake>,
     sweep: Arc<Stop>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -98,8 +93,7 @@ impl Plane {
         check_memory(l4.max_sessions, sets)?;
         let seed = RandomState::new().build_hasher().finish();
         let mut ebpf = load(sets, seed)?;
-        let lines = Mapped::new(fd(map(&ebpf, "SESSIONS4")?)?, sets as usize * LINES)
-            .map_err(in_memory("SESSIONS4"))?;
+        let lines = mapped(&ebpf, "SESSIONS4", sets as usize * LINES)?;
         let clock_cell = mapped(&ebpf, "CLOCK", 1)?;
         let backends = Arc::new(Backends::new(mapped(
             &ebpf,
@@ -127,10 +121,10 @@ impl Plane {
             &["weir_clock"],
         )?));
         let clock = Clock::new(clock_cell, programs.clone())?;
-        let handle = Arc::new(Handle::new().map_err(Error::system("make an eventfd"))?);
+        let wake = Arc::new(Wake::new().map_err(Error::system("make an eventfd"))?);
         let watch = Watch::start(Parts {
             events,
-            handle: handle.clone(),
+            wake: wake.clone(),
             backends: backends.clone(),
             programs: programs.clone(),
             links,
@@ -154,7 +148,7 @@ impl Plane {
         let stop = Arc::new(Stop::default());
         let mut plane = Self {
             shared: shared.clone(),
-            watch: handle,
+            watch: wake,
             sweep: stop.clone(),
             threads: Vec::new(),
         };
@@ -186,9 +180,10 @@ impl Plane {
         };
         if !new.is_empty() {
             self.watch.wake();
-            let unknown = shared.backends.wait_for_hops(&new, NEXT_HOP_WAIT);
+            let wait = NEXT_HOP_WAIT + NEXT_HOP_WAIT_EACH * new.len() as u32;
+            let unknown = shared.backends.wait_for_hops(&new, wait);
             if !unknown.is_empty() {
-                tracing::warn!(backends = ?unknown, "next hops are not known yet");
+                tracing::warn!(backends = unknown.len(), first = %unknown[0], "next hops are not known yet");
             }
         }
         Ok(prepared)
@@ -481,169 +476,6 @@ impl Stop {
     }
 }
 
-/// The maps that commits write.
-struct KernelMaps {
-    backends: Arc<Backends>,
-    schedule: Mapped<ScheduleCell>,
-    settings: Array<MapData, u32>,
-    locals: Array<MapData, u32>,
-    listeners: BpfHashMap<MapData, [u8; size_of::<ListenerKey>()], [u8; size_of::<Entry>()]>,
-    vips: BpfHashMap<MapData, u32, u32>,
-}
-
-impl Maps for KernelMaps {
-    fn write_backend(&mut self, number: u16, address: SocketAddrV4, accepts: bool) {
-        self.backends.write(number, address, accepts);
-    }
-
-    fn write_table(&mut self, region: Region, numbers: &[u16]) {
-        let cells = &self.schedule[region.start as usize..][..region.len as usize];
-        for (cell, numbers) in cells.iter().zip(numbers.chunks(SCHEDULE_LANES as usize)) {
-            let mut lanes = [0; SCHEDULE_LANES as usize];
-            lanes[..numbers.len()].copy_from_slice(numbers);
-            let mut bytes = [0; size_of::<ScheduleCell>()];
-            for (bytes, lane) in bytes.chunks_exact_mut(2).zip(lanes) {
-                bytes.copy_from_slice(&lane.to_ne_bytes());
-            }
-            cell.store(u64::from_ne_bytes(bytes), Release);
-        }
-    }
-
-    fn write_locals(&mut self, locals: &[Ipv4Addr]) {
-        for (index, local) in (0..).zip(locals) {
-            logged(
-                "LOCALS",
-                self.locals
-                    .set(index, u32::from_ne_bytes(local.octets()), 0),
-            );
-        }
-        logged("CONFIG", self.settings.set(0, locals.len() as u32, 0));
-    }
-
-    fn write_listener(&mut self, key: ListenerKey, entry: Entry) {
-        logged(
-            "LISTENERS",
-            self.listeners
-                .insert(key_bytes(&key), entry_bytes(&entry), 0),
-        );
-    }
-
-    fn remove_listener(&mut self, key: ListenerKey) {
-        logged("LISTENERS", self.listeners.remove(&key_bytes(&key)));
-    }
-
-    fn add_vip(&mut self, vip: Ipv4Addr) {
-        logged(
-            "VIPS",
-            self.vips.insert(u32::from_ne_bytes(vip.octets()), 1, 0),
-        );
-    }
-
-    fn remove_vip(&mut self, vip: Ipv4Addr) {
-        logged("VIPS", self.vips.remove(&u32::from_ne_bytes(vip.octets())));
-    }
-}
-
-/// A commit cannot fail: capacity was checked before it, and the maps have their memory from the start.
-fn logged(map: &str, result: Result<(), aya::maps::MapError>) {
-    if let Err(error) = result {
-        tracing::error!(map, %error, "write to a map");
-    }
-}
-
-fn key_bytes(key: &ListenerKey) -> [u8; size_of::<ListenerKey>()] {
-    let mut bytes = [0; size_of::<ListenerKey>()];
-    bytes[..4].copy_from_slice(&key.addr.to_ne_bytes());
-    bytes[4..6].copy_from_slice(&key.port.to_ne_bytes());
-    bytes[6] = key.proto;
-    bytes
-}
-
-fn entry_bytes(entry: &Entry) -> [u8; size_of::<Entry>()] {
-    let mut bytes = [0; size_of::<Entry>()];
-    bytes[..2].copy_from_slice(&entry.id.to_ne_bytes());
-    bytes[2] = entry.mode;
-    bytes[3] = entry.pick;
-    bytes[4..8].copy_from_slice(&entry.table_base.to_ne_bytes());
-    bytes[8..12].copy_from_slice(&entry.table_len.to_ne_bytes());
-    bytes
-}
-
-/// Sets of a table for so many sessions, with two lines each.
-fn table_sets(max_sessions: u32) -> u32 {
-    let lines = u64::from(max_sessions.max(1)) * 2;
-    let sets = (lines * 100).div_ceil(LINES as u64 * LOAD_PERCENT);
-    u32::try_from(sets).unwrap_or(u32::MAX).max(2)
-}
-
-fn table_bytes(sets: u32) -> u64 {
-    u64::from(sets) * size_of::<Set4>() as u64
-}
-
-/// The kernel takes the table's memory at once, and would kill somebody to get it.
-fn check_memory(sessions: u32, sets: u32) -> Result<(), Error> {
-    let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
-    let needed = table_bytes(sets);
-    if needed > available {
-        Err(Error::Memory {
-            sessions,
-            needed,
-            available,
-        })
-    } else {
-        Ok(())
-    }
-}
-
-fn load(sets: u32, seed: u64) -> Result<Ebpf, Error> {
-    EbpfLoader::new()
-        .map_max_entries("SESSIONS4", sets)
-        .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
-        .override_global("SETS", &sets, true)
-        .override_global("SEED", &seed, true)
-        .load(program::FORWARD)
-        .map_err(Error::Load)
-}
-
-fn map<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Map, Error> {
-    ebpf.map(name).ok_or(Error::Missing(name))
-}
-
-/// The descriptor of an array map.
-fn fd(map: &Map) -> Result<BorrowedFd<'_>, Error> {
-    match map {
-        Map::Array(data) => Ok(data.fd().as_fd()),
-        _ => Err(Error::Missing("array map of this name")),
-    }
-}
-
-fn mapped<T: crate::memory::Shared>(
-    ebpf: &Ebpf,
-    name: &'static str,
-    count: usize,
-) -> Result<Mapped<T>, Error> {
-    Mapped::new(fd(map(ebpf, name)?)?, count).map_err(in_memory(name))
-}
-
-fn in_memory(map: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |io_error| Error::Map {
-        map,
-        source: aya::sys::SyscallError {
-            call: "mmap",
-            io_error,
-        }
-        .into(),
-    }
-}
-
-fn take<M: TryFrom<Map, Error = aya::maps::MapError>>(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-) -> Result<M, Error> {
-    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
-    M::try_from(map).map_err(Error::map(name))
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing inside panics with a half-made change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -672,33 +504,4 @@ fn ipv4(address: Option<IpAddr>) -> Option<Option<Ipv4Addr>> {
 /// Processor time of the calling thread.
 fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_has_room_for_two_lines_of_every_session() {
-        assert_eq!(table_sets(1_048_576), 819_200);
-        assert_eq!(table_bytes(table_sets(10_000_000)) / 10_000_000, 200);
-        assert!(table_sets(0) >= 2);
-        assert!(
-            u64::from(table_sets(u32::MAX)) * 4 * LOAD_PERCENT / 100 >= u64::from(u32::MAX) * 2
-        );
-    }
-
-    #[test]
-    fn a_table_that_does_not_fit_into_memory_is_refused_with_its_size() {
-        let sets = table_sets(u32::MAX);
-        let error = check_memory(u32::MAX, sets).unwrap_err().to_string();
-        let needed = table_bytes(sets) >> 20;
-        assert!(
-            error.starts_with(&format!(
-                "max_sessions = 4294967295 needs a session table of {needed} MiB, and "
-            )),
-            "{error}"
-        );
-        assert!(check_memory(1, table_sets(1)).is_ok());
-    }
 }

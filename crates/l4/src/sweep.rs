@@ -12,6 +12,7 @@ use weir_l4_common::session::{ACK, FIN, LINES, PASSED, Place, RST};
 
 use crate::line::{Line, Meta, Table};
 use crate::state::{Direction, State, Timeouts, one_way, two_way};
+use crate::tally::{Count, Tally};
 
 /// A line stays out of use for this long before it is freed: a program that found it needs it for microseconds.
 pub(crate) const GRACE: Duration = Duration::from_millis(10);
@@ -52,103 +53,6 @@ impl Now {
     pub(crate) fn duration(&self, jiffies: u32) -> Duration {
         self.tick * jiffies
     }
-}
-
-/// What was counted for a listener or a backend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Count {
-    /// Live sessions.
-    pub(crate) sessions: u64,
-    /// Lines that carry the number, those included that are about to be freed.
-    pub(crate) lines: u64,
-    /// Packets from clients.
-    pub(crate) packets_in: u64,
-    /// Bytes from clients.
-    pub(crate) bytes_in: u64,
-    /// Packets from backends.
-    pub(crate) packets_out: u64,
-    /// Bytes from backends.
-    pub(crate) bytes_out: u64,
-}
-
-impl Count {
-    fn add_traffic(&mut self, reverse: bool, packets: u64, bytes: u64) {
-        if reverse {
-            self.packets_out += packets;
-            self.bytes_out += bytes;
-        } else {
-            self.packets_in += packets;
-            self.bytes_in += bytes;
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.sessions += other.sessions;
-        self.lines += other.lines;
-        self.packets_in += other.packets_in;
-        self.bytes_in += other.bytes_in;
-        self.packets_out += other.packets_out;
-        self.bytes_out += other.bytes_out;
-    }
-}
-
-/// Counts by number.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
-    listeners: Vec<Count>,
-    backends: Vec<Count>,
-}
-
-impl Tally {
-    pub(crate) fn listener(&self, number: u16) -> Count {
-        self.listeners
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or_default()
-    }
-
-    pub(crate) fn backend(&self, number: u16) -> Count {
-        self.backends
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or_default()
-    }
-
-    fn count_line(&mut self, line: &Line, meta: Meta) -> (&mut Count, &mut Count) {
-        let listener = entry(&mut self.listeners, line.listener.load(Relaxed));
-        let backend = entry(&mut self.backends, line.backend.load(Relaxed));
-        let (packets, bytes) = (line.packets.load(Relaxed), line.bytes.load(Relaxed));
-        listener.add_traffic(meta.is_reverse(), packets, bytes);
-        backend.add_traffic(meta.is_reverse(), packets, bytes);
-        (listener, backend)
-    }
-
-    fn add(&mut self, other: &Self) {
-        for (ours, theirs) in [
-            (&mut self.listeners, &other.listeners),
-            (&mut self.backends, &other.backends),
-        ] {
-            if ours.len() < theirs.len() {
-                ours.resize(theirs.len(), Count::default());
-            }
-            for (ours, theirs) in ours.iter_mut().zip(theirs) {
-                ours.add(theirs);
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        self.listeners.fill(Count::default());
-        self.backends.fill(Count::default());
-    }
-}
-
-fn entry(counts: &mut Vec<Count>, number: u16) -> &mut Count {
-    let number = usize::from(number);
-    if counts.len() <= number {
-        counts.resize(number + 1, Count::default());
-    }
-    &mut counts[number]
 }
 
 /// What one pass found.
@@ -239,12 +143,12 @@ impl Sweep {
 
     /// Forgets what was counted for a listener: its number is about to be given to another one.
     pub(crate) fn forget_listener(&mut self, number: u16) {
-        *entry(&mut self.retired.listeners, number) = Count::default();
+        self.retired.forget_listener(number);
     }
 
     /// Forgets what was counted for a backend.
     pub(crate) fn forget_backend(&mut self, number: u16) {
-        *entry(&mut self.retired.backends, number) = Count::default();
+        self.retired.forget_backend(number);
     }
 
     fn visit_set(&mut self, table: Table<'_>, now: Now, set: u32) {

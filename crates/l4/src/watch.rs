@@ -3,16 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use weir_l4_common::event::{Event, EventKind};
 use weir_l4_common::link::LINKS_MAX;
 use weir_model::XdpMode;
@@ -23,6 +20,7 @@ use crate::error::Error;
 use crate::links::Links;
 use crate::netlink::{Keep, LinkInfo, Message, Monitor, Questions};
 use crate::next_hop::{Effects, NextHops};
+use crate::wake::Wake;
 
 /// After a change of routes, wait for more of them before all ways are asked for again…
 const ROUTES_SETTLE: Duration = Duration::from_millis(20);
@@ -33,53 +31,12 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an event of one kind is logged at most.
 const EVENT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Wakes and stops the thread.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    wake: EventFd,
-    stop: AtomicBool,
-}
-
-impl Handle {
-    pub(crate) fn new() -> io::Result<Self> {
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Self {
-            wake,
-            stop: AtomicBool::new(false),
-        })
-    }
-
-    /// Readable when woken.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
-    }
-
-    /// Takes the wake-ups that have come, and says whether to end.
-    pub(crate) fn take(&self) -> bool {
-        // A counter that is set back by being read; not readable means not woken.
-        let _ = self.wake.read();
-        self.stop.load(Acquire)
-    }
-
-    /// There are addresses to find the way to.
-    pub(crate) fn wake(&self) {
-        // Fails only when it has been woken 2^64 times and has not noticed.
-        let _ = self.wake.write(1);
-    }
-
-    /// The thread ends soon.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Release);
-        self.wake();
-    }
-}
-
 /// What the thread works on.
 pub(crate) struct Watch {
     monitor: Monitor,
     questions: Questions,
     events: RingBuf<MapData>,
-    handle: Arc<Handle>,
+    wake: Arc<Wake>,
     backends: Arc<Backends>,
     programs: Arc<Mutex<Programs>>,
     links: Links,
@@ -99,7 +56,7 @@ pub(crate) struct Watch {
 /// What a [`Watch`] is made of.
 pub(crate) struct Parts {
     pub(crate) events: RingBuf<MapData>,
-    pub(crate) handle: Arc<Handle>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) backends: Arc<Backends>,
     pub(crate) programs: Arc<Mutex<Programs>>,
     pub(crate) links: Links,
@@ -114,7 +71,7 @@ impl Watch {
         let questions = Questions::open().map_err(Error::system("open rtnetlink"))?;
         let Parts {
             events,
-            handle,
+            wake,
             backends,
             programs,
             links,
@@ -125,7 +82,7 @@ impl Watch {
             monitor,
             questions,
             events,
-            handle,
+            wake,
             backends,
             programs,
             links,
@@ -150,7 +107,7 @@ impl Watch {
 
     /// Runs until it is stopped; leaves the kernel's neighbours as it found them.
     pub(crate) fn run(mut self) {
-        while !self.handle.take() {
+        while !self.wake.take() {
             self.take_messages();
             self.take_news();
             self.take_events();
@@ -180,7 +137,7 @@ impl Watch {
             PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
         let mut sources = [
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.handle.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.events.as_fd(), PollFlags::POLLIN),
         ];
         // Interrupted: the loop comes back here.

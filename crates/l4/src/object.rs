@@ -1,0 +1,127 @@
+//! The forwarding program's object: how large its maps are, and how they are taken out of it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::maps::{Map, MapError};
+use aya::sys::SyscallError;
+use aya::{Ebpf, EbpfLoader};
+use weir_l4_common::session::{LINES, Set4};
+
+use crate::error::Error;
+use crate::memory::{Mapped, Shared, available_bytes};
+use crate::program;
+
+/// Elements of the map of scheduling tables, 8 bytes each: room for 256 Maglev tables, or for the round robin of far
+/// more pools than a node can have listeners.
+pub(crate) const SCHEDULE_ELEMENTS: u32 = 4 << 20;
+/// Part of the lines that are in use when as many sessions are there as the config says, each with two lines. Beyond
+/// it too many flows find their sets full.
+const LOAD_PERCENT: u64 = 64;
+
+/// Sets of a table for so many sessions, with two lines each.
+pub(crate) fn table_sets(max_sessions: u32) -> u32 {
+    let lines = u64::from(max_sessions.max(1)) * 2;
+    let sets = (lines * 100).div_ceil(LINES as u64 * LOAD_PERCENT);
+    u32::try_from(sets).unwrap_or(u32::MAX).max(2)
+}
+
+/// Bytes of a table.
+pub(crate) fn table_bytes(sets: u32) -> u64 {
+    u64::from(sets) * size_of::<Set4>() as u64
+}
+
+/// The kernel takes the table's memory at once, and would kill somebody to get it.
+pub(crate) fn check_memory(sessions: u32, sets: u32) -> Result<(), Error> {
+    let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
+    let needed = table_bytes(sets);
+    if needed > available {
+        Err(Error::Memory {
+            sessions,
+            needed,
+            available,
+        })
+    } else {
+        Ok(())
+    }
+}
+
+/// Makes the maps, sized for so many sets; programs are not given to the kernel yet.
+pub(crate) fn load(sets: u32, seed: u64) -> Result<Ebpf, Error> {
+    EbpfLoader::new()
+        .map_max_entries("SESSIONS4", sets)
+        .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
+        .override_global("SETS", &sets, true)
+        .override_global("SEED", &seed, true)
+        .load(program::FORWARD)
+        .map_err(Error::Load)
+}
+
+fn map<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Map, Error> {
+    ebpf.map(name).ok_or(Error::Missing(name))
+}
+
+/// The descriptor of an array map.
+fn fd(map: &Map) -> Result<BorrowedFd<'_>, Error> {
+    match map {
+        Map::Array(data) => Ok(data.fd().as_fd()),
+        _ => Err(Error::Missing("array map of this name")),
+    }
+}
+
+/// The first `count` values of a map, as memory.
+pub(crate) fn mapped<T: Shared>(
+    ebpf: &Ebpf,
+    name: &'static str,
+    count: usize,
+) -> Result<Mapped<T>, Error> {
+    Mapped::new(fd(map(ebpf, name)?)?, count).map_err(in_memory(name))
+}
+
+fn in_memory(map: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+    move |io_error| Error::Map {
+        map,
+        source: SyscallError {
+            call: "mmap",
+            io_error,
+        }
+        .into(),
+    }
+}
+
+/// A map, out of the object.
+pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Missing(name))?;
+    M::try_from(map).map_err(Error::map(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_room_for_two_lines_of_every_session() {
+        assert_eq!(table_sets(1_048_576), 819_200);
+        assert_eq!(table_bytes(table_sets(10_000_000)) / 10_000_000, 200);
+        assert!(table_sets(0) >= 2);
+        assert!(
+            u64::from(table_sets(u32::MAX)) * 4 * LOAD_PERCENT / 100 >= u64::from(u32::MAX) * 2
+        );
+    }
+
+    #[test]
+    fn a_table_that_does_not_fit_into_memory_is_refused_with_its_size() {
+        let sets = table_sets(u32::MAX);
+        let error = check_memory(u32::MAX, sets).unwrap_err().to_string();
+        let needed = table_bytes(sets) >> 20;
+        assert!(
+            error.starts_with(&format!(
+                "max_sessions = 4294967295 needs a session table of {needed} MiB, and "
+            )),
+            "{error}"
+        );
+        assert!(check_memory(1, table_sets(1)).is_ok());
+    }
+}
