@@ -4,8 +4,14 @@ use std::env;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// Set where nothing may be skipped: what would be, fails.
+const NO_SKIP: &str = "WEIR_NO_SKIP";
+
 /// Whether this machine can run a scenario that needs namespaces and these programs. Where not, the reason is printed,
 /// past the test harness, which would keep it to itself.
+///
+/// # Panics
+/// Instead, where `WEIR_NO_SKIP` is set.
 pub fn ready(scenario: &str, programs: &[&str]) -> bool {
     let reason = match weir_netns::check_available() {
         Err(error) => Some(error.to_string()),
@@ -15,6 +21,7 @@ pub fn ready(scenario: &str, programs: &[&str]) -> bool {
         }
     };
     if let Some(reason) = &reason {
+        assert!(env::var_os(NO_SKIP).is_none(), "{scenario}: {reason}");
         // Where standard error is closed there is nobody to tell.
         let _ = writeln!(io::stderr(), "skipped: {scenario}: {reason}");
     }

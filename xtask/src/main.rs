@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut steps = Steps::default();
     let result = match args.as_slice() {
-        ["test", rest @ ..] => test(&mut steps, rest),
+        ["test", rest @ ..] => test(&mut steps, Skipping::Allowed, rest),
         ["ci"] => ci(&mut steps),
         ["bench", plane @ ("l4" | "l7"), rest @ ..] => bench(&mut steps, plane, rest),
         [] | ["help" | "--help" | "-h"] => {
@@ -50,8 +50,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// What becomes of tests that cannot run here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Skipping {
+    /// They say why, and pass.
+    Allowed,
+    /// They fail: root has and gets all that they need.
+    Forbidden,
+}
+
 /// Builds and runs the tests. The packages come first: a test looks for its programs when it starts.
-fn test(steps: &mut Steps, args: &[&str]) -> Result<()> {
+fn test(steps: &mut Steps, skipping: Skipping, args: &[&str]) -> Result<()> {
     steps.run("packages", || packages::install(packages::FOR_TESTS))?;
     let selected = args
         .iter()
@@ -60,12 +69,15 @@ fn test(steps: &mut Steps, args: &[&str]) -> Result<()> {
     let mut build = cargo(&["test", "--no-run"]);
     build.args(scope).args(args);
     steps.cargo("build tests", build)?;
-    let mut run = cargo(&["test"]);
+    let mut run = cargo(&["test", "--no-fail-fast"]);
     run.args(scope).args(args);
     if !selected {
         // The lab runs the binary that was built along with the tests of its own crate, so that nothing compiles twice
         // for other features. By itself it would build the binary alone.
         run.env("WEIR_BIN", target_folder()?.join("debug/weir"));
+    }
+    if skipping == Skipping::Forbidden {
+        run.env("WEIR_NO_SKIP", "1");
     }
     steps.cargo("test", run)
 }
@@ -115,7 +127,12 @@ fn ci(steps: &mut Steps) -> Result<()> {
     } else {
         println!("skipped: dependencies (cargo-deny is not installed)");
     }
-    test(steps, &[])
+    let skipping = if packages::is_root() {
+        Skipping::Forbidden
+    } else {
+        Skipping::Allowed
+    };
+    test(steps, skipping, &[])
 }
 
 /// Runs one of the lab's benchmarks with everything optimized, the lab too.

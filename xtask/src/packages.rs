@@ -50,9 +50,8 @@ pub(crate) fn install(programs: &[Program]) -> Result<()> {
         .map(|(program, _)| *program)
         .collect::<Vec<_>>()
         .join(", ");
-    let root = fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0);
-    if !root || find("apt-get").is_none() {
-        let why = if root {
+    if !is_root() || find("apt-get").is_none() {
+        let why = if is_root() {
             "there is no apt-get"
         } else {
             "not root"
@@ -66,6 +65,11 @@ pub(crate) fn install(programs: &[Program]) -> Result<()> {
     let mut args = vec!["install", "--yes", "--no-install-recommends"];
     args.extend(missing.iter().map(|(_, package)| *package));
     apt(&args)
+}
+
+/// Whether this process is root's.
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
 }
 
 /// Where a program is, by `PATH` and the folders of system programs, which some users' `PATH` lacks.

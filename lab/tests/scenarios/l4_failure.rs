@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use weir_lab::{ready, until};
@@ -48,9 +51,12 @@ fn a_dead_backend_leaves_and_returns(scenario: &str, mode: Mode) {
         wait_for_health(&scene, &name, "up");
     }
     let mut held = one_to_each(&scene);
+    let load = Load::start(&scene);
 
     scene.stop_echo("b1");
     wait_for_health(&scene, "b1", "down");
+    // Until now a new connection may have met the dead backend; from now on none does.
+    let failed = load.failed();
     let by_name = connect_all(&scene, 20);
     assert!(!by_name.contains_key("b1"), "{by_name:?}");
     held.remove("b1");
@@ -64,6 +70,65 @@ fn a_dead_backend_leaves_and_returns(scenario: &str, mode: Mode) {
     assert_eq!(by_name.len(), 3, "{by_name:?}");
     for echo in held.values_mut() {
         echo.say(&noise(10_000)).unwrap();
+    }
+    assert!(load.succeeded() > 20);
+    // One may have been under way when the verdict came.
+    assert!(
+        load.failed() <= failed + 1,
+        "{} and then {} failed",
+        failed,
+        load.failed()
+    );
+}
+
+/// A client that opens one connection after the other.
+struct Load {
+    counts: Arc<[AtomicUsize; 2]>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(scene: &Scene) -> Self {
+        let (counts, stop) = (
+            Arc::<[AtomicUsize; 2]>::default(),
+            Arc::<AtomicBool>::default(),
+        );
+        let (counter, told, client) = (
+            Arc::clone(&counts),
+            Arc::clone(&stop),
+            scene.network.client.clone(),
+        );
+        let thread = thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                let said =
+                    Echo::connect(&client, vip(ECHO)).and_then(|mut echo| echo.say(b"hello"));
+                counter[usize::from(said.is_ok())].fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        Self {
+            counts,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    fn failed(&self) -> usize {
+        self.counts[0].load(Ordering::Relaxed)
+    }
+
+    fn succeeded(&self) -> usize {
+        self.counts[1].load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the client has been printed, and its counts stand still.
+            let _ = thread.join();
+        }
     }
 }
 
