@@ -1,7 +1,7 @@
 //! The clock of session lines: the kernel's jiffies.
 
 use std::sync::atomic::Ordering::Acquire;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_getres, clock_gettime};
@@ -21,6 +21,15 @@ pub(crate) struct Clock {
     cell: Mapped<ClockCell>,
     programs: Arc<Mutex<Programs>>,
     tick: Duration,
+    /// The kernel's last answer.
+    answer: Mutex<Answer>,
+}
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answer {
+    jiffies: u32,
+    monotonic: Duration,
 }
 
 impl Clock {
@@ -38,6 +47,7 @@ impl Clock {
             cell,
             programs,
             tick: tick.into(),
+            answer: Mutex::default(),
         };
         clock.ask()?;
         Ok(clock)
@@ -45,24 +55,33 @@ impl Clock {
 
     /// Asks the kernel.
     pub(crate) fn ask(&self) -> Result<(), Error> {
-        self.programs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .run(PROGRAM)
+        let mut programs = lock(&self.programs);
+        programs.run(PROGRAM)?;
+        let answer = Answer {
+            jiffies: self.cell[0][0].load(Acquire) as u32,
+            monotonic: Duration::from_nanos(self.cell[0][1].load(Acquire)),
+        };
+        *lock(&self.answer) = answer;
+        Ok(())
     }
 
     /// The clocks now.
     pub(crate) fn now(&self) -> Now {
+        let answer = *lock(&self.answer);
         let monotonic = monotonic();
-        let jiffies = self.cell[0][0].load(Acquire);
-        let asked = Duration::from_nanos(self.cell[0][1].load(Acquire));
-        let passed = monotonic.saturating_sub(asked).as_nanos() / self.tick.as_nanos().max(1);
+        let passed =
+            monotonic.saturating_sub(answer.monotonic).as_nanos() / self.tick.as_nanos().max(1);
         Now {
-            jiffies: (jiffies as u32).wrapping_add(passed as u32),
+            jiffies: answer.jiffies.wrapping_add(passed as u32),
             tick: self.tick,
             monotonic,
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing inside panics with a half-made change.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The kernel's monotonic clock.

@@ -42,6 +42,8 @@ pub(crate) trait Maps {
 pub(crate) struct Plan {
     /// What was committed last.
     snapshot: Option<Arc<Snapshot>>,
+    /// Counts what makes changes that are prepared, and not committed, out of date.
+    revision: u64,
     /// The sections that do not change while the plane runs.
     l4: L4,
     listeners: HashMap<Name, Served>,
@@ -87,6 +89,8 @@ struct Filling {
 #[derive(Debug, Default)]
 pub(crate) struct Change {
     snapshot: Option<Arc<Snapshot>>,
+    /// What it is the difference to.
+    revision: u64,
     backends: Vec<(u16, SocketAddrV4, bool)>,
     tables: Vec<(Region, Vec<u16>)>,
     locals: Option<Vec<Ipv4Addr>>,
@@ -116,6 +120,7 @@ impl Plan {
     pub(crate) fn new(l4: L4, schedule_elements: u32) -> Self {
         Self {
             snapshot: None,
+            revision: 0,
             l4,
             listeners: HashMap::new(),
             users: HashMap::new(),
@@ -150,6 +155,7 @@ impl Plan {
     ) -> Result<Change, Error> {
         let mut change = Change {
             snapshot: Some(snapshot.clone()),
+            revision: self.revision,
             ..Change::default()
         };
         match self.fill(&mut change, snapshot, now) {
@@ -163,6 +169,8 @@ impl Plan {
 
     /// Gives back what a change took that is not committed.
     pub(crate) fn abandon(&mut self, change: Change) {
+        // Another change may count on the numbers.
+        self.revision += 1;
         for name in &change.fresh_listeners {
             self.listener_numbers.release(name);
         }
@@ -174,8 +182,24 @@ impl Plan {
         }
     }
 
-    /// Writes a change: backends and tables, then the listeners that point at them, then what is gone.
+    /// Writes a change: backends and tables, then the listeners that point at them, then what is gone. A change that
+    /// is out of date, because another one was committed or abandoned since it was prepared, is worked out anew.
     pub(crate) fn commit(&mut self, change: Change, maps: &mut impl Maps, now: Duration) {
+        let change = match &change.snapshot {
+            Some(snapshot) if change.revision != self.revision => {
+                let snapshot = snapshot.clone();
+                self.abandon(change);
+                match self.prepare(&snapshot, now) {
+                    Ok(change) => change,
+                    Err(error) => {
+                        tracing::error!(%error, "a snapshot that was prepared is out of date and cannot be followed");
+                        return;
+                    }
+                }
+            }
+            _ => change,
+        };
+        self.revision += 1;
         for &(number, address, accepts) in &change.backends {
             maps.write_backend(number, address, accepts);
         }
@@ -1145,6 +1169,31 @@ mod tests {
         );
         config.locals = 1;
         assert_eq!(writes(&mut world, &config), 1);
+    }
+
+    #[test]
+    fn a_change_that_is_out_of_date_is_worked_out_anew() {
+        let (few, many) = (many(2), many(5));
+        for first_is_committed in [true, false] {
+            let mut world = World::new();
+            let first = world.plan.prepare(&few.snapshot(), Duration::ZERO).unwrap();
+            let second = world
+                .plan
+                .prepare(&many.snapshot(), Duration::ZERO)
+                .unwrap();
+            if first_is_committed {
+                world.plan.commit(first, &mut world.maps, Duration::ZERO);
+            } else {
+                world.plan.abandon(first);
+            }
+            world.plan.commit(second, &mut world.maps, Duration::ZERO);
+            world.check(&many);
+            assert!(world.plan.listener_numbers().idle(|_| false).is_empty());
+            assert!(
+                world.plan.listener_numbers().idle(|_| false).is_empty(),
+                "all numbers are in use"
+            );
+        }
     }
 
     #[test]

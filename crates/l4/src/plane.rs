@@ -346,36 +346,38 @@ impl Shared {
 
     fn stats(&self) -> Stats {
         let totals = lock(&self.totals).clone();
+        // Reading counters takes a system call each: not while others wait for the plan.
         let mut plan = lock(&self.plan);
+        let listeners: Vec<_> = plan.listener_numbers().iter().map(owned).collect();
+        let backends: Vec<_> = plan.backend_numbers().iter().map(owned).collect();
+        drop(plan);
         let counters = lock(&self.counters);
+        let drops = DropReason::ALL
+            .iter()
+            .map(|reason| (*reason, counters.drops(*reason)));
         let mut stats = Stats {
-            drops: DropReason::ALL
-                .iter()
-                .map(|reason| (*reason, counters.drops(*reason)))
-                .collect(),
+            drops: drops.collect(),
             table: self.table_stats(&totals),
             ..Stats::default()
         };
-        for (name, number, configured) in plan.listener_numbers().iter() {
+        for (listener, number, configured) in listeners {
             let sum = counters.listener(number);
             stats.listeners.push(ListenerStats {
-                listener: name.clone(),
+                listener,
                 configured,
                 counters: count(totals.tally.listener(number), sum.sessions),
                 drops: sum.drops,
             });
         }
-        for (id, number, configured) in plan.backend_numbers().iter() {
+        for (backend, number, configured) in backends {
+            let sessions = counters.backend_sessions(number);
             stats.backends.push(BackendStats {
-                backend: id.clone(),
+                backend,
                 configured,
-                counters: count(
-                    totals.tally.backend(number),
-                    counters.backend_sessions(number),
-                ),
+                counters: count(totals.tally.backend(number), sessions),
             });
         }
-        drop((plan, counters));
+        drop(counters);
         stats.listeners.sort_by(|a, b| a.listener.cmp(&b.listener));
         stats.backends.sort_by(|a, b| a.backend.cmp(&b.backend));
         let programs = lock(&self.programs);
@@ -479,6 +481,10 @@ impl Stop {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing inside panics with a half-made change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn owned<K: Clone>((key, number, configured): (&K, u16, bool)) -> (K, u16, bool) {
+    (key.clone(), number, configured)
 }
 
 fn count(count: Count, sessions_opened: u64) -> Counters {
