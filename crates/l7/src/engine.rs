@@ -11,6 +11,7 @@ use weir_model::{L7, Name, Snapshot};
 use crate::listener;
 use crate::plan::{Plan, Registry};
 use crate::stats::{BackendStats, ListenerStats, Stats};
+use crate::sticky::Key;
 use crate::tls::CertificateError;
 use crate::worker::{Command, Mailbox, Shared, Worker};
 
@@ -51,12 +52,9 @@ pub enum Error {
         /// What the library says.
         source: rustls::Error,
     },
-    /// Sticky sessions are not there yet.
-    #[error("pool `{pool}`: `sticky` is not supported yet")]
-    StickyUnsupported {
-        /// The pool.
-        pool: Name,
-    },
+    /// The system has no random numbers for the key of sticky cookies.
+    #[error("cannot make a random key")]
+    Key,
 }
 
 /// The proxy engine: serves every listener that is forwarded in user space.
@@ -96,10 +94,11 @@ impl Engine {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             count => count,
         };
+        let key = Key::random().map_err(|_| Error::Key)?;
         let mut engine = Self {
             shared: Arc::default(),
             workers: Vec::with_capacity(count),
-            registry: Mutex::new(Registry::new(count)),
+            registry: Mutex::new(Registry::new(count, key)),
         };
         for worker in 0..count {
             engine.workers.push(

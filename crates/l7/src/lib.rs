@@ -19,6 +19,7 @@ mod plan;
 mod relay;
 pub mod routing;
 pub mod stats;
+mod sticky;
 mod tls;
 mod transport;
 mod tunnel;

@@ -13,6 +13,7 @@ use crate::balance::{Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
 use crate::routing::Routes;
 use crate::stats::{BackendCounters, ListenerCounters};
+use crate::sticky::{Cookies, Key};
 use crate::tls;
 
 /// Everything that the workers serve.
@@ -59,6 +60,7 @@ pub(crate) struct PoolPlan {
     pub(crate) weights: Vec<u32>,
     pub(crate) source_hash: Option<SourceHash>,
     pub(crate) maglev: Option<Maglev>,
+    pub(crate) cookies: Option<Cookies>,
     /// Turns for the first request of each connection, so that even single requests go round over all workers. A
     /// worker that finds it taken goes by its own.
     pub(crate) turns: Mutex<RoundRobin>,
@@ -84,15 +86,17 @@ pub(crate) struct BackendCell {
 #[derive(Debug)]
 pub(crate) struct Registry {
     workers: usize,
+    key: Key,
     listeners: HashMap<Name, (usize, Arc<[ListenerCounters]>)>,
     pools: HashMap<Name, usize>,
     backends: HashMap<BackendId, Arc<BackendCell>>,
 }
 
 impl Registry {
-    pub(crate) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize, key: Key) -> Self {
         Self {
             workers,
+            key,
             listeners: HashMap::new(),
             pools: HashMap::new(),
             backends: HashMap::new(),
@@ -205,11 +209,6 @@ impl Registry {
     }
 
     fn compile_pool(&mut self, pool: &Arc<Pool>, weights: Vec<u32>) -> Result<PoolPlan, Error> {
-        if pool.sticky.is_some() {
-            return Err(Error::StickyUnsupported {
-                pool: pool.name.clone(),
-            });
-        }
         let backends = pool.backends.iter().map(|backend| {
             let id = BackendId {
                 pool: pool.name.clone(),
@@ -225,7 +224,13 @@ impl Registry {
             };
             Maglev::new(&backends.iter().zip(&weights).map(named).collect::<Vec<_>>())
         });
+        let ids = || backends.iter().map(|backend| &backend.id);
+        let cookies = pool
+            .sticky
+            .as_ref()
+            .map(|sticky| Cookies::new(sticky, ids(), &self.key));
         Ok(PoolPlan {
+            cookies,
             source_hash: (pool.scheduler == Scheduler::SourceHash)
                 .then(|| SourceHash::new(&weights)),
             maglev: maglev.flatten(),

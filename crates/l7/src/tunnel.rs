@@ -13,7 +13,7 @@ use crate::errors::{Reason, Side};
 use crate::listener::LocalListener;
 use crate::relay::{Failure, Relay};
 use crate::transport::{Plain, Transport};
-use crate::upstream::{Connection, LocalBackend, Work};
+use crate::upstream::{Choice, Connection, LocalBackend, Work};
 use crate::worker::Worker;
 
 /// One direction: bytes, then the end, which is passed on while the other direction goes on (half-close).
@@ -239,7 +239,10 @@ async fn connect(
     let mut failed: Option<(Work, Reason)> = None;
     loop {
         let excluded = failed.as_ref().map(|(work, _)| &*work.backend);
-        let Some(work) = pool.pick(client.ip(), true, excluded, false) else {
+        let Some(work) = pool.pick(&Choice {
+            excluded,
+            ..Choice::of(client.ip())
+        }) else {
             return Err(failed.map_or((Reason::NoBackend, None), |(work, reason)| {
                 (reason, Some(work))
             }));

@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::listener::LocalListener;
-use crate::upstream::Work;
+use crate::upstream::{Choice, Work};
 use crate::worker::{ConnectionGuard, Worker};
 
 /// A session without a datagram in either direction ends after this time.
@@ -153,7 +153,7 @@ impl Proxy {
             .and_then(|number| self.worker.pool(number));
         let pool = pool.ok_or(Reason::NoRoute)?;
         let work = pool
-            .pick(client.ip(), true, None, false)
+            .pick(&Choice::of(client.ip()))
             .ok_or(Reason::NoBackend)?;
         let upstream = connect(work.backend.id.address).map_err(|error| {
             tracing::warn!(backend = %work.backend.id, %error, "cannot open a UDP socket");

@@ -78,6 +78,8 @@ impl Drop for OpenGuard {
 #[derive(Debug)]
 pub(crate) struct Work {
     pub(crate) backend: Rc<LocalBackend>,
+    /// The backend's place in the pool that gave it.
+    pub(crate) index: usize,
     shared: bool,
 }
 
@@ -86,6 +88,33 @@ impl Drop for Work {
         self.backend.counters().requests_active.sub(1);
         if self.shared {
             self.backend.cell.active.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+/// What is known when a backend is chosen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choice<'c> {
+    pub(crate) client: IpAddr,
+    /// The first piece of work of its connection.
+    pub(crate) first: bool,
+    /// Gets it if it can take it; a place in the pool.
+    pub(crate) wanted: Option<usize>,
+    /// Has just failed.
+    pub(crate) excluded: Option<&'c LocalBackend>,
+    /// The excluded one gets it when nobody else is there.
+    pub(crate) or_excluded: bool,
+}
+
+impl Choice<'_> {
+    /// A new connection or session of a client.
+    pub(crate) fn of(client: IpAddr) -> Self {
+        Self {
+            client,
+            first: true,
+            wanted: None,
+            excluded: None,
+            or_excluded: false,
         }
     }
 }
@@ -132,23 +161,27 @@ impl LocalPool {
         }
     }
 
-    /// Gives a piece of work to a backend, by the pool's scheduler. `excluded` has just failed, and is given it only
-    /// when `or_excluded` and nobody else is there. `first`: of its connection.
-    pub(crate) fn pick(
-        &self,
-        client: IpAddr,
-        first: bool,
-        excluded: Option<&LocalBackend>,
-        or_excluded: bool,
-    ) -> Option<Work> {
+    /// Gives a piece of work to a backend, by the pool's scheduler.
+    pub(crate) fn pick(&self, choice: &Choice<'_>) -> Option<Work> {
+        let Choice {
+            client,
+            first,
+            wanted,
+            excluded,
+            or_excluded,
+        } = *choice;
         let excluded = excluded.and_then(|excluded| {
             self.backends
                 .iter()
                 .position(|backend| std::ptr::eq(Rc::as_ptr(backend), excluded))
         });
-        let index = self.pick_index(client, first, excluded).or_else(|| {
-            excluded.filter(|excluded| or_excluded && self.plan.weights[*excluded] > 0)
-        })?;
+        let wanted =
+            wanted.filter(|wanted| self.plan.weights[*wanted] > 0 && Some(*wanted) != excluded);
+        let index = wanted
+            .or_else(|| self.pick_index(client, first, excluded))
+            .or_else(|| {
+                excluded.filter(|excluded| or_excluded && self.plan.weights[*excluded] > 0)
+            })?;
         let backend = Rc::clone(&self.backends[index]);
         let shared = self.plan.pool.scheduler == Scheduler::LeastConn;
         if shared {
@@ -156,7 +189,11 @@ impl LocalPool {
         }
         backend.counters().requests.add(1);
         backend.counters().requests_active.add(1);
-        Some(Work { backend, shared })
+        Some(Work {
+            backend,
+            index,
+            shared,
+        })
     }
 
     fn pick_index(&self, client: IpAddr, first: bool, excluded: Option<usize>) -> Option<usize> {

@@ -68,6 +68,8 @@ pub(crate) struct Exchange<'e, T> {
     pub(crate) timeouts: &'e Timeouts,
     /// The listener closes, or the worker drains: the client is told that the connection ends.
     pub(crate) closing: bool,
+    /// Field lines that are added to the final answer.
+    pub(crate) added: &'e [u8],
     pub(crate) state: State,
 }
 
@@ -240,15 +242,20 @@ impl<T: Transport> Exchange<'_, T> {
             // HTTP/1.0 has no interim answers (RFC 9110, section 15.2).
             if !old_client {
                 self.response
-                    .write(head, After::KeepAlive, false, &mut self.download.head);
+                    .write(head, After::KeepAlive, false, b"", &mut self.download.head);
             }
             self.download.begin(Framing::None, false);
             self.state.stage = Stage::Interim;
         } else {
             let dechunk = old_client && self.response.framing == Framing::Chunked;
             self.state.after = self.after(dechunk)?;
-            self.response
-                .write(head, self.state.after, dechunk, &mut self.download.head);
+            self.response.write(
+                head,
+                self.state.after,
+                dechunk,
+                self.added,
+                &mut self.download.head,
+            );
             self.download.begin(self.response.framing, dechunk);
             self.state.stage = Stage::Final;
         }

@@ -18,7 +18,7 @@ use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
 use crate::transport::Transport;
 use crate::tunnel;
-use crate::upstream::{Connection, LocalBackend, Work};
+use crate::upstream::{Choice, Connection, LocalBackend, LocalPool, Work};
 use crate::worker::{IDLE_GRACE, Worker};
 
 /// Bytes that are read and thrown away after a refusal, so that the client sees the answer before a reset.
@@ -208,12 +208,9 @@ impl<T: Transport> Downstream<T> {
         }
     }
 
-    /// Answers the request whose head was read.
-    async fn answer(&mut self) -> Next {
-        self.worker.refresh();
-        let plan = self.plan();
-        self.listener.counters().requests.add(1);
-
+    /// Finds the pool of the request whose head was read, and the backend that its cookie names; assembles the head
+    /// for the backend.
+    fn begin(&mut self, plan: &ListenerPlan) -> Option<(Rc<LocalPool>, Option<usize>)> {
         let head = self.buffer.filled();
         let (authority, target) = (
             self.request.authority.of(head),
@@ -223,6 +220,8 @@ impl<T: Transport> Downstream<T> {
             .routes
             .find(authority, target)
             .and_then(|number| self.worker.pool(number));
+        let cookies = pool.as_ref().and_then(|pool| pool.plan.cookies.as_ref());
+        let wanted = cookies.and_then(|cookies| cookies.backend(&self.request, head));
 
         self.upload.head = self.worker.buffers.head();
         self.download.head = self.worker.buffers.head();
@@ -236,21 +235,41 @@ impl<T: Transport> Downstream<T> {
         self.forwarded.write(&self.request, head, out);
         self.buffer.consume(self.request.length);
         self.upload.begin(self.request.framing, false);
+        pool.map(|pool| (pool, wanted))
+    }
 
-        let Some(pool) = pool else {
+    /// Answers the request whose head was read.
+    async fn answer(&mut self) -> Next {
+        self.worker.refresh();
+        self.listener.counters().requests.add(1);
+        let plan = self.plan();
+        let Some((pool, wanted)) = self.begin(&plan) else {
             return self.fail(Reason::NoRoute, None).await;
         };
         let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
         loop {
-            let excluded = failed.as_ref().map(|(backend, _)| &**backend);
-            // A backend whose idle connection was dead may be well; one that refuses a connection is not.
-            let or_excluded = failed
-                .as_ref()
-                .is_some_and(|(_, reason)| *reason == Reason::UpstreamClosed);
-            let Some(work) = pool.pick(self.client.ip(), self.first, excluded, or_excluded) else {
+            let choice = Choice {
+                client: self.client.ip(),
+                first: self.first,
+                wanted,
+                excluded: failed.as_ref().map(|(backend, _)| &**backend),
+                // A backend whose idle connection was dead may be well; one that refuses a connection is not.
+                or_excluded: failed
+                    .as_ref()
+                    .is_some_and(|(_, reason)| *reason == Reason::UpstreamClosed),
+            };
+            let Some(work) = pool.pick(&choice) else {
                 let reason = failed.map_or(Reason::NoBackend, |(_, reason)| reason);
                 return self.fail(reason, None).await;
             };
+            let cookies = pool
+                .plan
+                .cookies
+                .as_ref()
+                .filter(|_| wanted != Some(work.index));
+            let added = cookies.map_or(Vec::new(), |cookies| {
+                cookies.field(work.index, plan.tls.is_some())
+            });
             let reused = if failed.is_none() {
                 work.backend.reuse()
             } else {
@@ -278,7 +297,7 @@ impl<T: Transport> Downstream<T> {
             if failed.is_some() {
                 work.backend.counters().retries.add(1);
             }
-            let end = self.exchange(&plan, &mut connection).await;
+            let end = self.exchange(&plan, &mut connection, &added).await;
             self.count_bytes();
             match end {
                 End::Answered {
@@ -330,7 +349,12 @@ impl<T: Transport> Downstream<T> {
         }
     }
 
-    async fn exchange(&mut self, plan: &ListenerPlan, connection: &mut Connection) -> End {
+    async fn exchange(
+        &mut self,
+        plan: &ListenerPlan,
+        connection: &mut Connection,
+        added: &[u8],
+    ) -> End {
         let mut exchange = Exchange {
             io: &mut self.io,
             buffer: &mut self.buffer,
@@ -344,6 +368,7 @@ impl<T: Transport> Downstream<T> {
             limits: &plan.listener.limits,
             timeouts: &plan.listener.timeouts,
             closing: self.listener.is_closing() || self.worker.draining.get(),
+            added,
             state: State::default(),
         };
         poll_fn(|cx| exchange.poll(cx)).await

@@ -69,23 +69,6 @@ fn an_address_that_is_taken_is_an_error_that_names_it() {
 }
 
 #[test]
-fn sticky_pools_are_refused_for_now() {
-    let origin = Origin::saying("ok");
-    let engine = Engine::start(&weir_model::L7 { workers: 1 }).unwrap();
-    let sticky = "sticky = { cookie = \"S\", mode = \"insert\" }";
-    let text = format!(
-        "[[listener]]\nname = \"main\"\nbind = \"{}\"\nprotocol = \"http\"\npool = \"main\"\n{}",
-        free_address(),
-        pool("main", &[origin.address], sticky)
-    );
-    let error = engine.prepare(Arc::new(snapshot(&text))).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "pool `main`: `sticky` is not supported yet"
-    );
-}
-
-#[test]
 fn a_removed_listener_ends_its_connections_after_their_request() {
     let origin = Origin::saying("ok");
     let proxy = Proxy::http(&[origin.address], "");

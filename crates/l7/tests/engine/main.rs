@@ -8,6 +8,7 @@ mod harness;
 mod refusal;
 mod request;
 mod retry;
+mod sticky;
 mod timeout;
 mod tls;
 mod tunnel;

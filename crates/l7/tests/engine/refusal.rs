@@ -223,18 +223,19 @@ fn answers_that_are_cut_short_do_not_look_whole() {
 
 #[test]
 fn bytes_behind_an_answer_are_not_the_next_answer() {
+    // In one piece: what comes later, on a connection that is in use again, nobody can tell from an answer.
     let origin = Origin::start(|number, mut peer| {
         while peer.request().is_some() {
+            let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
             peer.send(&format!(
-                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}"
+                "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}{evil}"
             ));
-            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
         }
     });
     let proxy = Proxy::http(&[origin.address], "");
     let mut client = proxy.client();
-    for _ in 0..10 {
-        assert_ne!(client.get("/").unwrap().text(), "evil");
+    for number in 0..9 {
+        assert_eq!(client.get("/").unwrap().text(), number.to_string());
     }
 }
 

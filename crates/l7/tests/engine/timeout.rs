@@ -27,7 +27,9 @@ fn a_slow_head_is_408() {
         start.elapsed()
     );
     assert!(client.ends());
-    assert_eq!(proxy.listener_stats().errors(Reason::HeadTimeout), 1);
+    proxy.until("it is counted", |proxy| {
+        proxy.listener_stats().errors(Reason::HeadTimeout) == 1
+    });
 }
 
 #[test]
@@ -137,7 +139,9 @@ fn an_answer_that_stops_is_cut() {
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     assert!(client.rest().ends_with(b"half"));
-    assert_eq!(proxy.listener_stats().errors(Reason::UpstreamIdle), 1);
+    proxy.until("it is counted", |proxy| {
+        proxy.listener_stats().errors(Reason::UpstreamIdle) == 1
+    });
 }
 
 #[test]

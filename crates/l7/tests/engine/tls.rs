@@ -147,7 +147,9 @@ fn https_is_opened_and_the_backend_told() {
         assert_eq!(session.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
         assert_eq!(session.conn.protocol_version(), Some(versions[0].version));
     }
-    assert_eq!(proxy.listener_stats().handshakes, 2);
+    proxy.until("both are counted", |proxy| {
+        proxy.listener_stats().handshakes == 2
+    });
 }
 
 #[test]
@@ -261,7 +263,9 @@ fn what_is_not_tls_fails_the_handshake() {
     proxy.until("the handshake has failed", |proxy| {
         proxy.listener_stats().handshakes_failed == 1
     });
-    assert_eq!(proxy.listener_stats().errors(Reason::TlsHandshake), 1);
+    proxy.until("it is counted", |proxy| {
+        proxy.listener_stats().errors(Reason::TlsHandshake) == 1
+    });
 }
 
 #[test]

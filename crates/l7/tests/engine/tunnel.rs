@@ -45,7 +45,9 @@ fn an_upgrade_becomes_a_tunnel() {
     assert_eq!(client.bytes(12), b"\r\n\0any bytes");
     client.finish();
     assert_eq!(client.rest(), b"bye");
-    assert_eq!(proxy.listener_stats().answers[1], 1);
+    proxy.until("101 is counted", |proxy| {
+        proxy.listener_stats().answers[1] == 1
+    });
     proxy.until("the tunnel has ended", |proxy| {
         proxy.engine.connections() == 0
     });
@@ -100,7 +102,9 @@ fn a_silent_tunnel_ends() {
     client.head().unwrap();
     assert_eq!(client.bytes(7), b"welcome");
     assert!(client.rest().is_empty());
-    assert_eq!(proxy.listener_stats().errors(Reason::TunnelIdle), 1);
+    proxy.until("it is counted", |proxy| {
+        proxy.listener_stats().errors(Reason::TunnelIdle) == 1
+    });
 }
 
 #[test]
@@ -117,8 +121,10 @@ fn tcp_is_proxied_whole_with_half_close() {
     client.finish();
     let rest = client.rest();
     assert!(rest[..3_000_000] == bytes[..] && rest.ends_with(b"end"));
-    let stats = proxy.listener_stats();
-    assert_eq!((stats.bytes_in, stats.bytes_out), (3_000_000, 3_000_003));
+    proxy.until("all bytes are counted", |proxy| {
+        let stats = proxy.listener_stats();
+        (stats.bytes_in, stats.bytes_out) == (3_000_000, 3_000_003)
+    });
 }
 
 #[test]
@@ -175,6 +181,8 @@ fn tls_is_passed_on_unopened_and_only_tls() {
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\n\r\n");
     assert!(client.rest().is_empty());
-    assert_eq!(proxy.listener_stats().errors(Reason::BadClientHello), 1);
+    proxy.until("it is counted", |proxy| {
+        proxy.listener_stats().errors(Reason::BadClientHello) == 1
+    });
     assert_eq!(origin.connections(), 1);
 }

@@ -37,6 +37,7 @@ pub struct RequestHead {
     /// The first `X-Forwarded-For`, if any; further ones are in `forwarded_for_more`.
     pub forwarded_for: Option<Span>,
     forwarded_for_more: Vec<Span>,
+    cookies: Vec<Span>,
     /// The request line can be sent as it came.
     line_is_plain: bool,
     has_host: bool,
@@ -50,9 +51,11 @@ const EMPTY_LINES_MAX: usize = 8;
 impl RequestHead {
     fn clear(&mut self) {
         self.forwarded_for_more.clear();
+        self.cookies.clear();
         self.left_out.clear();
         *self = Self {
             forwarded_for_more: std::mem::take(&mut self.forwarded_for_more),
+            cookies: std::mem::take(&mut self.cookies),
             left_out: std::mem::take(&mut self.left_out),
             ..Self::default()
         };
@@ -153,6 +156,9 @@ impl RequestHead {
                         .is_none()
                         .then_some(())
                         .ok_or(Reason::DuplicateHost)?;
+                }
+                6 if name.eq_ignore_ascii_case("cookie") => {
+                    self.cookies.push(Span::of_part(value, input));
                 }
                 6 if name.eq_ignore_ascii_case("expect") => {
                     self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
@@ -366,6 +372,11 @@ impl RequestHead {
                 out.extend_from_slice(line);
             }
         }
+    }
+
+    /// The values of the `Cookie` fields.
+    pub fn cookies(&self) -> impl Iterator<Item = Span> + '_ {
+        self.cookies.iter().copied()
     }
 
     /// The addresses in the client's `X-Forwarded-For` fields, in order.

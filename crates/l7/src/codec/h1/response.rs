@@ -230,7 +230,15 @@ impl ResponseHead {
 
     /// Writes the head as the client shall see it: HTTP/1.1, the backend's fields without those of this hop, and
     /// what becomes of the connection. `plain_body`: the chunks are taken off, for a client that knows none.
-    pub fn write(&self, head: &[u8], after: After, plain_body: bool, out: &mut Vec<u8>) {
+    /// `added` are whole field lines of our own.
+    pub fn write(
+        &self,
+        head: &[u8],
+        after: After,
+        plain_body: bool,
+        added: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(b"HTTP/1.1");
         if plain_body {
             self.write_without_coding(head, out);
@@ -238,6 +246,7 @@ impl ResponseHead {
             self.left_out
                 .copy_rest(head, self.status_line_rest.start, self.fields.end, out);
         }
+        out.extend_from_slice(added);
         out.extend_from_slice(match after {
             After::KeepAlive => b"\r\n",
             After::KeepAliveHttp10 => b"Connection: keep-alive\r\n\r\n",
