@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use weir_lab::{Folder, Process, eventually, ready, weir};
 use weir_netns::Namespace;
 
@@ -20,7 +21,7 @@ fn the_demo_answers_over_http_and_https_from_each_backend() {
     // Its ports are fixed: a namespace keeps them apart from whatever runs on the machine.
     let namespace = Namespace::new("demo").unwrap();
     let folder = Folder::new();
-    let _demo = Process::start(
+    let mut demo = Process::start(
         "demo",
         &namespace,
         &folder,
@@ -34,6 +35,8 @@ fn the_demo_answers_over_http_and_https_from_each_backend() {
         assert_eq!(by_answer.len(), 3, "{url}: {by_answer:?}");
     }
     assert!(curl(&namespace, &["http://127.0.0.1:9900/healthz"]).is_ok());
+    demo.signal(Signal::SIGINT);
+    assert!(demo.wait(Duration::from_secs(20)).success());
 }
 
 #[test]
