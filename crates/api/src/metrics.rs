@@ -262,6 +262,12 @@ fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt:
         None,
         attached,
     )?;
+    families.counter(
+        "weir_health_checks_late",
+        "Health checks that began more than 100 ms late.",
+        None,
+        [whole([], node.late_checks)],
+    )?;
     let process = node.process.iter();
     families.counter(
         "process_cpu",

@@ -319,6 +319,7 @@ mod tests {
                         mode: None,
                     },
                 ],
+                late_checks: 8,
                 process: Some(ProcessView {
                     cpu: Duration::from_millis(1500),
                     resident_bytes: 4096,
@@ -672,6 +673,7 @@ mod tests {
             r#"weir_drops_total{reason="not_tcp_syn"} 4"#,
             "weir_sessions 10",
             "weir_sessions_expired_total 3",
+            "weir_health_checks_late_total 8",
             r#"weir_interface_attached{interface="eth0",mode="native"} 1"#,
             r#"weir_interface_attached{interface="eth1",mode="none"} 0"#,
             r#"weir_listener_info{listener="web",bind="203.0.113.10:443",protocol="https",forward="proxy"} 1"#,

@@ -64,6 +64,8 @@ pub struct NodeView {
     pub sessions: Option<SessionsView>,
     /// Interfaces that layer 4 is attached to, or should be.
     pub interfaces: Vec<InterfaceView>,
+    /// Health checks that began late.
+    pub late_checks: u64,
     /// The process; none where the system does not tell.
     pub process: Option<ProcessView>,
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +20,10 @@ use crate::verdict::Verdict;
 /// Checks under way at one time. Each holds a file descriptor, of which the proxy needs its own; a check that
 /// waits for its turn is late, and its timeout starts when it gets it.
 const CHECKS_AT_ONCE: usize = 4096;
+
+/// A check that begins so long after it was due counts as late: too many were under way, or the threads that run
+/// them had no time.
+const LATE: Duration = Duration::from_millis(100);
 
 /// A backend's health has changed.
 ///
@@ -102,6 +107,8 @@ struct Check {
     report: HealthReport,
     /// Whose health this is.
     backends: BTreeSet<BackendId>,
+    /// Whether the last one could not be made for want of our own resources.
+    lacking: bool,
 }
 
 impl Checker {
@@ -192,6 +199,7 @@ impl<A: Ask> Checker<A> {
             verdict,
             report,
             backends,
+            lacking: false,
         }));
         let task = Task {
             address: *address,
@@ -200,6 +208,7 @@ impl<A: Ask> Checker<A> {
             turns: Arc::clone(&self.turns),
             events: self.events.clone(),
             check: Arc::clone(&check),
+            late: Arc::clone(&self.reports.late),
         };
         let task = self.runtime.spawn(task.run()).abort_handle();
         self.checks.insert(
@@ -225,6 +234,7 @@ impl<A: Ask> Drop for Checker<A> {
 #[derive(Clone, Debug, Default)]
 pub struct Reports {
     checks: Arc<Mutex<HashMap<BackendId, Arc<Mutex<Check>>>>>,
+    late: Arc<AtomicU64>,
 }
 
 impl Reports {
@@ -244,6 +254,11 @@ impl Reports {
             .collect()
     }
 
+    /// Checks that began more than 100 ms late: while there are many, failures are found later than promised.
+    pub fn late(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
     /// The report on a backend; none when it is not checked.
     pub fn report(&self, backend: &BackendId) -> Option<HealthReport> {
         lock(&self.checks)
@@ -260,6 +275,7 @@ struct Task<A> {
     turns: Arc<Semaphore>,
     events: mpsc::Sender<HealthEvent>,
     check: Arc<Mutex<Check>>,
+    late: Arc<AtomicU64>,
 }
 
 impl<A: Ask> Task<A> {
@@ -272,7 +288,11 @@ impl<A: Ask> Task<A> {
                 return;
             };
             let asked = Instant::now();
-            let (outcome, rest) = self.ask.ask(self.address, &self.settings).await;
+            if asked > start + schedule.next() + LATE {
+                self.late.fetch_add(1, Ordering::Relaxed);
+            }
+            // In boxes, so that the many checks that wait are small.
+            let (outcome, rest) = Box::pin(self.ask.ask(self.address, &self.settings)).await;
             let news = lock(&self.check).record(outcome, asked.elapsed());
             for event in news {
                 if self.events.send(event).await.is_err() {
@@ -280,7 +300,7 @@ impl<A: Ask> Task<A> {
                 }
             }
             if let Some(rest) = rest {
-                rest.finish().await;
+                Box::pin(rest.finish()).await;
             }
             drop(turn);
             schedule.advance(start.elapsed());
@@ -302,12 +322,15 @@ impl Check {
                 (false, failure.to_string())
             }
             Outcome::Inconclusive(reason) => {
-                tracing::warn!(reason, "a health check could not be made");
+                if !std::mem::replace(&mut self.lacking, true) {
+                    tracing::warn!(reason, "health checks cannot be made; the verdict stays");
+                }
                 self.report.inconclusive += 1;
                 self.report.last_failure = Some(reason);
                 return Vec::new();
             }
         };
+        self.lacking = false;
         if !passed {
             self.report.last_failure = Some(reason.clone());
         }
@@ -572,6 +595,44 @@ mod tests {
         );
         assert!(report.inconclusive >= 29, "{}", report.inconclusive);
         assert_eq!(report.last_failure.as_deref(), Some("Too many open files"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn check_that_begins_late_is_counted() {
+        let (script, mut checker, mut events) = scripted();
+        let id = backend("web", address(1));
+        script.set(id.address, &[Answer::Pass]);
+        checker.apply([(id.clone(), tcp(2000))]);
+        next(&mut events).await;
+        assert_eq!(checker.reports().late(), 0);
+        let all = Arc::clone(&checker.turns)
+            .acquire_many_owned(CHECKS_AT_ONCE as u32)
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        drop(all);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(checker.reports().late(), 1);
+        let report = checker.reports().report(&id).unwrap();
+        assert_eq!((report.health, report.failed), (Health::Up, 0));
+    }
+
+    #[tokio::test]
+    async fn check_that_waits_is_small() {
+        let (sender, _events) = mpsc::channel(1);
+        let mut checker = Checker::new(sender);
+        let shared = checker.start((address(1), tcp(2000)), BTreeSet::new());
+        let task = Task {
+            address: address(1),
+            settings: tcp(2000),
+            ask: Arc::new(Sockets),
+            turns: Arc::clone(&checker.turns),
+            events: checker.events.clone(),
+            check: shared,
+            late: Arc::default(),
+        };
+        let bytes = size_of_val(&task.run());
+        assert!(bytes <= 1024, "{bytes} bytes");
     }
 
     #[tokio::test(start_paused = true)]

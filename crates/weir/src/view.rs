@@ -57,6 +57,7 @@ impl View for Node {
                 .flat_map(|stats| &stats.interfaces)
                 .map(interface)
                 .collect(),
+            late_checks: self.health.late(),
             process: procfs::process(),
         }
     }
@@ -319,5 +320,56 @@ fn checks(report: HealthReport) -> ChecksView {
         inconclusive: report.inconclusive,
         last_duration: report.last_duration,
         last_failure: report.last_failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Operators look reasons up there.
+    #[test]
+    fn every_reason_is_documented() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        let document = std::fs::read_to_string(file).unwrap();
+        let l7 = Reason::ALL.iter().map(|reason| reason.as_str());
+        let l4 = weir_l4::DropReason::ALL
+            .iter()
+            .map(|reason| reason.as_str());
+        for reason in l7.chain(l4).chain(["datagram_dropped", "any"]) {
+            assert!(
+                document.contains(&format!("\n| {reason} |")),
+                "docs/metrics.md lacks {reason}"
+            );
+        }
+    }
+
+    #[test]
+    fn counters_of_both_planes_add_up_at_a_backend() {
+        let proxied = Traffic {
+            connections: 3,
+            open: Some(1),
+            requests: Some(9),
+            ..Traffic::default()
+        };
+        let counters = weir_l4::Counters {
+            sessions_opened: 4,
+            sessions_active: 2,
+            packets_in: 10,
+            bytes_in: 100,
+            packets_out: 20,
+            bytes_out: 200,
+        };
+        let both = sum(&proxied, &sessions_of(&counters));
+        assert_eq!(
+            (both.connections, both.open, both.requests),
+            (7, Some(3), Some(9))
+        );
+        assert_eq!((both.bytes_in, both.packets_out), (Some(100), Some(20)));
+        let alone = sum(&Traffic::default(), &sessions_of(&counters));
+        assert_eq!(
+            (alone.connections, alone.open, alone.requests),
+            (4, Some(2), None)
+        );
     }
 }
