@@ -43,17 +43,53 @@ impl FlowKey4 {
         }
     }
 
-    /// A 64-bit hash under a secret seed, so that nobody can aim flows at one set. Multiplications carry upwards, shifts
-    /// bring down (the two steps of splitmix64's finalizer; Steele, Lea, Flood, OOPSLA 2014), with the ports put in
-    /// between: the upper half is the better one.
+    /// A 64-bit hash. Its upper half says where in the session table the flow's home is; the topmost 16 bits are its
+    /// *slice* of the table.
+    ///
+    /// Addresses are mixed under a secret seed, by two steps of splitmix64's finalizer (Steele, Lea, Flood, OOPSLA
+    /// 2014), so that nobody can aim flows at one place. Ports are added after a multiplication alone: so a port can be
+    /// computed that puts a flow into a given slice, which is how both directions of a session come to lie on one page
+    /// ([`port_in_slice`]).
     #[inline(always)]
     pub fn hash(&self, seed: u64) -> u64 {
-        let mut h = (self.addresses() ^ seed).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        h ^= h >> 32;
-        h ^= u64::from(self.ports) | u64::from(self.udp) << 32;
-        h = h.wrapping_mul(0x94d0_49bb_1331_11eb);
-        h ^ h >> 32
+        let mut h = self.addresses() ^ seed ^ u64::from(self.udp) << 63;
+        h = (h ^ h >> 32).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        h = (h ^ h >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let ports = self.ports.wrapping_mul(PORT_FACTOR);
+        let upper = ((h >> 32) as u32).wrapping_add(ports);
+        let lower = h as u32 ^ ports.rotate_right(12);
+        u64::from(upper) << 32 | u64::from(lower)
     }
+}
+
+/// Factor of the ports in a flow's hash; near the golden ratio, so that ports in a row lie far apart.
+const PORT_FACTOR: u32 = 0x9e37_79b1;
+/// Its inverse modulo 2^16.
+const PORT_INVERSE: u16 = inverse(PORT_FACTOR as u16);
+
+/// The inverse of an odd number modulo 2^16, by Newton's iteration: each step doubles the bits that are right.
+const fn inverse(odd: u16) -> u16 {
+    let mut x = odd;
+    let mut steps = 0;
+    while steps < 4 {
+        x = x.wrapping_mul(2u16.wrapping_sub(odd.wrapping_mul(x)));
+        steps += 1;
+    }
+    x
+}
+
+/// The slice of a flow, from its hash.
+#[inline(always)]
+pub fn slice(hash: u64) -> u16 {
+    (hash >> 48) as u16
+}
+
+/// The destination port, in network byte order, that puts a flow into `slice`; `hash` is the flow's with port 0.
+#[inline(always)]
+pub fn port_in_slice(hash: u64, slice: u16) -> u16 {
+    slice
+        .wrapping_sub(self::slice(hash))
+        .wrapping_mul(PORT_INVERSE)
 }
 
 /// Hash of a client's address, or of address and port, for scheduling. Not seeded: every node of a group picks alike.
@@ -69,4 +105,46 @@ pub fn client(addr: u32, port: u16) -> u32 {
 #[inline(always)]
 pub fn reduce(hash: u32, len: u32) -> u32 {
     ((u64::from(hash) * u64::from(len)) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_port_is_found_for_every_slice(src: u32, dst: u32, port: u16, udp: bool, seed: u64, wanted: u16) {
+            let bare = FlowKey4 { src, dst, ports: u32::from(port), udp };
+            let found = port_in_slice(bare.hash(seed), wanted);
+            let flow = FlowKey4 { ports: u32::from(port) | u32::from(found) << 16, ..bare };
+            prop_assert_eq!(slice(flow.hash(seed)), wanted);
+        }
+    }
+
+    /// How far the fullest of `buckets` is above the mean, when flows of these keys are put into them.
+    fn worst(keys: impl Iterator<Item = FlowKey4>, buckets: usize) -> f64 {
+        let mut counts = [0u32; 256];
+        let mut total = 0;
+        for key in keys {
+            counts[reduce((key.hash(0x5eed) >> 32) as u32, buckets as u32) as usize] += 1;
+            total += 1;
+        }
+        f64::from(*counts.iter().max().unwrap()) * buckets as f64 / f64::from(total)
+    }
+
+    #[test]
+    fn flows_that_are_alike_are_spread() {
+        let key = |src: u32, sport: u16| FlowKey4 {
+            src: src.to_be(),
+            dst: 0x0a71_00cb,
+            ports: u32::from(sport.to_be()) | 0x5000 << 16,
+            udp: false,
+        };
+        let ports_in_a_row = (0..25_600).map(|n| key(0x6440_0001, 1024 + n as u16));
+        assert!(worst(ports_in_a_row, 256) < 1.5);
+        let clients_in_a_row = (0..25_600).map(|n| key(0x6440_0000 + n, 40_000));
+        assert!(worst(clients_in_a_row, 256) < 1.5);
+    }
 }

@@ -14,9 +14,9 @@ use crate::hash::{FlowKey4, reduce};
 
 /// Lines in a set.
 pub const LINES: usize = 4;
-/// Sets that a flow may be in. With 64 of 100 lines taken, about one set in five is full, so that fewer than one new
-/// flow in ten million finds no room.
-pub const PROBES: u32 = 12;
+/// Sets that a flow may be in. With 64 of 100 lines taken, at most one set in three is full, so that fewer than one
+/// new flow in ten million finds no room.
+pub const PROBES: u32 = 16;
 
 /// `meta`: the line is taken.
 pub const OCCUPIED: u32 = 0x10;
