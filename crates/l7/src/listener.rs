@@ -17,7 +17,7 @@ use crate::downstream;
 use crate::plan::{HeldPlan, ListenerPlan};
 use crate::stats::ListenerCounters;
 use crate::udp;
-use crate::worker::Worker;
+use crate::worker::{LocalPools, Worker};
 
 /// Connections that the kernel holds until they are accepted; it cuts this to net.core.somaxconn.
 const BACKLOG: i32 = 4096;
@@ -71,6 +71,8 @@ pub(crate) struct LocalListener {
     closing: Cell<bool>,
     /// Who goes on with the socket: a listener that has this one's address now, under another name.
     heir: RefCell<Option<Rc<LocalListener>>>,
+    /// What its routes lead to, since the config has it no more.
+    pools: RefCell<Option<LocalPools>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -83,6 +85,7 @@ impl LocalListener {
             worker,
             closing: Cell::new(false),
             heir: RefCell::default(),
+            pools: RefCell::default(),
             waker: RefCell::default(),
         }
     }
@@ -104,6 +107,16 @@ impl LocalListener {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// Takes the pools along that its routes lead to.
+    pub(crate) fn keep_pools(&self, pools: LocalPools) {
+        self.pools.replace(Some(pools));
+    }
+
+    /// The pools that it took along.
+    pub(crate) fn kept_pools(&self) -> Option<LocalPools> {
+        self.pools.borrow().clone()
     }
 
     /// Who goes on with the socket.

@@ -232,7 +232,7 @@ async fn connect(
     client: SocketAddr,
     pool: Option<usize>,
 ) -> Result<(Connection, Work), (Reason, Option<Work>)> {
-    let Some(pool) = pool.and_then(|number| worker.pool(number)) else {
+    let Some(pool) = pool.and_then(|number| worker.pool(listener, number)) else {
         return Err((Reason::NoRoute, None));
     };
     let timeout = listener.plan.borrow().listener.timeouts.connect;

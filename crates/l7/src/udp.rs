@@ -150,7 +150,7 @@ impl Proxy {
             .borrow()
             .routes
             .find(b"", b"")
-            .and_then(|number| self.worker.pool(number));
+            .and_then(|number| self.worker.pool(&listener, number));
         let pool = pool.ok_or(Reason::NoRoute)?;
         let work = pool
             .pick(&Choice::of(client.ip()))

@@ -74,6 +74,9 @@ impl Mailbox {
     }
 }
 
+/// A worker's view of all pools, by number.
+pub(crate) type LocalPools = Rc<Vec<Option<Rc<LocalPool>>>>;
+
 /// A worker's own state, shared by the tasks on its thread.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -88,7 +91,7 @@ pub(crate) struct Worker {
     mailbox: Arc<Mailbox>,
     generation: Cell<u64>,
     plan: RefCell<Arc<Plan>>,
-    pools: RefCell<Vec<Option<Rc<LocalPool>>>>,
+    pools: RefCell<LocalPools>,
     listeners: RefCell<Vec<Option<Rc<LocalListener>>>>,
 }
 
@@ -182,22 +185,24 @@ impl Worker {
 
     #[cold]
     fn take_over(&self, plan: Arc<Plan>) {
-        let mut pools = self.pools.borrow_mut();
-        let count = plan.pools.len().max(pools.len());
-        pools.resize(count, None);
-        for (number, slot) in pools.iter_mut().enumerate() {
-            match (plan.pools.get(number).and_then(Option::as_ref), &slot) {
-                (Some(new), Some(old)) if Arc::ptr_eq(new, &old.plan) => {}
-                (Some(new), old) => {
-                    *slot = Some(Rc::new(LocalPool::new(new, old.as_deref(), self.index)));
-                }
-                (None, Some(old)) => {
-                    old.retire();
-                    *slot = None;
-                }
-                (None, None) => {}
+        let before = self.pools.borrow().clone();
+        let count = plan.pools.len().max(before.len());
+        let now = |number: usize| {
+            let old = before.get(number).and_then(Option::as_ref);
+            let Some(new) = plan.pools.get(number).and_then(Option::as_ref) else {
+                old.inspect(|old| old.retire());
+                return None;
+            };
+            match old {
+                Some(old) if Arc::ptr_eq(new, &old.plan) => Some(Rc::clone(old)),
+                old => Some(Rc::new(LocalPool::new(
+                    new,
+                    old.map(|old| &**old),
+                    self.index,
+                ))),
             }
-        }
+        };
+        self.pools.replace(Rc::new((0..count).map(now).collect()));
         let mut listeners = self.listeners.borrow_mut();
         let mut heirs = Vec::new();
         for slot in listeners.iter_mut() {
@@ -212,6 +217,7 @@ impl Worker {
                         .listener_at(key)
                         .map(|heir| Rc::new(LocalListener::new(Arc::clone(heir), self.index)));
                     heirs.extend(heir.clone());
+                    listener.keep_pools(Rc::clone(&before));
                     self.close(listener, heir);
                     *slot = None;
                 }
@@ -255,9 +261,13 @@ impl Worker {
         }
     }
 
-    /// The pool of this number.
-    pub(crate) fn pool(&self, number: usize) -> Option<Rc<LocalPool>> {
-        self.pools.borrow().get(number)?.clone()
+    /// The pool that a listener's routes call by this number. One that is not served any more goes by the pools of
+    /// its last day.
+    pub(crate) fn pool(&self, listener: &LocalListener, number: usize) -> Option<Rc<LocalPool>> {
+        match listener.kept_pools() {
+            Some(pools) => pools.get(number)?.clone(),
+            None => self.pools.borrow().get(number)?.clone(),
+        }
     }
 
     /// Counts a connection, until the guard is dropped.

@@ -219,7 +219,7 @@ impl<T: Transport> Downstream<T> {
         let pool = plan
             .routes
             .find(authority, target)
-            .and_then(|number| self.worker.pool(number));
+            .and_then(|number| self.worker.pool(&self.listener, number));
         let cookies = pool.as_ref().and_then(|pool| pool.plan.cookies.as_ref());
         let wanted = cookies.and_then(|cookies| cookies.backend(&self.request, head));
 

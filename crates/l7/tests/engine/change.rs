@@ -43,7 +43,10 @@ fn what_does_not_change_keeps_its_connections_and_counters() {
 fn a_prepared_change_that_is_dropped_changes_nothing() {
     let (a, b) = (Origin::saying("a"), Origin::saying("b"));
     let proxy = Proxy::http(&[a.address], "");
-    let other = free_address();
+    let other = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let text = one_listener("http", &[b.address], "").replace("LISTEN", &other.to_string());
     let prepared = proxy.engine.prepare(Arc::new(snapshot(&text))).unwrap();
     assert!(std::net::TcpStream::connect(other).is_err());
@@ -74,9 +77,12 @@ fn a_removed_listener_ends_its_connections_after_their_request() {
     let proxy = Proxy::http(&[origin.address], "");
     let mut kept = proxy.client();
     kept.get("/");
-    let other = one_listener("http", &[origin.address], "").replace(
-        "\"main\"\nbind = \"LISTEN\"",
-        &format!("\"other\"\nbind = \"{}\"", free_address()),
+    // Its pool goes with it.
+    let other = Origin::saying("other");
+    let other = format!(
+        "[[listener]]\nname = \"other\"\nbind = \"{}\"\nprotocol = \"http\"\npool = \"other\"\n{}",
+        free_address(),
+        pool("other", &[other.address], "")
     );
     proxy.apply(&other);
     proxy.until("nobody accepts any more", |proxy| {

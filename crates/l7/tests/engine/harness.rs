@@ -14,12 +14,19 @@ use weir_model::{Config, Snapshot};
 /// Nothing in a test takes longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An address that was free a moment ago, for TCP and UDP.
+/// An address of our own, for TCP and UDP. It stays bound until the process ends, so that no one else gets it; only
+/// a socket that shares it (SO_REUSEPORT), as the engine's do, can listen there.
 pub fn free_address() -> SocketAddr {
     loop {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = tcp.local_addr().unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
         if UdpSocket::bind(address).is_ok() {
+            std::mem::forget(socket);
             return address;
         }
     }
