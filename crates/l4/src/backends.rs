@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Release;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use weir_l4_common::link::LINK_NONE;
 use weir_l4_common::service::BACKEND_ACCEPTS;
 
+use crate::lock::lock;
 use crate::memory::{BackendCell, Mapped};
 
 /// A next hop as the map has it: MAC address and index into `LINKS`.
@@ -58,7 +59,7 @@ impl Backends {
 
     /// Writes a backend; its next hop is that of its address, as far as known.
     pub(crate) fn write(&self, number: u16, address: SocketAddrV4, accepts: bool) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let before = state.by_number.insert(number, (address, accepts));
         if before.is_none_or(|(before, _)| before != address) {
             let entry = state.by_address.entry(*address.ip()).or_default();
@@ -74,7 +75,7 @@ impl Backends {
 
     /// Forgets a backend that no session uses any more.
     pub(crate) fn forget(&self, number: u16) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let Some((address, _)) = state.by_number.remove(&number) else {
             return;
         };
@@ -90,7 +91,7 @@ impl Backends {
 
     /// A change under way will use these addresses: their next hops are looked for already. Returns those that are new.
     pub(crate) fn expect(&self, addresses: &[Ipv4Addr]) -> Vec<Ipv4Addr> {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let mut new = Vec::new();
         for addr in addresses {
             if !state.by_address.contains_key(addr) {
@@ -104,7 +105,7 @@ impl Backends {
 
     /// The change is written, or given up.
     pub(crate) fn unexpect(&self, addresses: &[Ipv4Addr]) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         for addr in addresses {
             if let Some(entry) = state.by_address.get_mut(addr) {
                 entry.expected = entry.expected.saturating_sub(1);
@@ -117,7 +118,7 @@ impl Backends {
     pub(crate) fn wait_for_hops(&self, addresses: &[Ipv4Addr], timeout: Duration) -> Vec<Ipv4Addr> {
         let deadline = Instant::now() + timeout;
         let mut unknown = addresses.to_vec();
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         loop {
             // Every next hop wakes us: only the last address is looked at each time.
             while unknown.last().is_some_and(|addr| state.is_resolved(*addr)) {
@@ -135,7 +136,7 @@ impl Backends {
 
     /// Addresses that came (true) or went (false) since the last call.
     pub(crate) fn news(&self) -> Vec<(Ipv4Addr, bool)> {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let news = std::mem::take(&mut state.news);
         news.into_iter()
             .map(|addr| (addr, state.by_address.contains_key(&addr)))
@@ -144,7 +145,7 @@ impl Backends {
 
     /// The next hop of an address is known, or has changed.
     pub(crate) fn set_hop(&self, addr: Ipv4Addr, hop: Hop) {
-        let mut state = self.state();
+        let mut state = lock(&self.state);
         let Some(entry) = state.by_address.get_mut(&addr) else {
             return;
         };
@@ -166,11 +167,6 @@ impl Backends {
         let cell = &self.cells[usize::from(number)];
         store(&cell[0], first_half(address));
         store(&cell[1], second_half(hop, accepts));
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing inside panics with a half-made change.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

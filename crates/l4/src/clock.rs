@@ -1,13 +1,14 @@
 //! The clock of session lines: the kernel's jiffies.
 
 use std::sync::atomic::Ordering::Acquire;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_getres, clock_gettime};
 
 use crate::attach::Programs;
 use crate::error::Error;
+use crate::lock::lock;
 use crate::memory::{ClockCell, Mapped};
 use crate::sweep::Now;
 
@@ -77,11 +78,6 @@ impl Clock {
             monotonic,
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing inside panics with a half-made change.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The kernel's monotonic clock.

@@ -2,10 +2,10 @@
 //! snapshots and with the kernel's routing, ends idle sessions, and counts.
 //!
 //! ```no_run
-//! # fn main() -> Result<(), weir_l4::Error> {
-//! # let (l4, snapshot): (weir_model::L4, std::sync::Arc<weir_model::Snapshot>) = unimplemented!();
-//! let plane = weir_l4::Plane::start(&l4)?;
-//! let prepared = plane.prepare(&snapshot)?;
+//! # use std::sync::Arc;
+//! # fn serve(l4: &weir_model::L4, snapshot: &Arc<weir_model::Snapshot>) -> Result<(), weir_l4::Error> {
+//! let plane = weir_l4::Plane::start(l4)?;
+//! let prepared = plane.prepare(snapshot)?;
 //! plane.commit(prepared);
 //! println!("{:?}", plane.stats());
 //! # Ok(()) }
@@ -22,6 +22,7 @@ mod decap;
 mod error;
 mod line;
 mod links;
+mod lock;
 mod maps;
 mod memory;
 mod netlink;

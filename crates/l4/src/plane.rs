@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::counters::CounterMaps;
 use crate::error::Error;
 use crate::line::{Line, Table};
 use crate::links::Links;
+use crate::lock::lock;
 use crate::maps::KernelMaps;
 use crate::memory::Mapped;
 use crate::object::{SCHEDULE_ELEMENTS, check_memory, load, mapped, table_bytes, table_sets, take};
@@ -476,11 +477,6 @@ impl Stop {
             .unwrap_or_else(PoisonError::into_inner)
             .0
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing inside panics with a half-made change.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn owned<K: Clone>((key, number, configured): (&K, u16, bool)) -> (K, u16, bool) {

@@ -5,7 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aya::maps::{MapData, RingBuf};
@@ -18,6 +18,7 @@ use crate::attach::Programs;
 use crate::backends::{Backends, Hop};
 use crate::error::Error;
 use crate::links::Links;
+use crate::lock::lock;
 use crate::netlink::{Keep, LinkInfo, Message, Monitor, Questions};
 use crate::next_hop::{Effects, NextHops};
 use crate::wake::Wake;
@@ -209,7 +210,7 @@ impl Watch {
                 interface = link.name,
                 "the interface has gone; waiting for it to come back"
             );
-            self.programs().detach(&link.name);
+            lock(&self.programs).detach(&link.name);
             self.vanished.insert(link.name);
         }
         self.note_routes_changed();
@@ -244,7 +245,7 @@ impl Watch {
             max: LINKS_MAX,
         })?;
         let mode = self.mode;
-        self.programs().attach(name, mode)?;
+        lock(&self.programs).attach(name, mode)?;
         if !forwards(name) {
             tracing::warn!(
                 interface = name,
@@ -449,10 +450,6 @@ impl Watch {
 
     fn refresh_sessions(&mut self) {
         self.links.refresh_sessions();
-    }
-
-    fn programs(&self) -> MutexGuard<'_, Programs> {
-        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,6 +5,8 @@ mod net;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use net::{Net, until};
@@ -436,4 +438,86 @@ fn idle_times_are_those_of_the_clock_on_the_wall() {
         idle + jiffies >= at_least && idle <= at_most + jiffies,
         "{at_least:?} {idle:?} {at_most:?}"
     );
+}
+
+#[test]
+fn changes_under_load_lose_no_connection() {
+    let Some(net) = Net::new("load") else {
+        return;
+    };
+    let configs = [
+        net.config("fullnat", "tcp", "round_robin", &[1, 1]),
+        net.config("fullnat", "tcp", "maglev", &[3, 1]),
+        net.config("fullnat", "tcp", "round_robin", &[2, 7]),
+        net.config("fullnat", "tcp", "source_hash", &[1, 1]),
+    ];
+    let plane = net.plane(&configs[0]);
+    const THREADS: u64 = 4;
+    const EACH: u64 = 50;
+    let running = AtomicU64::new(THREADS);
+    let mut changes = 0;
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..EACH {
+                    assert!(net.ask().starts_with("backend "));
+                }
+                running.fetch_sub(1, Relaxed);
+            });
+        }
+        while running.load(Relaxed) > 0 {
+            for config in configs.iter().cycle().skip(1).take(configs.len()) {
+                plane.commit(plane.prepare(config).unwrap());
+                changes += 1;
+            }
+        }
+    });
+    assert!(changes > 20, "only {changes} changes");
+    until("every connection is counted once", || {
+        let stats = plane.stats();
+        let counters = stats.listeners[0].counters;
+        counters.sessions_opened == THREADS * EACH && counters.sessions_active == THREADS * EACH
+    });
+    let drops = plane.stats().drops;
+    assert!(drops.iter().all(|(_, count)| *count == 0), "{drops:?}");
+}
+
+#[test]
+fn the_table_holds_as_many_sessions_as_the_config_says() {
+    let Some(net) = Net::new("full") else {
+        return;
+    };
+    let plane = net.plane(&net.config("fullnat", "udp", "maglev", &[1, 1]));
+    let sessions = u64::from(plane.stats().table.max_sessions);
+    for port in (10_000..).take(sessions as usize) {
+        assert!(
+            net.ask_udp_from(port).starts_with("backend "),
+            "port {port}"
+        );
+    }
+    until("every packet is counted", || {
+        let stats = plane.stats();
+        let counters = stats.listeners[0].counters;
+        counters.packets_in == sessions && counters.packets_out == sessions
+    });
+    let stats = plane.stats();
+    assert_eq!(
+        (stats.table.sessions, stats.table.lines_used),
+        (sessions, 2 * sessions)
+    );
+    assert_eq!((stats.table.expired, stats.table.orphans), (0, 0));
+    assert!(
+        stats.drops.iter().all(|(_, count)| *count == 0),
+        "{:?}",
+        stats.drops
+    );
+    let to_first = Filter {
+        backend: Some("10.2.0.11:8080".parse().unwrap()),
+        state: Some(State::UdpStream),
+        ..Filter::default()
+    };
+    // A hash of the port decides.
+    let share = plane.session_count(&to_first) as f64 / sessions as f64;
+    assert!((0.45..0.55).contains(&share), "{share}");
+    assert_eq!(plane.sessions(&to_first, 7).len(), 7);
 }

@@ -182,7 +182,12 @@ impl Net {
     }
 
     pub(crate) fn ask_udp(&self) -> String {
-        let socket = self.client.run(|| UdpSocket::bind((CLIENT, 0))).unwrap();
+        self.ask_udp_from(0)
+    }
+
+    /// Which backend answers a datagram from this port, 0 being any.
+    pub(crate) fn ask_udp_from(&self, port: u16) -> String {
+        let socket = self.client.run(|| UdpSocket::bind((CLIENT, port))).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.send_to(b"?", SocketAddr::V4(VIP)).unwrap();
         let mut answer = [0; 100];
