@@ -12,7 +12,9 @@ use crate::frame::Head;
 use crate::hash::{self, FlowKey4, reduce};
 use crate::link::LINK_NONE;
 use crate::packet::{PROTO_TCP, PROTO_UDP, UDP_HEAD, at};
-use crate::service::{BACKEND_ACCEPTS, LOCAL_PORT_MIN, Listener, ListenerKey, Mode, Pick};
+use crate::service::{
+    BACKEND_ACCEPTS, LOCAL_PORT_MIN, Listener, ListenerCounters, ListenerKey, Mode, Pick,
+};
 use crate::session::{
     ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
     SYN, UDP, seen,
@@ -117,7 +119,9 @@ fn try_session(
     if listener.table_len == 0 {
         return Err(Drop::NoBackend);
     }
-    let turn = pick(env, listener, key);
+    let counters = env.listener_counters(listener.id).ok_or(Drop::NoBackend)?;
+    // SAFETY: the environment gave this core's counters, which nobody else writes.
+    let turn = unsafe { pick(counters, listener, key) };
     let number = env
         .slot(listener.table_base + turn)
         .ok_or(Drop::NoBackend)?;
@@ -129,7 +133,7 @@ fn try_session(
     let mut reply_line = None;
     let (new_src, new_dst, new_ports) = match mode {
         Mode::Fullnat => {
-            let local = local(env, key).ok_or(Drop::PortsExhausted)?;
+            let local = local(env, hash).ok_or(Drop::PortsExhausted)?;
             let backend_port = u32::from(backend.port) | u32::from(key.udp) << 16;
             let port = free_port(
                 env,
@@ -170,7 +174,7 @@ fn try_session(
         }
         Mode::Dr => (key.src, key.dst, key.ports),
         Mode::Tunnel => (
-            local(env, key).ok_or(Drop::PortsExhausted)?,
+            local(env, hash).ok_or(Drop::PortsExhausted)?,
             backend.addr,
             key.ports,
         ),
@@ -198,45 +202,39 @@ fn try_session(
         // Another core has opened the same session in this moment.
         return table::find(env, key, &Place::of(hash, env.sets())).ok_or(Drop::TableFull);
     }
-    count_session(env, listener.id, number);
+    // SAFETY: as above.
+    unsafe { (*counters).sessions += 1 };
+    count_backend_session(env, number);
     Ok(line.as_ptr())
 }
 
 /// Index into the listener's scheduling table.
+///
+/// # Safety
+/// `counters` must be this core's counters of the listener.
 #[inline(always)]
-fn pick(env: impl Env, listener: &Listener, key: &FlowKey4) -> u32 {
+unsafe fn pick(counters: *mut ListenerCounters, listener: &Listener, key: &FlowKey4) -> u32 {
     if listener.pick == Pick::Next as u8 {
-        let Some(counters) = env.listener_counters(listener.id) else {
-            return 0;
-        };
-        // SAFETY: the environment gave this core's counters, which nobody else writes.
-        let turn = unsafe { (*counters).turn as u32 };
-        let turn = if turn >= listener.table_len { 0 } else { turn };
-        // SAFETY: as above.
-        unsafe { (*counters).turn = u64::from(turn + 1) };
-        turn
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let turn = (*counters).turn as u32;
+            let turn = if turn >= listener.table_len { 0 } else { turn };
+            (*counters).turn = u64::from(turn + 1);
+            turn
+        }
     } else {
-        let port = if listener.pick == Pick::HashAddress as u8 {
-            0
-        } else {
-            key.src_port()
-        };
+        let address_alone = listener.pick == Pick::HashAddress as u8;
+        let port = if address_alone { 0 } else { key.src_port() };
         reduce(hash::client(key.src, port), listener.table_len)
     }
 }
 
-/// A local address for this flow.
+/// A local address for the flow with this hash.
 #[inline(always)]
-fn local(env: impl Env, key: &FlowKey4) -> Option<u32> {
+fn local(env: impl Env, hash: u64) -> Option<u32> {
     let locals = env.settings().locals;
-    if locals == 0 {
-        return None;
-    }
-    env.local(reduce(
-        hash::client(key.src, key.src_port()).rotate_left(16),
-        locals,
-    ))
-    .filter(|addr| *addr != 0)
+    env.local(reduce(hash as u32, locals))
+        .filter(|addr| locals != 0 && *addr != 0)
 }
 
 /// A local port, so that the replies' flow from this backend to the local address is free; network byte order, 0 if
@@ -370,13 +368,17 @@ unsafe fn fill(env: impl Env, line: *mut Line4, key: &FlowKey4, rewrite: &Rewrit
 
 #[inline(always)]
 fn count_session(env: impl Env, listener: u16, backend: u16) {
-    // SAFETY: the environment gives this core's counters, which nobody else writes.
-    unsafe {
-        if let Some(counters) = env.listener_counters(listener) {
-            (*counters).sessions += 1;
-        }
-        if let Some(counters) = env.backend_counters(backend) {
-            (*counters).sessions += 1;
-        }
+    if let Some(counters) = env.listener_counters(listener) {
+        // SAFETY: the environment gives this core's counters, which nobody else writes.
+        unsafe { (*counters).sessions += 1 };
+    }
+    count_backend_session(env, backend);
+}
+
+#[inline(always)]
+fn count_backend_session(env: impl Env, backend: u16) {
+    if let Some(counters) = env.backend_counters(backend) {
+        // SAFETY: as above.
+        unsafe { (*counters).sessions += 1 };
     }
 }
