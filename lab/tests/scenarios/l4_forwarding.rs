@@ -5,9 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use weir_lab::network::{CLIENT, LOCAL, VIP};
-use weir_lab::{Folder, Process, eventually, ready};
+use weir_lab::{Folder, Process, eventually, ready, until};
 
-use crate::client::{Echo, answers, ask_udp, curl, is_even, noise, same_content};
+use crate::client::{Echo, answers, ask_udp, curl, is_even, noise, same_content, wrk};
 use crate::scene::{Arms, ECHO, Mode, Scene, WEB, names, vip};
 
 const FILE_LEN: usize = 100_000_000;
@@ -234,4 +234,55 @@ fn fullnat_carries_iperf3() {
 #[test]
 fn dr_carries_iperf3() {
     carries_iperf3("dr_carries_iperf3", Mode::Dr);
+}
+
+/// A connection for each request, so that sessions come and go all the time.
+fn carries_wrk(scenario: &str, mode: Mode) {
+    if !ready(scenario, &["nginx", "wrk"]) {
+        return;
+    }
+    let files = Folder::new();
+    let scene = Scene::with_nginx(Arms::Two, mode, &files);
+    let url = format!("http://{VIP}:{WEB}/");
+    let each_anew = ["--header", "Connection: close"];
+    let report = wrk(
+        &scene.network.client,
+        &url,
+        16,
+        Duration::from_secs(3),
+        &each_anew,
+    );
+    assert!(report.requests > 100, "{}", report.text);
+    assert_eq!(
+        (report.bad_answers, report.socket_errors),
+        (0, 0),
+        "{}",
+        report.text
+    );
+    let sessions = || {
+        scene
+            .weir
+            .metric("weir_listener_connections_total", &["listener=\"web\""])
+    };
+    until(
+        "every request had a session",
+        Duration::from_secs(5),
+        || sessions() >= report.requests as f64,
+    );
+}
+
+#[test]
+fn fullnat_carries_a_session_for_each_request_of_wrk() {
+    carries_wrk(
+        "fullnat_carries_a_session_for_each_request_of_wrk",
+        Mode::Fullnat,
+    );
+}
+
+#[test]
+fn tunnel_carries_a_session_for_each_request_of_wrk() {
+    carries_wrk(
+        "tunnel_carries_a_session_for_each_request_of_wrk",
+        Mode::Tunnel,
+    );
 }
