@@ -11,6 +11,14 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Two threads serve a [`Plane`], beside the caller's:
+//! - `watch` follows interfaces, routes and neighbours (`netlink`, `next_hop`) and writes `links` and `backends`;
+//! - `sweep` goes through the session table (`line`, `state`), ends what is idle and counts (`tally`).
+//!
+//! A snapshot becomes a difference in `plan`, with the help of `schedule` (tables), `region` (their places) and
+//! `number` (small numbers for names), all pure; `maps` writes it. `object` and `attach` bring the program into the
+//! kernel; `memory` is the one place where its maps are memory, and where the unsafe code is.
+//!
 //! Needs Linux 5.16 or newer (neighbours that the kernel keeps fresh), and CAP_BPF with CAP_NET_ADMIN.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 

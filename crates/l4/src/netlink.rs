@@ -376,6 +376,10 @@ fn for_each_message(mut bytes: &[u8], mut each: impl FnMut(&Header, &[u8])) {
 /// The message, if it is one that we want.
 fn parse(kind: u16, body: &[u8]) -> Option<Message> {
     match kind {
+        // Messages of another family tell of bridges' ports and the like: the interface itself stays.
+        libc::RTM_NEWLINK | libc::RTM_DELLINK if body.first() != Some(&(libc::AF_UNSPEC as u8)) => {
+            None
+        }
         libc::RTM_NEWLINK => link(body).map(Message::Link),
         libc::RTM_DELLINK => u32_at(body, 4).map(Message::LinkGone),
         libc::RTM_NEWNEIGH => neighbour(body).map(Message::Neighbour),
@@ -423,7 +427,7 @@ fn link(body: &[u8]) -> Option<LinkInfo> {
             _ => {}
         }
     }
-    // Messages of the wireless and bridge families have no name: they are about something else.
+    // Wireless drivers send events without a name: they are about something else.
     if link.name.is_empty() {
         None
     } else {
@@ -583,6 +587,18 @@ mod tests {
             parsed(&message(libc::RTM_NEWROUTE, &body)),
             [Message::RoutesChanged]
         );
+    }
+
+    #[test]
+    fn a_port_that_leaves_a_bridge_is_no_interface_that_goes() {
+        let mut body = [0; LINK_LEN];
+        body[4] = 9;
+        assert_eq!(
+            parsed(&message(libc::RTM_DELLINK, &body)),
+            [Message::LinkGone(9)]
+        );
+        body[0] = libc::AF_BRIDGE as u8;
+        assert_eq!(parsed(&message(libc::RTM_DELLINK, &body)), []);
     }
 
     #[test]

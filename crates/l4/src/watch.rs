@@ -27,6 +27,10 @@ use crate::wake::Wake;
 const ROUTES_SETTLE: Duration = Duration::from_millis(20);
 /// …but not for longer than this.
 const ROUTES_SETTLE_MAX: Duration = Duration::from_millis(200);
+/// Where routes change all the time they are asked for no more often than this.
+const ROUTES_INTERVAL: Duration = Duration::from_millis(500);
+/// Sessions take their next hops anew no more often than this: 256 times are told apart.
+const REFRESH_INTERVAL: Duration = Duration::from_millis(50);
 /// How often neighbours are asked for that do not answer, and interfaces looked for that have gone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often an event of one kind is logged at most.
@@ -46,7 +50,12 @@ pub(crate) struct Watch {
     mode: XdpMode,
     interfaces: HashMap<u32, LinkInfo>,
     hops: NextHops,
+    /// When the first and the last change came that is not dealt with.
     routes_changed: Option<(Instant, Instant)>,
+    routes_asked_at: Option<Instant>,
+    /// Whether sessions must take their next hops anew.
+    refresh_wanted: bool,
+    refreshed_at: Option<Instant>,
     retry_at: Instant,
     /// Addresses whose trouble was logged.
     complained: HashSet<Ipv4Addr>,
@@ -92,6 +101,9 @@ impl Watch {
             interfaces: HashMap::new(),
             hops: NextHops::default(),
             routes_changed: None,
+            routes_asked_at: None,
+            refresh_wanted: false,
+            refreshed_at: None,
             retry_at: Instant::now() + RETRY_INTERVAL,
             complained: HashSet::new(),
             logged: HashMap::new(),
@@ -115,11 +127,17 @@ impl Watch {
             let now = Instant::now();
             if self.routes_due().is_some_and(|due| due <= now) {
                 self.routes_changed = None;
+                self.routes_asked_at = Some(now);
                 self.ask_all_routes();
             }
             if self.retry_at <= now {
                 self.retry_at = now + RETRY_INTERVAL;
                 self.retry();
+            }
+            if self.refresh_due(now).is_some_and(|due| due <= now) {
+                self.refresh_wanted = false;
+                self.refreshed_at = Some(now);
+                self.links.refresh_sessions();
             }
             self.wait();
         }
@@ -129,9 +147,9 @@ impl Watch {
     }
 
     fn wait(&self) {
-        let until = self
-            .routes_due()
-            .map_or(self.retry_at, |due| due.min(self.retry_at));
+        let now = Instant::now();
+        let due = [self.routes_due(), self.refresh_due(now)];
+        let until = due.into_iter().flatten().fold(self.retry_at, Instant::min);
         let left = until.saturating_duration_since(Instant::now());
         // Rounded up, so that what is due then is due when we wake.
         let timeout =
@@ -146,8 +164,19 @@ impl Watch {
     }
 
     fn routes_due(&self) -> Option<Instant> {
-        self.routes_changed
-            .map(|(first, last)| (last + ROUTES_SETTLE).min(first + ROUTES_SETTLE_MAX))
+        let (first, last) = self.routes_changed?;
+        let settled = (last + ROUTES_SETTLE).min(first + ROUTES_SETTLE_MAX);
+        Some(match self.routes_asked_at {
+            Some(asked) => settled.max(asked + ROUTES_INTERVAL),
+            None => settled,
+        })
+    }
+
+    fn refresh_due(&self, now: Instant) -> Option<Instant> {
+        self.refresh_wanted.then(|| {
+            self.refreshed_at
+                .map_or(now, |last| last + REFRESH_INTERVAL)
+        })
     }
 
     /// What the kernel has told.
@@ -349,7 +378,7 @@ impl Watch {
             self.ask_route(addr);
         }
         // Ways to clients may have changed as well.
-        self.refresh_sessions();
+        self.refresh_wanted = true;
     }
 
     fn ask_route(&mut self, addr: Ipv4Addr) {
@@ -423,7 +452,7 @@ impl Watch {
             }
         }
         if effects.refresh {
-            self.refresh_sessions();
+            self.refresh_wanted = true;
         }
         for key in effects.ask {
             let keep = if self.hops.is_in_use(&key) {
@@ -446,10 +475,6 @@ impl Watch {
         if let Err(error) = self.questions.ask_neighbour(ifindex, addr, keep) {
             tracing::debug!(neighbour = %addr, ifindex, %error, "ask for a neighbour");
         }
-    }
-
-    fn refresh_sessions(&mut self) {
-        self.links.refresh_sessions();
     }
 }
 
