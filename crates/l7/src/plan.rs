@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
+use rustls::server::ProducesTickets;
 use weir_model::{BackendId, Listener, Name, Pool, Protocol, Scheduler, Snapshot};
 
 use crate::balance::{Maglev, RoundRobin, SourceHash};
@@ -82,12 +83,22 @@ pub(crate) struct BackendCell {
     pub(crate) counters: Box<[BackendCounters]>,
 }
 
+/// What lives as long as the engine for a listener's name.
+#[derive(Debug)]
+struct ListenerCell {
+    number: usize,
+    /// One for each worker.
+    counters: Arc<[ListenerCounters]>,
+    /// The keys of its session tickets: clients resume their sessions after a reload, too.
+    tickets: Option<Arc<dyn ProducesTickets>>,
+}
+
 /// What outlives plans: numbers and counters.
 #[derive(Debug)]
 pub(crate) struct Registry {
     workers: usize,
     key: Key,
-    listeners: HashMap<Name, (usize, Arc<[ListenerCounters]>)>,
+    listeners: HashMap<Name, ListenerCell>,
     pools: HashMap<Name, usize>,
     backends: HashMap<BackendId, Arc<BackendCell>>,
 }
@@ -108,19 +119,20 @@ impl Registry {
         *self.pools.entry(name.clone()).or_insert(next)
     }
 
-    fn listener_cells(&mut self, name: &Name) -> (usize, Arc<[ListenerCounters]>) {
-        let next = self.listeners.len();
-        let workers = self.workers;
-        let cells = || {
-            (
-                next,
-                (0..workers).map(|_| ListenerCounters::default()).collect(),
-            )
+    fn listener_cell(&mut self, name: &Name) -> &mut ListenerCell {
+        let number = self.listeners.len();
+        let counters = || {
+            (0..self.workers)
+                .map(|_| ListenerCounters::default())
+                .collect()
         };
         self.listeners
             .entry(name.clone())
-            .or_insert_with(cells)
-            .clone()
+            .or_insert_with(|| ListenerCell {
+                number,
+                counters: counters(),
+                tickets: None,
+            })
     }
 
     fn backend_cell(&mut self, id: &BackendId) -> Arc<BackendCell> {
@@ -178,7 +190,7 @@ impl Registry {
             .iter()
             .filter(|listener| !listener.forward.is_xdp())
         {
-            let (number, counters) = self.listener_cells(&listener.name);
+            let number = self.listener_cell(&listener.name).number;
             if listeners.len() <= number {
                 listeners.resize(number + 1, None);
             }
@@ -194,7 +206,7 @@ impl Registry {
                 });
             listeners[number] = Some(match same {
                 Some(same) => Arc::clone(same),
-                None => Arc::new(self.compile_listener(number, listener, counters)?),
+                None => Arc::new(self.compile_listener(listener)?),
             });
         }
         let served = listeners.iter().flatten();
@@ -241,26 +253,28 @@ impl Registry {
         })
     }
 
-    fn compile_listener(
-        &mut self,
-        number: usize,
-        listener: &Arc<Listener>,
-        counters: Arc<[ListenerCounters]>,
-    ) -> Result<ListenerPlan, Error> {
+    fn compile_listener(&mut self, listener: &Arc<Listener>) -> Result<ListenerPlan, Error> {
         let default_pool = listener.pool.as_ref().map(|pool| self.pool_number(pool));
         let routes = Routes::new(&listener.routes, default_pool, |pool| {
             Ok::<_, Error>(self.pool_number(pool))
         })?;
+        let cell = self.listener_cell(&listener.name);
         let tls = match listener.protocol {
-            Protocol::Https => Some(tls::server_config(listener)?),
+            Protocol::Https => {
+                let tickets = match &cell.tickets {
+                    Some(tickets) => Arc::clone(tickets),
+                    None => Arc::clone(cell.tickets.insert(tls::tickets(listener)?)),
+                };
+                Some(tls::server_config(listener, tickets)?)
+            }
             _ => None,
         };
         Ok(ListenerPlan {
-            number,
+            number: cell.number,
+            counters: Arc::clone(&cell.counters),
             listener: Arc::clone(listener),
             routes,
             tls,
-            counters,
         })
     }
 }

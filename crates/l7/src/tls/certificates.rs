@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, ProducesTickets, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use weir_model::{CertificateFiles, Listener};
 
@@ -59,8 +59,19 @@ pub enum CertificateError {
     },
 }
 
+/// Keys for a listener's session tickets, which change by themselves.
+pub(crate) fn tickets(listener: &Listener) -> Result<Arc<dyn ProducesTickets>, Error> {
+    aws_lc_rs::Ticketer::new().map_err(|source| Error::Tls {
+        listener: listener.name.clone(),
+        source,
+    })
+}
+
 /// The TLS side of an `https` listener.
-pub(crate) fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerConfig>, Error> {
+pub(crate) fn server_config(
+    listener: &Listener,
+    tickets: Arc<dyn ProducesTickets>,
+) -> Result<Arc<rustls::ServerConfig>, Error> {
     let wrap = |source| Error::Certificate {
         listener: listener.name.clone(),
         source: Box::new(source),
@@ -80,10 +91,7 @@ pub(crate) fn server_config(listener: &Listener) -> Result<Arc<rustls::ServerCon
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(certificates));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|source| Error::Tls {
-        listener: listener.name.clone(),
-        source,
-    })?;
+    config.ticketer = tickets;
     Ok(Arc::new(config))
 }
 

@@ -4,5 +4,5 @@ mod certificates;
 mod stream;
 
 pub use certificates::CertificateError;
-pub(crate) use certificates::server_config;
+pub(crate) use certificates::{server_config, tickets};
 pub(crate) use stream::Tls;

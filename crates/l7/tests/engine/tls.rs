@@ -225,13 +225,21 @@ fn the_server_name_chooses_the_certificate() {
 }
 
 #[test]
-fn sessions_are_resumed_on_any_worker() {
+fn sessions_are_resumed_on_any_worker_and_after_a_reload() {
     let folder = Folder::new("resumed");
     let origin = Origin::saying("ok");
-    let proxy = proxy(&[folder.certificate("a", &["a.example"])], &origin);
+    let entry = folder.certificate("a", &["a.example"]);
+    let proxy = proxy(std::slice::from_ref(&entry), &origin);
     let config = client_config();
     let kinds: Vec<_> = (0..8)
-        .map(|_| {
+        .map(|number| {
+            if number == 5 {
+                proxy.apply(&one_listener(
+                    "https",
+                    &[origin.address],
+                    &format!("certificates = [{entry}]"),
+                ));
+            }
             let mut session = connect(&proxy, &config, "a.example");
             ask(
                 &mut session,
