@@ -521,3 +521,20 @@ fn the_table_holds_as_many_sessions_as_the_config_says() {
     assert!((0.45..0.55).contains(&share), "{share}");
     assert_eq!(plane.sessions(&to_first, 7).len(), 7);
 }
+
+#[test]
+fn generic_mode_carries_traffic_too() {
+    let Some(net) = Net::new("skb") else {
+        return;
+    };
+    let text = net.text("fullnat", "tcp", "round_robin", &[1, 1]);
+    let plane = net.plane(&net::snapshot(
+        &text.replace("[l4]\n", "[l4]\nxdp_mode = \"generic\"\n"),
+    ));
+    for interface in plane.stats().interfaces {
+        assert_eq!(interface.attachment, Some(Attachment::Generic));
+    }
+    assert!((0..4).all(|_| net.ask().starts_with("backend ")));
+    plane.stop();
+    assert!(!net.balancer.link("eth0").unwrap().has_xdp().unwrap());
+}
