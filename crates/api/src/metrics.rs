@@ -60,9 +60,16 @@ impl Collector for Scrape {
     }
 }
 
-/// One value and its labels.
-struct Sample {
-    labels: Vec<(&'static str, String)>,
+/// A label's name and value.
+type Label<'s> = (&'static str, &'s str);
+
+/// No family has more.
+const MOST_LABELS: usize = 4;
+
+/// One value and its labels. Nothing of it is on the heap: a node can have a million samples.
+struct Sample<'s> {
+    labels: [Label<'s>; MOST_LABELS],
+    label_count: usize,
     value: Value,
 }
 
@@ -86,20 +93,45 @@ impl Value {
     }
 }
 
-/// A sample of a count.
-fn whole<const N: usize>(labels: [(&'static str, &str); N], value: u64) -> Sample {
-    Sample {
-        labels: labels.map(|(key, value)| (key, value.to_owned())).into(),
-        value: Value::Whole(value),
+impl<'s> Sample<'s> {
+    fn new(first: &[Label<'s>], last: Option<Label<'s>>, value: Value) -> Self {
+        let mut labels = [("", ""); MOST_LABELS];
+        let given = first.iter().copied().chain(last);
+        let label_count = labels
+            .iter_mut()
+            .zip(given)
+            .map(|(place, label)| *place = label)
+            .count();
+        debug_assert_eq!(
+            label_count,
+            first.len() + usize::from(last.is_some()),
+            "MOST_LABELS is too low"
+        );
+        Self {
+            labels,
+            label_count,
+            value,
+        }
+    }
+
+    fn labels(&self) -> &[Label<'s>] {
+        &self.labels[..self.label_count]
     }
 }
 
+/// A sample of a count.
+fn whole<'s, const N: usize>(labels: [Label<'s>; N], value: u64) -> Sample<'s> {
+    Sample::new(&labels, None, Value::Whole(value))
+}
+
 /// A sample of a measure.
-fn real<const N: usize>(labels: [(&'static str, &str); N], value: f64) -> Sample {
-    Sample {
-        labels: labels.map(|(key, value)| (key, value.to_owned())).into(),
-        value: Value::Real(value),
-    }
+fn real<'s, const N: usize>(labels: [Label<'s>; N], value: f64) -> Sample<'s> {
+    Sample::new(&labels, None, Value::Real(value))
+}
+
+/// A sample of a count with one more label.
+fn with<'s>(labels: &[Label<'s>], label: Label<'s>, value: u64) -> Sample<'s> {
+    Sample::new(labels, Some(label), Value::Whole(value))
 }
 
 /// Writes families; one without samples is left out.
@@ -109,33 +141,33 @@ struct Families<'a> {
 
 impl Families<'_> {
     /// A counter; the format adds `_total` to its name.
-    fn counter(
+    fn counter<'s>(
         &mut self,
         name: &str,
         help: &str,
         unit: Option<&Unit>,
-        samples: impl IntoIterator<Item = Sample>,
+        samples: impl IntoIterator<Item = Sample<'s>>,
     ) -> fmt::Result {
         self.family(MetricType::Counter, name, help, unit, samples)
     }
 
-    fn gauge(
+    fn gauge<'s>(
         &mut self,
         name: &str,
         help: &str,
         unit: Option<&Unit>,
-        samples: impl IntoIterator<Item = Sample>,
+        samples: impl IntoIterator<Item = Sample<'s>>,
     ) -> fmt::Result {
         self.family(MetricType::Gauge, name, help, unit, samples)
     }
 
-    fn family(
+    fn family<'s>(
         &mut self,
         kind: MetricType,
         name: &str,
         help: &str,
         unit: Option<&Unit>,
-        samples: impl IntoIterator<Item = Sample>,
+        samples: impl IntoIterator<Item = Sample<'s>>,
     ) -> fmt::Result {
         let mut samples = samples.into_iter().peekable();
         if samples.peek().is_none() {
@@ -143,12 +175,12 @@ impl Families<'_> {
         }
         let mut family = self.encoder.encode_descriptor(name, help, unit, kind)?;
         for sample in samples {
-            if sample.labels.is_empty() {
+            if sample.label_count == 0 {
                 sample.value.encode(kind, &mut family)?;
             } else {
                 sample
                     .value
-                    .encode(kind, &mut family.encode_family(&sample.labels)?)?;
+                    .encode(kind, &mut family.encode_family(&sample.labels())?)?;
             }
         }
         Ok(())
@@ -296,11 +328,14 @@ fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt:
 }
 
 fn listeners(families: &mut Families<'_>, listeners: &[ListenerView]) -> fmt::Result {
-    let info = listeners.iter().map(|listener| {
-        let bind = listener.bind.to_string();
+    let binds: Vec<String> = listeners
+        .iter()
+        .map(|listener| listener.bind.to_string())
+        .collect();
+    let info = listeners.iter().zip(&binds).map(|(listener, bind)| {
         let labels = [
             ("listener", listener.name.as_str()),
-            ("bind", &bind),
+            ("bind", bind.as_str()),
             ("protocol", listener.protocol),
             ("forward", listener.forward),
         ];
@@ -312,7 +347,7 @@ fn listeners(families: &mut Families<'_>, listeners: &[ListenerView]) -> fmt::Re
         None,
         info,
     )?;
-    let of: Vec<([(&'static str, &str); 1], &Traffic)> = listeners
+    let of: Vec<([Label<'_>; 1], &Traffic)> = listeners
         .iter()
         .map(|listener| ([("listener", listener.name.as_str())], &listener.traffic))
         .collect();
@@ -344,7 +379,7 @@ fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Resul
         .iter()
         .map(|backend| backend.address.to_string())
         .collect();
-    let labelled: Vec<([(&'static str, &str); 2], &BackendView)> = backends
+    let labelled: Vec<([Label<'_>; 2], &BackendView)> = backends
         .iter()
         .zip(&addresses)
         .map(|(backend, address)| {
@@ -444,7 +479,7 @@ fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Resul
 fn traffic<'a, const N: usize>(
     families: &mut Families<'_>,
     noun: &str,
-    of: &[([(&'static str, &'a str); N], &'a Traffic)],
+    of: &[([Label<'a>; N], &'a Traffic)],
 ) -> fmt::Result {
     let name = |metric: &str| format!("weir_{noun}_{metric}");
     let each = |value: fn(&Traffic) -> Option<u64>| {
@@ -452,7 +487,7 @@ fn traffic<'a, const N: usize>(
             .filter_map(move |(labels, traffic)| Some(whole(*labels, value(traffic)?)))
     };
     let both_ways = |value: fn(&Traffic) -> Option<[u64; 2]>| {
-        let directions = move |(labels, traffic): &([(&'static str, &str); N], &Traffic)| {
+        let directions = move |(labels, traffic): &([Label<'a>; N], &'a Traffic)| {
             let [towards_backend, towards_client] = value(traffic)?;
             Some([
                 with(labels, ("direction", "in"), towards_backend),
@@ -556,17 +591,4 @@ fn traffic<'a, const N: usize>(
         None,
         drops,
     )
-}
-
-/// A sample with one more label.
-fn with(labels: &[(&'static str, &str)], label: (&'static str, &str), value: u64) -> Sample {
-    let labels = labels
-        .iter()
-        .chain([&label])
-        .map(|(key, value)| (*key, (*value).to_owned()))
-        .collect();
-    Sample {
-        labels,
-        value: Value::Whole(value),
-    }
 }
