@@ -131,6 +131,7 @@ impl Plane {
             links,
             attach: l4.interfaces.clone(),
             mode: l4.xdp_mode,
+            locals: l4.local_addresses.clone(),
         })?;
         let shared = Arc::new(Shared {
             l4: l4.clone(),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -72,6 +72,7 @@ pub(crate) struct Parts {
     pub(crate) links: Links,
     pub(crate) attach: Vec<String>,
     pub(crate) mode: XdpMode,
+    pub(crate) locals: Vec<IpAddr>,
 }
 
 impl Watch {
@@ -87,6 +88,7 @@ impl Watch {
             links,
             attach,
             mode,
+            locals,
         } = parts;
         let mut watch = Self {
             monitor,
@@ -112,10 +114,29 @@ impl Watch {
         watch
             .read_all()
             .map_err(Error::system("list interfaces and neighbours"))?;
+        watch
+            .check_locals(&locals)
+            .map_err(Error::system("list this machine's addresses"))?;
         for name in watch.attach.clone() {
             watch.attach(&name)?;
         }
         Ok(watch)
+    }
+
+    /// Warns of local addresses that the kernel does not answer ARP for.
+    fn check_locals(&mut self, locals: &[IpAddr]) -> io::Result<()> {
+        let here = self.questions.addresses()?;
+        for local in locals {
+            if let IpAddr::V4(address) = local
+                && !here.contains(address)
+            {
+                tracing::warn!(
+                    %local,
+                    "the local address is on no interface of this machine: replies arrive only if they are routed here"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Runs until it is stopped; leaves the kernel's neighbours as it found them.
