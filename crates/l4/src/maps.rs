@@ -116,10 +116,8 @@ mod tests {
             zero: 0,
         };
         // SAFETY: same size, and every bit pattern is a key.
-        assert_eq!(
-            unsafe { transmute::<[u8; 8], ListenerKey>(key_bytes(&key)) },
-            key
-        );
+        let read = unsafe { transmute::<[u8; 8], ListenerKey>(key_bytes(&key)) };
+        assert_eq!(read, key);
         let entry = Entry {
             id: 0x0102,
             mode: 3,
@@ -129,9 +127,7 @@ mod tests {
             zero: 0,
         };
         // SAFETY: same size, and every bit pattern is an entry.
-        assert_eq!(
-            unsafe { transmute::<[u8; 16], Entry>(entry_bytes(&entry)) },
-            entry
-        );
+        let read = unsafe { transmute::<[u8; 16], Entry>(entry_bytes(&entry)) };
+        assert_eq!(read, entry);
     }
 }

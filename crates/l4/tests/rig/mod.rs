@@ -88,7 +88,7 @@ impl Rig {
                         ifindex,
                         mtu: 1500,
                         mac,
-                        route_generation: 0
+                        route_generation: 0,
                     }),
                     0,
                 )
@@ -133,14 +133,25 @@ impl Rig {
                 .set(slot as u32, Plain(be(*local)), 0)
                 .unwrap();
         }
-        self.settings(Settings { locals: locals.len() as u32 });
+        self.settings(Settings {
+            locals: locals.len() as u32,
+        });
     }
 
     /// A new generation of routes and neighbours.
     pub(crate) fn route_generation(&mut self, route_generation: u32) {
         for slot in 0..2 {
             let Plain(link) = self.array::<Link>("LINKS").get(&slot, 0).unwrap();
-            self.array("LINKS").set(slot, Plain(Link { route_generation, ..link }), 0).unwrap();
+            self.array("LINKS")
+                .set(
+                    slot,
+                    Plain(Link {
+                        route_generation,
+                        ..link
+                    }),
+                    0,
+                )
+                .unwrap();
         }
     }
 
