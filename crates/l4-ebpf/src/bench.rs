@@ -130,7 +130,7 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
         head.store::<{ at::UDP_CHECKSUM }, u16>(flow.l4_checksum);
     }
     // SAFETY: on success it does not return.
-    let _ = unsafe { NEXT.tail_call(&ctx, 0) };
+    unsafe { NEXT.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED
 }
 
