@@ -63,13 +63,23 @@ fn must_be_free(address: SocketAddr) -> Result<()> {
 struct Folder(PathBuf);
 
 impl Folder {
+    /// Makes a new one: a demo that was killed may have left one of the same process id behind.
     fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("weir-demo-{}", process::id()));
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("make the folder {}", path.display()))?;
-        Ok(Self(path))
+        for attempt in 0..100 {
+            let path = std::env::temp_dir().join(format!("weir-demo-{}-{attempt}", process::id()));
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("make the folder {}", path.display()));
+                }
+            }
+        }
+        bail!(
+            "{} is full of folders of demos that were killed",
+            std::env::temp_dir().display()
+        )
     }
 
     /// Writes the config and what it names; returns the config's path.

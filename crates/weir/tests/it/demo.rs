@@ -26,11 +26,19 @@ fn ports() -> ([SocketAddr; 4], Vec<String>) {
     )
 }
 
+/// A demo that puts its files into the test's folder.
+fn start(folder: &Folder, args: Vec<String>) -> Process {
+    Process::start(
+        weir().env("TMPDIR", folder.path("")).arg("demo").args(args),
+        folder,
+    )
+}
+
 #[test]
 fn shows_a_load_balancer_at_work() {
     let folder = Folder::new();
     let ([http, _, tcp, api], args) = ports();
-    let mut demo = Process::start(weir().arg("demo").args(args), &folder);
+    let mut demo = start(&folder, args);
     until("the demo's text", || {
         assert!(demo.ended().is_none(), "the demo ended");
         demo.out().contains("Ctrl-C ends it.")
@@ -77,7 +85,7 @@ fn shows_a_load_balancer_at_work() {
 fn backend_that_is_taken_down_is_replaced_by_the_others() {
     let folder = Folder::new();
     let ([http, _, _, api], args) = ports();
-    let demo = Process::start(weir().arg("demo").args(args), &folder);
+    let demo = start(&folder, args);
     until("the demo's text", || demo.out().contains("Ctrl-C ends it."));
     let out = demo.out();
     let down = out
