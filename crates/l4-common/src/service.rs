@@ -124,7 +124,7 @@ impl Default for Backend {
 }
 
 /// What a core counts for a listener, and where its next turn is: an element of the per-core map
-/// `LISTENER_COUNTERS`, at the listener's number. 40 bytes.
+/// `LISTENER_COUNTERS`, at the listener's number. 24 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListenerCounters {
@@ -132,10 +132,6 @@ pub struct ListenerCounters {
     pub sessions: u64,
     /// Packets of this listener that were dropped, for whatever reason.
     pub drops: u64,
-    /// Packets of session lines that the program itself gave up (their counts are not lost with them).
-    pub retired_packets: u64,
-    /// Bytes of the same.
-    pub retired_bytes: u64,
     /// The next turn of [`Pick::Next`].
     pub turn: u64,
 }
@@ -146,10 +142,6 @@ pub struct ListenerCounters {
 pub struct BackendCounters {
     /// Sessions opened.
     pub sessions: u64,
-    /// Packets, both directions, of session lines that the program itself gave up.
-    pub retired_packets: u64,
-    /// Bytes of the same.
-    pub retired_bytes: u64,
 }
 
 /// The one element of `CONFIG`: what may change while the program runs. 4 bytes.

@@ -9,9 +9,9 @@ use weir_l4_common::service::{BackendCounters, ListenerCounters};
 
 use crate::error::Error;
 
-/// [`ListenerCounters`] as words: sessions, drops, packets and bytes of lines given up, turn.
+/// [`ListenerCounters`] as words: sessions, drops, turn.
 type ListenerWords = [u64; size_of::<ListenerCounters>() / 8];
-/// [`BackendCounters`] as words: sessions, packets and bytes of lines given up.
+/// [`BackendCounters`] as words: sessions.
 type BackendWords = [u64; size_of::<BackendCounters>() / 8];
 
 /// The per-core maps.

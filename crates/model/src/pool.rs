@@ -27,10 +27,10 @@ pub enum Scheduler {
     RoundRobin,
     /// The fewest connections or requests under way, relative to weight. Proxied listeners only.
     LeastConn,
-    /// By a hash of the client's address and port; of the address alone at layer 7.
+    /// By a hash of the client's address.
     SourceHash,
-    /// As `SourceHash`, through a Maglev table, so that a change of backends moves few clients
-    /// (Eisenbud et al., NSDI 2016, section 3.4).
+    /// Through a Maglev table, so that a change of backends moves few clients (Eisenbud et al., NSDI 2016, section 3.4):
+    /// by the client's address and port at layer 4, by its address at layer 7.
     Maglev,
 }
 
