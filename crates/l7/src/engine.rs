@@ -199,7 +199,9 @@ impl Engine {
                     tracing::error!(listener = %listener.listener.name, %error, "cannot listen");
                     continue;
                 }
-                worker.mailbox.send(Command::Serve(number, socket));
+                worker
+                    .mailbox
+                    .send(Command::Serve(Arc::clone(listener), socket));
             }
         }
         for worker in &self.workers {

@@ -211,6 +211,22 @@ fn reloads_under_load_fail_no_request() {
 }
 
 #[test]
+fn changes_that_outrun_the_workers_lose_no_socket() {
+    let origin = Origin::saying("ok");
+    for _ in 0..20 {
+        let proxy = Proxy::http(&[origin.address], "");
+        for round in 0..5 {
+            let named = format!("name = \"main{round}\"\nbind");
+            let config = one_listener("http", &[origin.address], "");
+            proxy.apply(&config.replace("name = \"main\"\nbind", &named));
+        }
+        for _ in 0..8 {
+            assert_eq!(proxy.client().get("/").unwrap().text(), "ok");
+        }
+    }
+}
+
+#[test]
 fn a_listener_under_another_name_takes_over_under_load() {
     let origin = Origin::saying("ok");
     let proxy = Proxy::http(&[origin.address], "");

@@ -180,13 +180,13 @@ impl LeftOut {
     fn add(&mut self, line: Span) {
         match self.0.last_mut() {
             Some(last) if last.end == line.start => last.end = line.end,
+            // Found late: `Connection` may name fields that stand before it.
+            Some(last) if line.start < last.start => {
+                self.0.push(line);
+                self.0.sort_unstable_by_key(|line| line.start);
+            }
             _ => self.0.push(line),
         }
-    }
-
-    /// Lines can be found out of order when `Connection` names fields that stand before it.
-    fn sort(&mut self) {
-        self.0.sort_unstable_by_key(|line| line.start);
     }
 
     /// Copies `head[from..to]` without the lines that are left out.

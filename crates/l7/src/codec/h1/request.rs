@@ -221,7 +221,6 @@ impl RequestHead {
             self.upgrade = false;
             if let Some(line) = upgrade_line {
                 self.left_out.add(line);
-                self.left_out.sort();
             }
         }
         self.expects_continue &= self.version == Version::Http11;
@@ -274,7 +273,6 @@ impl RequestHead {
                 self.left_out.add(line_of(index));
             }
         }
-        self.left_out.sort();
     }
 
     /// Decides what form the target has (RFC 9112, section 3.2).

@@ -225,7 +225,6 @@ impl ResponseHead {
                 self.left_out.add(line_of(index));
             }
         }
-        self.left_out.sort();
     }
 
     /// Writes the head as the client shall see it: HTTP/1.1, the backend's fields without those of this hop, and

@@ -101,6 +101,11 @@ fn requests_are_passed_on_without_the_fields_of_the_hop() {
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\n",
         ),
+        // The first line is found out to be left out after a later one.
+        (
+            "GET / HTTP/1.1\r\nUpgrade: websocket\r\nHost: a\r\nKeep-Alive: 1\r\nX: y\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n",
+        ),
         // The absolute form: its authority wins over Host.
         (
             "GET http://b:8080/p?q HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n",
