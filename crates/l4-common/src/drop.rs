@@ -10,21 +10,21 @@ pub enum Drop {
     NoSession = 1,
     /// No backend of the pool takes new work.
     NoBackend = 2,
-    /// The MAC address of the backend's next hop is not known yet.
+    /// The MAC address of the backend's next hop is not known, or the interface is gone.
     NoNextHop = 3,
-    /// Both sets of the session table that the flow may be in are full.
+    /// All lines of the session table that the flow may have are taken.
     TableFull = 4,
     /// No local port is free for the backend, or no local address is set.
     PortsExhausted = 5,
     /// Time to live used up.
     TtlExpired = 6,
-    /// A fragment of a packet to a listener.
+    /// The first fragment of a packet to a listener; those after it have no ports and go to the kernel.
     Fragment = 7,
     /// A packet to a listener with IPv4 options.
     IpOptions = 8,
     /// No room for the outer header before the packet.
     NoHeadroom = 9,
-    /// The packet does not fit the next hop's MTU with the outer header and must not be fragmented.
+    /// The packet does not fit the next hop's MTU with the outer header; we never fragment.
     TooBig = 10,
 }
 

@@ -156,6 +156,9 @@ unsafe fn rewrite(env: impl Env, packet: &Packet, line: *mut Line4) -> Verdict {
             };
             link = next;
         }
+        if link.ifindex == 0 {
+            return dropped(env, (*line).listener, Drop::NoNextHop);
+        }
         let length = frame.len();
         let ttl = head.load::<{ at::IP_TTL }, u8>();
         if ttl <= 1 {

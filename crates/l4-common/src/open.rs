@@ -25,8 +25,8 @@ use crate::table;
 const PORT_TRIES: u16 = 32;
 
 /// Whether a SYN on a line means that the session has to be scheduled anew. A SYN on a closed session (RFC 9293,
-/// section 3.6.1; nf_conntrack_proto_tcp.c treats it alike) starts it again on the same backend, if that takes new
-/// sessions; if not, both lines are taken out of use.
+/// section 3.6.1; nf_conntrack_proto_tcp.c treats it alike) starts it again on the same backend, if the listener stands
+/// and the backend takes new sessions; if not, both lines are taken out of use.
 ///
 /// # Safety
 /// `line` must be a line of the session table.
@@ -51,10 +51,23 @@ pub(crate) unsafe fn reopens(env: impl Env, line: *mut Line4) -> bool {
         if !closed && here & ACK != 0 {
             return false;
         }
+        // The rules may have changed since: the listener is gone or of another kind, the backend takes nothing new.
+        let key = (*line).key();
+        let listener_key = ListenerKey {
+            addr: key.dst,
+            port: key.dst_port(),
+            proto: PROTO_TCP,
+            zero: 0,
+        };
+        let stands = env.listener(&listener_key).is_some_and(|listener| {
+            listener.id == (*line).listener
+                && u32::from(listener.mode) == meta >> MODE_SHIFT & 3
+                && listener.table_len != 0
+        });
         let accepts = env
             .backend((*line).backend)
             .is_some_and(|backend| backend.flags & BACKEND_ACCEPTS != 0);
-        if !accepts {
+        if !stands || !accepts {
             table::retire(line);
             if let Some(peer) = peer {
                 table::retire(peer);
@@ -200,6 +213,9 @@ fn try_session(
     unsafe { fill(env, line.as_ptr(), key, &rewrite) };
     if !table::publish(env, line, hash, rewrite.bits(env, key.udp)) {
         // Another core has opened the same session in this moment.
+        if let Some(reply_line) = reply_line {
+            table::retire(reply_line.as_ptr());
+        }
         return table::find(env, key, &Place::of(hash, env.sets())).ok_or(Drop::TableFull);
     }
     // SAFETY: as above.

@@ -243,8 +243,9 @@ impl Env for Kernel {
                 ifindex: params.ifindex,
                 mac: params.dmac,
             },
-            // SAFETY: with this answer the kernel has put the next hop's IPv4 address here.
-            FIB_NO_NEIGHBOUR => NextHop::NoNeighbour {
+            // A route of IPv4 may lead through a neighbour of IPv6; the kernel sets the family then.
+            // SAFETY: with this answer and this family the kernel has put the next hop's IPv4 address here.
+            FIB_NO_NEIGHBOUR if params.family == AF_INET => NextHop::NoNeighbour {
                 ifindex: params.ifindex,
                 addr: unsafe { params.__bindgen_anon_4.ipv4_dst },
             },

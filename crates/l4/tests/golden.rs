@@ -429,6 +429,22 @@ fn a_closed_session_is_reopened_by_a_syn() {
 }
 
 #[test]
+fn a_closed_session_of_another_listener_is_not_reopened() {
+    if !privileged() {
+        return;
+    }
+    let mut rig = Rig::new(64);
+    rig.serve(Mode::Fullnat);
+    rig.run(&syn().bytes());
+    rig.run(&Packet::tcp((CLIENT, PORT), (VIP, 80), ACK).bytes());
+    rig.run(&Packet::tcp((CLIENT, PORT), (VIP, 80), RST).bytes());
+    // The same VIP and port, now another listener in another mode.
+    rig.listener(7, 80, 6, Mode::Nat, Pick::Next, &[1]);
+    let forwarded = sent(Packet::tcp((CLIENT, PORT), (BACKEND, 8080), SYN));
+    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &forwarded);
+}
+
+#[test]
 fn round_robin_takes_turns_and_hashes_stay() {
     if !privileged() {
         return;
