@@ -126,6 +126,11 @@ impl Line {
             .is_ok()
     }
 
+    /// Whether a packet came since `last_seen` was read.
+    pub(crate) fn has_moved(&self, last_seen: u32) -> bool {
+        self.last_seen.load(Acquire) != last_seen
+    }
+
     /// Gives the line back; the marks of its set stay.
     pub(crate) fn free(&self) {
         self.meta.fetch_and(PASSED, AcqRel);
