@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use weir_l4_common::link::LINK_NONE;
 use weir_l4_common::service::BACKEND_ACCEPTS;
 
+use crate::links::NOWHERE;
 use crate::lock::lock;
 use crate::memory::{BackendCell, Mapped};
 
@@ -42,6 +43,8 @@ struct Address {
     /// Changes under way that will use it.
     expected: u32,
     hop: Option<Hop>,
+    /// What the map has while there is no next hop.
+    lost: bool,
 }
 
 impl Backends {
@@ -69,7 +72,7 @@ impl Backends {
         let hop = state
             .by_address
             .get(address.ip())
-            .and_then(|address| address.hop);
+            .and_then(Address::hop_in_map);
         self.write_cell(number, address, hop, accepts);
     }
 
@@ -150,23 +153,54 @@ impl Backends {
             return;
         };
         entry.hop = Some(hop);
-        let numbers = entry.numbers.clone();
+        entry.lost = false;
+        self.write_hop(&state, addr);
+        drop(state);
+        self.resolved.notify_all();
+    }
+
+    /// There is no way to an address any more: packets of its sessions are dropped, too.
+    pub(crate) fn lose_hop(&self, addr: Ipv4Addr) {
+        let mut state = lock(&self.state);
+        if let Some(entry) = state.by_address.get_mut(&addr) {
+            entry.hop = None;
+            entry.lost = true;
+            self.write_hop(&state, addr);
+        }
+    }
+
+    fn write_hop(&self, state: &State, addr: Ipv4Addr) {
+        let Some(entry) = state.by_address.get(&addr) else {
+            return;
+        };
+        let hop = entry.hop_in_map();
+        let numbers = &entry.numbers;
         for number in numbers {
-            if let Some(&(_, accepts)) = state.by_number.get(&number) {
+            if let Some(&(_, accepts)) = state.by_number.get(number) {
                 store(
-                    &self.cells[usize::from(number)][1],
-                    second_half(Some(hop), accepts),
+                    &self.cells[usize::from(*number)][1],
+                    second_half(hop, accepts),
                 );
             }
         }
-        drop(state);
-        self.resolved.notify_all();
     }
 
     fn write_cell(&self, number: u16, address: SocketAddrV4, hop: Option<Hop>, accepts: bool) {
         let cell = &self.cells[usize::from(number)];
         store(&cell[0], first_half(address));
         store(&cell[1], second_half(hop, accepts));
+    }
+}
+
+impl Address {
+    /// After a loss, sessions have to be told: with [`NOWHERE`] they drop their packets, and with `LINK_NONE` they would
+    /// go on to the next hop they have.
+    fn hop_in_map(&self) -> Option<Hop> {
+        let nowhere = Hop {
+            mac: [0; 6],
+            link: NOWHERE,
+        };
+        self.hop.or(self.lost.then_some(nowhere))
     }
 }
 
@@ -303,6 +337,26 @@ mod tests {
         backends.forget(2);
         backends.forget(4);
         assert_eq!(backends.news(), [(addr, false)]);
+    }
+
+    #[test]
+    fn a_lost_next_hop_leads_nowhere_until_there_is_one_again() {
+        let backends = backends();
+        let addr = Ipv4Addr::new(10, 0, 0, 1);
+        let hop = Hop {
+            mac: [9; 6],
+            link: 1,
+        };
+        backends.write(1, SocketAddrV4::new(addr, 80), true);
+        backends.set_hop(addr, hop);
+        backends.lose_hop(addr);
+        let lost = entry(&backends, 1);
+        assert_eq!((lost.link, lost.flags), (NOWHERE, BACKEND_ACCEPTS));
+        assert_eq!(backends.wait_for_hops(&[addr], NOW), [addr]);
+        backends.write(2, SocketAddrV4::new(addr, 81), true);
+        assert_eq!(entry(&backends, 2).link, NOWHERE);
+        backends.set_hop(addr, hop);
+        assert_eq!((entry(&backends, 1).link, entry(&backends, 2).link), (1, 1));
     }
 
     #[test]

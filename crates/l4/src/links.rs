@@ -7,6 +7,11 @@ use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 
 use crate::netlink::LinkInfo;
 
+/// The last entry of `LINKS` has no interface: the program drops packets of sessions that lead there as `no_next_hop`.
+pub(crate) const NOWHERE: u8 = LINKS_MAX as u8 - 1;
+/// Interfaces that packets may leave by.
+pub(crate) const INTERFACES_MAX: u32 = NOWHERE as u32;
+
 /// Which interface has which index in `LINKS`. An interface keeps its index by its name, also when it goes and comes
 /// back with another number of the kernel's: session lines carry the index.
 #[derive(Debug, Default)]
@@ -32,7 +37,7 @@ impl Slots {
                 replaces: Some(before).filter(|before| *before != ifindex),
             });
         }
-        if self.slots.len() >= LINKS_MAX as usize {
+        if self.slots.len() >= INTERFACES_MAX as usize {
             return None;
         }
         self.slots.push((name.to_owned(), ifindex));
@@ -66,7 +71,8 @@ impl Links {
             links,
             link_of,
             slots: Slots::default(),
-            written: BTreeMap::new(),
+            // Its generation is kept up, so that sessions that lead there ask again.
+            written: BTreeMap::from([(NOWHERE, Link::default())]),
             generation: 0,
         }
     }
@@ -182,7 +188,7 @@ mod tests {
     #[test]
     fn there_are_no_more_places_than_a_line_can_name() {
         let mut slots = Slots::default();
-        for i in 0..LINKS_MAX {
+        for i in 0..INTERFACES_MAX {
             assert!(slots.place(&format!("eth{i}"), i + 1).is_some());
         }
         assert_eq!(slots.place("one-more", 1000), None);

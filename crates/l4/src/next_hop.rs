@@ -19,6 +19,8 @@ pub(crate) struct NextHop {
 pub(crate) struct Effects {
     /// Addresses with another next hop.
     pub(crate) changed: Vec<(Ipv4Addr, NextHop)>,
+    /// Addresses that had a next hop and have none now.
+    pub(crate) lost: Vec<Ipv4Addr>,
     /// Neighbours to ask for, by interface.
     pub(crate) ask: BTreeSet<(u32, Ipv4Addr)>,
     /// Neighbours that nobody needs any more.
@@ -36,16 +38,24 @@ pub(crate) struct NextHops {
     neighbours: HashMap<(u32, Ipv4Addr), Neighbour>,
     /// Neighbours that the program has asked for: clients and their routers.
     wanted: HashSet<(u32, Ipv4Addr)>,
+    /// The same, of the time before this one.
+    wanted_before: HashSet<(u32, Ipv4Addr)>,
+    /// MAC addresses of neighbours that the kernel has forgotten: sessions may still use them.
+    former: HashMap<(u32, Ipv4Addr), [u8; 6]>,
 }
 
 #[derive(Debug, Default)]
 struct Target {
     route: Option<Route>,
     hop: Option<NextHop>,
+    /// Sessions may have taken that there is no next hop.
+    was_lost: bool,
 }
 
 /// Neighbours that the program waits for at most; beyond that they are asked for and not waited for.
 const WANTED_MAX: usize = 4096;
+/// Forgotten neighbours whose MAC address is remembered at most; which ones, is left to chance.
+const FORMER_MAX: usize = 4096;
 
 impl NextHops {
     /// Every address that packets are sent to.
@@ -79,7 +89,37 @@ impl NextHops {
                 .or_default()
                 .insert(addr);
             self.resolve(addr, route, effects);
+        } else {
+            self.lose_hop(addr, effects);
         }
+    }
+
+    /// An interface has gone, and with it all ways and neighbours there.
+    pub(crate) fn interface_gone(&mut self, ifindex: u32, effects: &mut Effects) {
+        let addresses: Vec<(Ipv4Addr, bool)> = self
+            .targets
+            .iter()
+            .map(|(addr, target)| {
+                let routed = target.route.is_some_and(|route| route.ifindex == ifindex);
+                (
+                    *addr,
+                    routed,
+                    target.hop.is_some_and(|hop| hop.ifindex == ifindex),
+                )
+            })
+            .filter(|(_, routed, used)| *routed || *used)
+            .map(|(addr, routed, _)| (addr, routed))
+            .collect();
+        for (addr, routed) in addresses {
+            if routed {
+                self.route(addr, None, effects);
+            } else {
+                self.lose_hop(addr, effects);
+            }
+        }
+        effects.leave.retain(|key| key.0 != ifindex);
+        self.neighbours.retain(|key, _| key.0 != ifindex);
+        self.former.retain(|key, _| key.0 != ifindex);
     }
 
     /// A neighbour is there, or has changed.
@@ -100,13 +140,18 @@ impl NextHops {
             return;
         }
         // Replies may be on their way to the old MAC address, or by the way that the request came.
-        effects.refresh |= mac_before.is_some() || self.wanted.remove(&key);
+        let former = self.former.remove(&key);
+        let moved = mac_before.or(former).is_some_and(|before| before != mac);
+        let waited = [&mut self.wanted, &mut self.wanted_before].map(|wanted| wanted.remove(&key));
+        effects.refresh |= moved || waited.contains(&true);
         self.update_behind(key, mac, effects);
     }
 
     /// The kernel has forgotten a neighbour.
     pub(crate) fn neighbour_gone(&mut self, key: (u32, Ipv4Addr), effects: &mut Effects) {
-        self.neighbours.remove(&key);
+        if let Some(mac) = self.neighbours.remove(&key).and_then(|gone| gone.mac) {
+            self.remember(key, mac);
+        }
         if self.behind.contains_key(&key) {
             effects.ask.insert(key);
         }
@@ -119,14 +164,28 @@ impl NextHops {
         }
     }
 
-    /// Starts anew with waiting: what has not answered may be wanted again. To be called now and then.
-    pub(crate) fn forget_wanted(&mut self) {
-        self.wanted.clear();
+    /// What has not answered since the last call may be asked for again; what has not since the call before that is
+    /// waited for no more.
+    pub(crate) fn rotate_wanted(&mut self) {
+        self.wanted_before = std::mem::take(&mut self.wanted);
     }
 
     /// Forgets all neighbours, as before the kernel's whole list is read.
     pub(crate) fn forget_neighbours(&mut self) {
-        self.neighbours.clear();
+        for (key, neighbour) in std::mem::take(&mut self.neighbours) {
+            if let Some(mac) = neighbour.mac {
+                self.remember(key, mac);
+            }
+        }
+    }
+
+    fn remember(&mut self, key: (u32, Ipv4Addr), mac: [u8; 6]) {
+        if self.former.len() >= FORMER_MAX
+            && let Some(any) = self.former.keys().next().copied()
+        {
+            self.former.remove(&any);
+        }
+        self.former.insert(key, mac);
     }
 
     /// Neighbours without a MAC address that packets should be sent to: to be asked for again.
@@ -210,7 +269,18 @@ impl NextHops {
         let before = target.hop.replace(hop);
         if before != Some(hop) {
             effects.changed.push((addr, hop));
-            effects.refresh |= before.is_some();
+            effects.refresh |= before.is_some() || target.was_lost;
+            target.was_lost = false;
+        }
+    }
+
+    fn lose_hop(&mut self, addr: Ipv4Addr, effects: &mut Effects) {
+        if let Some(target) = self.targets.get_mut(&addr)
+            && target.hop.take().is_some()
+        {
+            target.was_lost = true;
+            effects.lost.push(addr);
+            effects.refresh = true;
         }
     }
 
@@ -320,25 +390,60 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_route_leaves_the_last_next_hop_in_place() {
+    fn a_lost_route_takes_the_next_hop_away_until_one_is_back() {
         let mut hops = NextHops::default();
         effects(|e| hops.neighbour(neighbour(ADDR, Some(MAC)), e));
         effects(|e| hops.route(ADDR, route(ADDR), e));
         let lost = effects(|e| hops.route(ADDR, None, e));
-        assert_eq!(lost.changed, []);
-        effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC2)), e));
+        assert_eq!(lost.lost, [ADDR]);
+        assert!(lost.refresh);
+        assert_eq!(hops.unresolved().collect::<Vec<_>>(), [(ADDR, false)]);
         let back = effects(|e| hops.route(ADDR, route(GATEWAY), e));
-        assert_eq!(
-            back.changed,
-            [(
-                ADDR,
-                NextHop {
-                    ifindex: 3,
-                    mac: MAC2
-                }
-            )]
-        );
-        assert!(back.refresh);
+        assert_eq!((back.changed.len(), back.refresh), (0, false));
+        let known = effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC2)), e));
+        let hop = NextHop {
+            ifindex: 3,
+            mac: MAC2,
+        };
+        assert_eq!(known.changed, [(ADDR, hop)]);
+        assert!(known.refresh, "sessions have taken that there is none");
+        assert_eq!(hops.unresolved().count(), 0);
+    }
+
+    #[test]
+    fn next_hops_go_with_their_interface() {
+        let mut hops = NextHops::default();
+        effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC)), e));
+        effects(|e| hops.route(ADDR, route(GATEWAY), e));
+        effects(|e| hops.route(OTHER, route(GATEWAY), e));
+        let by_another = Some(Route {
+            ifindex: 4,
+            via: OTHER,
+        });
+        effects(|e| hops.route(OTHER, by_another, e));
+        assert_eq!(effects(|e| hops.interface_gone(7, e)), Effects::default());
+        let mut gone = effects(|e| hops.interface_gone(3, e));
+        gone.lost.sort_unstable();
+        assert_eq!(gone.lost, [ADDR, OTHER], "OTHER's new way has no MAC yet");
+        assert!(gone.refresh && gone.leave.is_empty());
+        assert_eq!(hops.in_use().collect::<Vec<_>>(), [(4, OTHER)]);
+    }
+
+    #[test]
+    fn a_neighbour_that_comes_back_with_another_mac_refreshes_sessions() {
+        let mut hops = NextHops::default();
+        for (mac, refresh) in [(MAC, false), (MAC, false), (MAC2, true)] {
+            let learned = effects(|e| hops.neighbour(neighbour(OTHER, Some(mac)), e));
+            assert_eq!(learned.refresh, refresh, "{mac:?}");
+            effects(|e| hops.neighbour_gone((3, OTHER), e));
+            effects(|e| hops.neighbour(neighbour(OTHER, None), e));
+        }
+        for low in 0..=FORMER_MAX as u32 {
+            let addr = Ipv4Addr::from_bits(0x0b00_0000 + low);
+            effects(|e| hops.neighbour(neighbour(addr, Some(MAC)), e));
+            effects(|e| hops.neighbour_gone((3, addr), e));
+        }
+        assert_eq!(hops.former.len(), FORMER_MAX);
     }
 
     #[test]
@@ -366,7 +471,14 @@ mod tests {
             "nobody wanted it"
         );
         effects(|e| hops.want((3, GATEWAY), e));
-        hops.forget_wanted();
+        hops.rotate_wanted();
         assert_eq!(effects(|e| hops.want((3, GATEWAY), e)).ask.len(), 1);
+        hops.rotate_wanted();
+        let late = effects(|e| hops.neighbour(neighbour(GATEWAY, Some(MAC)), e));
+        assert!(late.refresh, "it answered after the tick");
+        effects(|e| hops.want((3, OTHER), e));
+        hops.rotate_wanted();
+        hops.rotate_wanted();
+        assert!(hops.wanted.is_empty() && hops.wanted_before.is_empty());
     }
 }

@@ -11,13 +11,12 @@ use std::time::{Duration, Instant};
 use aya::maps::{MapData, RingBuf};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use weir_l4_common::event::{Event, EventKind};
-use weir_l4_common::link::LINKS_MAX;
 use weir_model::XdpMode;
 
 use crate::attach::Programs;
 use crate::backends::{Backends, Hop};
 use crate::error::Error;
-use crate::links::Links;
+use crate::links::{INTERFACES_MAX, Links};
 use crate::lock::lock;
 use crate::netlink::{Keep, LinkInfo, Message, Monitor, Questions};
 use crate::next_hop::{Effects, NextHops};
@@ -33,6 +32,9 @@ const ROUTES_INTERVAL: Duration = Duration::from_millis(500);
 const REFRESH_INTERVAL: Duration = Duration::from_millis(50);
 /// How often neighbours are asked for that do not answer, and interfaces looked for that have gone.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an answer of a neighbour that the program wants is waited for at least: the kernel asks three times, a second
+/// apart (`mcast_solicit`, `retrans_time_ms`).
+const WANTED_INTERVAL: Duration = Duration::from_secs(4);
 /// How often an event of one kind is logged at most.
 const EVENT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -57,6 +59,7 @@ pub(crate) struct Watch {
     refresh_wanted: bool,
     refreshed_at: Option<Instant>,
     retry_at: Instant,
+    wanted_at: Instant,
     /// Addresses whose trouble was logged.
     complained: HashSet<Ipv4Addr>,
     logged: HashMap<u32, (Instant, u64)>,
@@ -107,6 +110,7 @@ impl Watch {
             refresh_wanted: false,
             refreshed_at: None,
             retry_at: Instant::now() + RETRY_INTERVAL,
+            wanted_at: Instant::now() + WANTED_INTERVAL,
             complained: HashSet::new(),
             logged: HashMap::new(),
             vanished: HashSet::new(),
@@ -153,6 +157,10 @@ impl Watch {
             }
             if self.retry_at <= now {
                 self.retry_at = now + RETRY_INTERVAL;
+                if self.wanted_at <= now {
+                    self.wanted_at = now + WANTED_INTERVAL;
+                    self.hops.rotate_wanted();
+                }
                 self.retry();
             }
             if self.refresh_due(now).is_some_and(|due| due <= now) {
@@ -263,6 +271,9 @@ impl Watch {
             lock(&self.programs).detach(&link.name);
             self.vanished.insert(link.name);
         }
+        let mut effects = Effects::default();
+        self.hops.interface_gone(ifindex, &mut effects);
+        self.apply(effects);
         self.note_routes_changed();
     }
 
@@ -292,7 +303,7 @@ impl Watch {
         };
         self.links.ensure(&link).ok_or(Error::TooMany {
             what: "interfaces",
-            max: LINKS_MAX,
+            max: INTERFACES_MAX,
         })?;
         let mode = self.mode;
         lock(&self.programs).attach(name, mode)?;
@@ -414,7 +425,6 @@ impl Watch {
     }
 
     fn retry(&mut self) {
-        self.hops.forget_wanted();
         for (ifindex, addr) in self.hops.unknown() {
             self.ask_neighbour(ifindex, addr, Keep::Managed);
         }
@@ -424,7 +434,7 @@ impl Watch {
                 if has_route {
                     tracing::warn!(backend = %addr, "the next hop does not answer ARP: no new session until it does");
                 } else {
-                    tracing::warn!(backend = %addr, "no way to the backend, or it is this machine: no new session");
+                    tracing::warn!(backend = %addr, "no way to the backend, or it is this machine: packets to it are dropped");
                 }
             }
         }
@@ -439,6 +449,9 @@ impl Watch {
 
     /// Writes what has changed, then tells the program.
     fn apply(&mut self, effects: Effects) {
+        for addr in effects.lost {
+            self.backends.lose_hop(addr);
+        }
         for (addr, hop) in effects.changed {
             if !self.interfaces.contains_key(&hop.ifindex)
                 && let Err(error) = self.read_links()
