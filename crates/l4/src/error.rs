@@ -61,15 +61,15 @@ pub enum Error {
     /// A part of `[l4]` that cannot change while the plane runs.
     #[error("[l4] {0} has changed: this needs a restart")]
     NeedsRestart(&'static str),
-    /// The session table does not fit into memory.
+    /// The maps do not fit into memory.
     #[error(
-        "max_sessions = {sessions} needs a session table of {} MiB, and {} MiB of memory are available",
+        "max_sessions = {sessions} needs {} MiB for the session table and other maps, and {} MiB of memory are available",
         .needed >> 20, .available >> 20
     )]
     Memory {
         /// Sessions asked for.
         sessions: u32,
-        /// Bytes of the table.
+        /// Bytes of the table and of the other large maps.
         needed: u64,
         /// Bytes that there are.
         available: u64,

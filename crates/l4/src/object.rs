@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{Map, MapError};
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
+use weir_l4_common::service::{BACKENDS_MAX, BackendCounters, LISTENERS_MAX, ListenerCounters};
 use weir_l4_common::session::{LINES, Set4};
 
 use crate::error::Error;
@@ -30,10 +31,28 @@ pub(crate) fn table_bytes(sets: u32) -> u64 {
     u64::from(sets) * size_of::<Set4>() as u64
 }
 
-/// The kernel takes the table's memory at once, and would kill somebody to get it.
+/// Bytes of a map with values for each core: the kernel rounds each up to 8 bytes (`array_map_alloc`,
+/// kernel/bpf/arraymap.c).
+fn per_core_bytes(value: usize, elements: u32, cores: usize) -> u64 {
+    value.next_multiple_of(8) as u64 * u64::from(elements) * cores as u64
+}
+
+/// Bytes of the table and of the other large maps, for so many possible cores.
+fn needed_bytes(sets: u32, cores: usize) -> u64 {
+    table_bytes(sets)
+        + u64::from(SCHEDULE_ELEMENTS) * size_of::<u64>() as u64
+        + per_core_bytes(size_of::<ListenerCounters>(), LISTENERS_MAX + 1, cores)
+        + per_core_bytes(size_of::<BackendCounters>(), BACKENDS_MAX + 1, cores)
+}
+
+/// The kernel takes the memory of the maps at once, and would kill somebody to get it.
 pub(crate) fn check_memory(sessions: u32, sets: u32) -> Result<(), Error> {
     let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
-    let needed = table_bytes(sets);
+    let cores = aya::util::nr_cpus().map_err(|(_, source)| Error::System {
+        what: "count the cores",
+        source,
+    })?;
+    let needed = needed_bytes(sets, cores);
     if needed > available {
         Err(Error::Memory {
             sessions,
@@ -112,13 +131,22 @@ mod tests {
     }
 
     #[test]
+    fn all_large_maps_count() {
+        assert_eq!(per_core_bytes(12, 10, 4), 16 * 10 * 4);
+        let (one, many) = (needed_bytes(2, 1), needed_bytes(2, 65));
+        assert!(one > table_bytes(2) + (32 << 20));
+        let per_core = size_of::<BackendCounters>() as u64 * u64::from(BACKENDS_MAX + 1);
+        assert!(many - one > 64 * per_core);
+    }
+
+    #[test]
     fn a_table_that_does_not_fit_into_memory_is_refused_with_its_size() {
         let sets = table_sets(u32::MAX);
         let error = check_memory(u32::MAX, sets).unwrap_err().to_string();
-        let needed = table_bytes(sets) >> 20;
+        let needed = needed_bytes(sets, aya::util::nr_cpus().unwrap()) >> 20;
         assert!(
             error.starts_with(&format!(
-                "max_sessions = 4294967295 needs a session table of {needed} MiB, and "
+                "max_sessions = 4294967295 needs {needed} MiB for the session table and other maps, and "
             )),
             "{error}"
         );
