@@ -148,13 +148,8 @@ fn try_session(
         Mode::Fullnat => {
             let local = local(env, hash).ok_or(Drop::PortsExhausted)?;
             let backend_port = u32::from(backend.port) | u32::from(key.udp) << 16;
-            let port = free_port(
-                env,
-                local,
-                backend.addr,
-                backend_port,
-                u32::from(hash::slice(hash)),
-            );
+            let slice = hash::slice(hash).wrapping_add(beside(env.sets()));
+            let port = free_port(env, local, backend.addr, backend_port, u32::from(slice));
             if port == 0 {
                 return Err(Drop::PortsExhausted);
             }
@@ -253,9 +248,19 @@ fn local(env: impl Env, hash: u64) -> Option<u32> {
         .filter(|addr| locals != 0 && *addr != 0)
 }
 
+/// How many slices further the replies' line should be. Where a slice is less than a set, the next set, so that a set
+/// is not filled by pairs; where it is more, the same slice.
+#[inline(always)]
+fn beside(sets: u32) -> u16 {
+    // Checked, although a table has sets: a division that could fail would panic, and BPF cannot.
+    match (1u32 << 16).checked_div(sets) {
+        None | Some(0) => 0,
+        Some(slices) => slices as u16 + 1,
+    }
+}
+
 /// A local port, so that the replies' flow from this backend to the local address is free; network byte order, 0 if
-/// there is none. The first choice is the one that puts the replies' line into the slice of the request's line, on the
-/// same page as a rule; then those of the slices around it.
+/// there is none. The first choice is the one that puts the replies' line into `slice`; then those of the slices around it.
 #[inline(never)]
 fn free_port(env: impl Env, local: u32, backend: u32, backend_port: u32, slice: u32) -> u32 {
     let udp = backend_port >> 16 != 0;
