@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 /// How often deadlines are looked at. They fire up to two ticks late, never early.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 const TICK_MS: u64 = 50;
+/// A tick that comes later than this was held up: by a stopped process, or a machine without time for it.
+const STALL_MS: u64 = 2 * TICK_MS;
 
 /// What a connection is doing, as far as a drain treats it differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +62,22 @@ impl Deadlines {
         self.now_ms.get()
     }
 
-    /// Moves the clock and wakes those whose time is over.
+    /// Moves the clock and wakes those whose time is over. Time in which nothing here could run counts for nobody:
+    /// what was set after it, by the clock of the tick before, would be over at once.
     pub(crate) fn tick(&self, now: Instant) {
         let now_ms =
             u64::try_from(now.duration_since(self.started).as_millis()).unwrap_or(NEVER - 1);
-        self.now_ms.set(now_ms);
+        let elapsed = now_ms.saturating_sub(self.now_ms.replace(now_ms));
+        let surplus = if elapsed > STALL_MS {
+            elapsed - TICK_MS
+        } else {
+            0
+        };
         let mut slots = self.slots.borrow_mut();
         for slot in &mut slots.all {
+            if surplus > 0 && slot.deadline_ms != NEVER {
+                slot.deadline_ms = slot.deadline_ms.saturating_add(surplus).min(NEVER - 1);
+            }
             if slot.deadline_ms <= now_ms {
                 slot.deadline_ms = NEVER;
                 slot.expired = true;
@@ -175,6 +186,32 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_counts_for_nobody() {
+        let start = Instant::now();
+        let deadlines = Rc::new(Deadlines::new(start));
+        let cx = Context::from_waker(Waker::noop());
+        let before = Watch::new(&deadlines, 0, &cx);
+        let never = Watch::new(&deadlines, 0, &cx);
+        before.arm(Duration::from_millis(200), Phase::Busy);
+        deadlines.tick(start + TICK);
+        let awake = start + TICK + Duration::from_secs(100);
+        // The clock is still that of the tick before the stall.
+        let after = Watch::new(&deadlines, 0, &cx);
+        after.arm(Duration::from_millis(300), Phase::Busy);
+        let expired = || (before.is_expired(), after.is_expired());
+        deadlines.tick(awake);
+        assert_eq!(expired(), (false, false));
+        for tick in 1..=5 {
+            deadlines.tick(awake + tick * TICK);
+            assert!(!after.is_expired());
+        }
+        assert_eq!(expired(), (true, false));
+        deadlines.tick(awake + 6 * TICK);
+        assert_eq!(expired(), (true, true));
+        assert!(!never.is_expired());
+    }
+
+    #[test]
     fn only_idle_connections_of_the_listener_are_hastened() {
         let start = Instant::now();
         let deadlines = Rc::new(Deadlines::new(start));
@@ -188,7 +225,9 @@ mod tests {
         watches[1].arm(hour, Phase::Busy);
         watches[2].arm(hour, Phase::Idle);
         deadlines.hasten_idle(Some(0), Duration::from_millis(100));
-        deadlines.tick(start + Duration::from_secs(1));
+        for tick in 1..=4 {
+            deadlines.tick(start + tick * TICK);
+        }
         assert_eq!(
             watches.iter().map(Watch::is_expired).collect::<Vec<_>>(),
             [true, false, false]
