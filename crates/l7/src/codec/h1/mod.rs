@@ -148,24 +148,26 @@ enum TransferEncoding {
 }
 
 impl TransferEncoding {
-    /// Takes one more field line into account. RFC 9112, section 6.1: `chunked` must be last, and is applied once.
+    /// Takes one more field line into account. Only `chunked` alone is known. A list, and be it one with empty
+    /// elements, is refused: other parsers may read it differently.
     fn and(self, value: &[u8]) -> Self {
-        if self != Self::Absent {
-            return Self::Bad;
-        }
-        let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-        let codings = field::list(value).count();
-        let chunked = field::list(value)
-            .filter(|coding| is_chunked(coding))
-            .count();
-        let last_is_chunked = field::list(value).last().is_some_and(is_chunked);
-        match (codings, chunked) {
-            (1, 1) => Self::Chunked,
-            (1.., 0) => Self::Unknown,
-            (_, 1) if last_is_chunked => Self::Unknown,
-            _ => Self::Bad,
+        let value = field::trim(value);
+        if self != Self::Absent || value.is_empty() || value.contains(&b',') {
+            Self::Bad
+        } else if value.eq_ignore_ascii_case(b"chunked") {
+            Self::Chunked
+        } else {
+            Self::Unknown
         }
     }
+
+    /// Whether the bytes of a field line behind its name are what everybody writes.
+    fn is_plain(rest: &[u8]) -> bool {
+        rest == b": chunked\r\n"
+    }
+
+    /// The field line that takes the place of one that is not plain.
+    const LINE: &[u8] = b"Transfer-Encoding: chunked\r\n";
 }
 
 /// The bytes between which a line that is left out lies.

@@ -22,7 +22,7 @@ pub struct RequestHead {
     pub method_name: Span,
     /// The client's version.
     pub version: Version,
-    /// Path and query; empty where an absolute form had none, which means `/`.
+    /// Path and query; empty where an absolute form had none, which means `/`, or `*` with OPTIONS.
     pub target: Span,
     /// Host and port, from the absolute form or else from `Host`. Empty: none was sent, or an empty one.
     pub authority: Span,
@@ -41,6 +41,8 @@ pub struct RequestHead {
     /// The request line can be sent as it came.
     line_is_plain: bool,
     has_host: bool,
+    /// `Transfer-Encoding` is spelled in an unusual way: a line of our own takes its place.
+    respells_coding: bool,
     fields: Span,
     left_out: LeftOut,
 }
@@ -206,7 +208,14 @@ impl RequestHead {
                 {
                     self.left_out.add(line_of(index));
                 }
-                17 if name.eq_ignore_ascii_case("transfer-encoding") => coding = coding.and(value),
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    coding = coding.and(value);
+                    let line = line_of(index);
+                    if !TransferEncoding::is_plain(&line.of(input)[name.len()..]) {
+                        self.respells_coding = true;
+                        self.left_out.add(line);
+                    }
+                }
                 17 if name.eq_ignore_ascii_case("x-forwarded-proto") => {
                     self.left_out.add(line_of(index));
                 }
@@ -331,6 +340,9 @@ impl RequestHead {
         } else {
             self.write_rewritten(head, fallback_host, out);
         }
+        if self.respells_coding {
+            out.extend_from_slice(TransferEncoding::LINE);
+        }
         if self.upgrade {
             out.extend_from_slice(b"Connection: upgrade\r\n");
         }
@@ -341,7 +353,10 @@ impl RequestHead {
         out.extend_from_slice(self.method_name.of(head));
         out.push(b' ');
         let target = self.target.of(head);
-        if !matches!(target.first(), Some(b'/' | b'*')) {
+        if target.is_empty() && self.method == Method::Options {
+            // Of the server as a whole (RFC 9112, section 3.2.4).
+            out.push(b'*');
+        } else if !matches!(target.first(), Some(b'/' | b'*')) {
             out.push(b'/');
         }
         out.extend_from_slice(target);

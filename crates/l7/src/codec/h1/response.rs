@@ -25,6 +25,8 @@ pub struct ResponseHead {
     /// Whether the backend lets the connection go on after this answer.
     pub keep_alive: bool,
     status_line_rest: Span,
+    /// `Transfer-Encoding` is spelled in an unusual way: a line of our own takes its place.
+    respells_coding: bool,
     fields: Span,
     left_out: LeftOut,
 }
@@ -173,8 +175,11 @@ impl ResponseHead {
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     coding = coding.and(value);
-                    if bodiless_status {
-                        self.left_out.add(line_of(index));
+                    let line = line_of(index);
+                    let plain = TransferEncoding::is_plain(&line.of(input)[name.len()..]);
+                    self.respells_coding = !plain && !bodiless_status;
+                    if bodiless_status || !plain {
+                        self.left_out.add(line);
                     }
                 }
                 _ => {}
@@ -244,6 +249,9 @@ impl ResponseHead {
         } else {
             self.left_out
                 .copy_rest(head, self.status_line_rest.start, self.fields.end, out);
+        }
+        if self.respells_coding && !plain_body {
+            out.extend_from_slice(TransferEncoding::LINE);
         }
         out.extend_from_slice(added);
         out.extend_from_slice(match after {

@@ -106,6 +106,19 @@ fn requests_are_passed_on_without_the_fields_of_the_hop() {
             "GET / HTTP/1.1\r\nUpgrade: websocket\r\nHost: a\r\nKeep-Alive: 1\r\nX: y\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nX: y\r\n",
         ),
+        (
+            "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: upgrade\r\nX: y\r\nUpgrade: websocket\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n",
+        ),
+        // However the coding is spelled, the backend reads it as we do.
+        (
+            "PUT / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\nX: y\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\ntransfer-encoding: chunked\r\nX: y\r\n",
+        ),
+        (
+            "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding:\t CHUNKED \r\nX: y\r\n\r\n",
+            "PUT / HTTP/1.1\r\nHost: a\r\nX: y\r\nTransfer-Encoding: chunked\r\n",
+        ),
         // The absolute form: its authority wins over Host.
         (
             "GET http://b:8080/p?q HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n",
@@ -122,6 +135,18 @@ fn requests_are_passed_on_without_the_fields_of_the_hop() {
         (
             "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
             "OPTIONS * HTTP/1.1\r\nHost: a\r\n",
+        ),
+        (
+            "OPTIONS http://b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost: b\r\n",
+        ),
+        (
+            "OPTIONS http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+            "OPTIONS / HTTP/1.1\r\nHost: b\r\n",
+        ),
+        (
+            "OPTIONS http://b?q HTTP/1.1\r\nHost: a\r\n\r\n",
+            "OPTIONS /?q HTTP/1.1\r\nHost: b\r\n",
         ),
         // HTTP/1.0 becomes HTTP/1.1 on our side.
         (
@@ -190,7 +215,15 @@ fn requests_are_refused_for_their_reason() {
         ),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-            UnknownTransferCoding,
+            BadTransferEncoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n",
+            BadTransferEncoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked ,\r\n\r\n",
+            BadTransferEncoding,
         ),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n\r\n",
@@ -397,6 +430,18 @@ fn answers_are_passed_on_without_the_fields_of_the_hop() {
             "HTTP/1.1 200 OK\r\nA: b\r\nConnection: close\r\n\r\n",
         ),
         (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding:Chunked\r\nA: b\r\n\r\n",
+            After::KeepAlive,
+            false,
+            "HTTP/1.1 200 OK\r\nA: b\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding:Chunked\r\nA: b\r\n\r\n",
+            After::Close,
+            true,
+            "HTTP/1.1 200 OK\r\nA: b\r\nConnection: close\r\n\r\n",
+        ),
+        (
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
             After::Upgrade,
             false,
@@ -534,6 +579,14 @@ fn answers_that_break_framing_are_refused() {
         ),
         (
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            BadResponseFraming,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: ,chunked\r\n\r\n",
+            BadResponseFraming,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked,\r\n\r\n",
             BadResponseFraming,
         ),
         (
