@@ -74,7 +74,7 @@ reasons! {
     BadContentLength = "bad_content_length", Downstream, 400;
     /// `Content-Length` together with `Transfer-Encoding`.
     LengthAndCoding = "length_and_coding", Downstream, 400;
-    /// `Transfer-Encoding` in HTTP/1.0, more than once, or with `chunked` not last and alone.
+    /// `Transfer-Encoding` in HTTP/1.0, more than once, empty, or a list.
     BadTransferEncoding = "bad_transfer_encoding", Downstream, 400;
     /// A transfer coding that is not `chunked`.
     UnknownTransferCoding = "unknown_transfer_coding", Downstream, 501;
@@ -128,6 +128,8 @@ reasons! {
     DrainDeadline = "drain_deadline", Internal, 0;
     /// The bound on connections or UDP sessions was reached.
     TooMany = "too_many", Internal, 503;
+    /// This node has no file descriptor, port or memory left for a connection to a backend.
+    OutOfResources = "out_of_resources", Internal, 503;
 }
 
 impl Reason {

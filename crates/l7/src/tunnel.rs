@@ -255,7 +255,9 @@ async fn connect(
                 return Ok((connection, work));
             }
             Err(reason) => {
-                work.backend.counters().count_failure(reason);
+                if reason.side() == Side::Upstream {
+                    work.backend.counters().count_failure(reason);
+                }
                 if failed.is_some() {
                     return Err((reason, Some(work)));
                 }

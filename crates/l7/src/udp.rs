@@ -1,6 +1,6 @@
 //! UDP proxying: a session for each client address, with a socket of its own towards one backend.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
@@ -15,10 +15,10 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::deadlines::{Phase, Watch};
-use crate::errors::Reason;
+use crate::errors::{Reason, Side};
 use crate::listener::LocalListener;
-use crate::upstream::{Choice, Work};
-use crate::worker::{ConnectionGuard, Worker};
+use crate::upstream::{Choice, Work, connect_reason};
+use crate::worker::{ConnectionGuard, IDLE_GRACE, Worker};
 
 /// A session without a datagram in either direction ends after this time.
 const IDLE: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ struct Session {
     upstream: UdpSocket,
     work: Work,
     watch: RefCell<Option<Watch>>,
+    /// Its last deadline is set.
+    ending: Cell<bool>,
     _guard: ConnectionGuard,
 }
 
@@ -123,7 +125,7 @@ impl Proxy {
                 return;
             }
         };
-        session.touch();
+        session.touch(&listener);
         // Tried at once: of a new socket tokio does not know yet that it can be written to.
         match SockRef::from(&session.upstream).send(datagram) {
             Ok(_) => counters.bytes_in.add(datagram.len() as u64),
@@ -157,8 +159,11 @@ impl Proxy {
             .ok_or(Reason::NoBackend)?;
         let upstream = connect(work.backend.id.address).map_err(|error| {
             tracing::warn!(backend = %work.backend.id, %error, "cannot open a UDP socket");
-            work.backend.counters().count_failure(Reason::ConnectFailed);
-            Reason::ConnectFailed
+            let reason = connect_reason(&error);
+            if reason.side() == Side::Upstream {
+                work.backend.counters().count_failure(reason);
+            }
+            reason
         })?;
         let guard = self.worker.count_connection(&listener);
         let session = Rc::new(Session {
@@ -166,6 +171,7 @@ impl Proxy {
             upstream,
             work,
             watch: RefCell::default(),
+            ending: Cell::new(false),
             _guard: guard,
         });
         sessions.insert(client, Rc::clone(&session));
@@ -178,7 +184,7 @@ impl Proxy {
         let number = self.listener().number;
         let watch = poll_fn(|cx| Poll::Ready(Watch::new(&self.worker.deadlines, number, cx))).await;
         session.watch.replace(Some(watch));
-        session.touch();
+        session.touch(&self.listener());
         // An error without a datagram does not make a socket readable; it has to be asked for.
         let interest = Interest::READABLE | Interest::ERROR;
         loop {
@@ -237,7 +243,7 @@ impl Proxy {
         for _ in 0..BATCH {
             match session.upstream.try_recv(&mut datagram) {
                 Ok(length) => {
-                    session.touch();
+                    session.touch(&listener);
                     match SockRef::from(&self.socket)
                         .send_to(&datagram[..length], &session.client.into())
                     {
@@ -268,9 +274,15 @@ impl Session {
         }
     }
 
-    fn touch(&self) {
-        if let Some(watch) = &*self.watch.borrow() {
-            watch.arm(IDLE, Phase::Idle);
+    /// Something was passed on. Once the listener has closed and nobody goes on with its socket, that is no reason to
+    /// stay: nobody reads from the socket, and it keeps the address bound.
+    fn touch(&self, listener: &LocalListener) {
+        if let Some(watch) = &*self.watch.borrow()
+            && !self.ending.get()
+        {
+            let ends = listener.is_closing() && listener.heir().is_none();
+            self.ending.set(ends);
+            watch.arm(if ends { IDLE_GRACE } else { IDLE }, Phase::Idle);
         }
     }
 }

@@ -273,7 +273,7 @@ impl LocalBackend {
             Poll::Ready(Ok(connection)) => Poll::Ready(Ok(connection)),
             Poll::Ready(Err(error)) => {
                 tracing::debug!(backend = %self.id, %error, "cannot connect");
-                Poll::Ready(Err(Reason::ConnectFailed))
+                Poll::Ready(Err(connect_reason(&error)))
             }
             Poll::Pending if watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),
             Poll::Pending => Poll::Pending,
@@ -320,6 +320,20 @@ impl LocalBackend {
     }
 }
 
+/// Whose fault it is that a socket towards a backend cannot be had: where this node has run out of something, the
+/// backend was not even asked (errno(3), socket(2), connect(2)).
+pub(crate) fn connect_reason(error: &io::Error) -> Reason {
+    // They have no kind in `std`; the numbers of include/uapi/asm-generic/errno.h.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = 105;
+    match (error.kind(), error.raw_os_error()) {
+        (io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory, _)
+        | (_, Some(ENFILE | EMFILE | ENOBUFS)) => Reason::OutOfResources,
+        _ => Reason::ConnectFailed,
+    }
+}
+
 /// A TCP connection to `address`, without Nagle's algorithm: what is written is meant to leave.
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() {
@@ -329,4 +343,23 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     };
     socket.set_nodelay(true)?;
     socket.connect(address).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_node_lacks_is_not_the_backends_failure() {
+        // ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL, ENOBUFS.
+        for number in [12, 23, 24, 99, 105] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(connect_reason(&error), Reason::OutOfResources, "{error}");
+        }
+        // ENETUNREACH, ECONNRESET, ECONNREFUSED, EHOSTUNREACH.
+        for number in [101, 104, 111, 113] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(connect_reason(&error), Reason::ConnectFailed, "{error}");
+        }
+    }
 }

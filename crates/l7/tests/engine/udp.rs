@@ -1,6 +1,7 @@
 //! UDP proxying.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use crate::harness::*;
 
@@ -81,4 +82,27 @@ fn a_session_whose_backend_is_gone_finds_another() {
     });
     proxy.apply(&one_listener("udp", &[backend], ""));
     assert_eq!(ask(&client, b"found"), b"bfound");
+}
+
+#[test]
+fn a_removed_listener_gives_its_address_back_though_the_backend_talks_on() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let backend = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (_, session) = socket.recv_from(&mut [0; 16]).unwrap();
+        let deadline = Instant::now() + 2 * PATIENCE;
+        while Instant::now() < deadline && socket.send_to(b"more", session).is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let proxy = Proxy::start(&one_listener("udp", &[backend], ""));
+    let client = client(&proxy);
+    assert_eq!(ask(&client, b"begin"), b"more");
+    let other = one_listener("udp", &[backend], "")
+        .replace("\"main\"", "\"other\"")
+        .replace("LISTEN", &free_address().to_string());
+    proxy.apply(&other);
+    proxy.until("the address is free", |proxy| {
+        UdpSocket::bind(proxy.address).is_ok()
+    });
 }
