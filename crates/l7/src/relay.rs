@@ -84,6 +84,16 @@ impl Relay {
         !self.consumed
     }
 
+    /// Whether the sink has taken anything of this message.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.sent > 0 || self.consumed
+    }
+
+    /// Whether the sink has taken the whole of `head`.
+    pub(crate) fn head_is_out(&self) -> bool {
+        self.sent == self.head.len()
+    }
+
     /// Sends `head` again, to another sink.
     pub(crate) fn repeat(&mut self) {
         self.sent = 0;
@@ -91,7 +101,7 @@ impl Relay {
 
     /// Whether nothing of the source's body was seen yet, though there is one.
     pub(crate) fn waits_for_first_byte(&self) -> bool {
-        !self.consumed && self.ready == 0 && self.sent == self.head.len()
+        !self.consumed && self.ready == 0 && self.head_is_out()
     }
 
     /// Moves bytes until the end, or until source or sink make it wait.

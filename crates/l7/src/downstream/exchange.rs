@@ -11,6 +11,7 @@ use crate::codec::h1::response::After;
 use crate::codec::h1::{Framing, Progress, RequestHead, ResponseHead, Version};
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
+use crate::listener::LocalListener;
 use crate::relay::{Failure, Relay, WaitsFor};
 use crate::transport::Transport;
 use crate::upstream::Connection;
@@ -35,7 +36,7 @@ pub(crate) enum End {
     Failed {
         /// Why.
         reason: Reason,
-        /// The answer's head has gone to the client, at least in part.
+        /// Bytes of an answer's head have gone to the client, and it does not know what an answer of ours would be.
         answered: bool,
         /// Not a byte of an answer has come.
         nothing_came: bool,
@@ -66,8 +67,7 @@ pub(crate) struct Exchange<'e, T> {
     pub(crate) watch: &'e Watch,
     pub(crate) limits: &'e HttpLimits,
     pub(crate) timeouts: &'e Timeouts,
-    /// The listener closes, or the worker drains: the client is told that the connection ends.
-    pub(crate) closing: bool,
+    pub(crate) listener: &'e LocalListener,
     /// Field lines that are added to the final answer.
     pub(crate) added: &'e [u8],
     pub(crate) state: State,
@@ -103,7 +103,10 @@ impl<T: Transport> Exchange<'_, T> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         match self.advance(cx) {
             Ok(Some(end)) => Poll::Ready(end),
-            Ok(None) if self.watch.is_expired() => Poll::Ready(self.failed(self.timeout_reason())),
+            // Before the deadline is set here, what has expired is that of something else.
+            Ok(None) if self.state.moved.is_some() && self.watch.is_expired() => {
+                Poll::Ready(self.failed(self.timeout_reason()))
+            }
             Ok(None) => {
                 self.set_deadline();
                 Poll::Pending
@@ -113,7 +116,11 @@ impl<T: Transport> Exchange<'_, T> {
     }
 
     fn failed(&self, reason: Reason) -> End {
-        let answered = matches!(self.state.stage, Stage::Final | Stage::Done);
+        let answered = match self.state.stage {
+            Stage::Head => false,
+            Stage::Interim => self.download.has_begun() && !self.download.head_is_out(),
+            Stage::Final | Stage::Done => self.download.has_begun(),
+        };
         let nothing_came = self.state.stage == Stage::Head
             && self.state.interim == 0
             && self.connection.buffer.is_empty();
@@ -279,8 +286,13 @@ impl<T: Transport> Exchange<'_, T> {
         let body_in_doubt = self.request.expects_continue
             && !self.state.upload_over
             && self.upload.waits_for_first_byte();
+        // The backend will not read the rest of the request, and the client cannot go on before it is out.
+        let cut_short = !self.state.upload_over && !self.response.keep_alive;
+        // Asked now: the listener may have closed, or a drain begun, while the backend was at work.
+        let closing = self.listener.is_closing() || self.worker.draining.get();
         let ends = !self.request.keep_alive
-            || self.closing
+            || closing
+            || cut_short
             || dechunk
             || body_in_doubt
             || self.state.upload_broken

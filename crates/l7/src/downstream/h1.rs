@@ -367,7 +367,7 @@ impl<T: Transport> Downstream<T> {
             watch: &self.watch,
             limits: &plan.listener.limits,
             timeouts: &plan.listener.timeouts,
-            closing: self.listener.is_closing() || self.worker.draining.get(),
+            listener: &self.listener,
             added,
             state: State::default(),
         };

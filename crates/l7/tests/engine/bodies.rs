@@ -205,3 +205,32 @@ fn an_early_answer_reaches_a_client_that_still_sends() {
     let answer = client.answer().unwrap();
     assert_eq!((answer.status, answer.text()), (413, "big"));
 }
+
+#[test]
+fn an_answer_that_is_broken_before_any_of_it_has_gone_is_502() {
+    let origin = Origin::start(|_, mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n");
+    });
+    let proxy = Proxy::http(&[origin.address], "");
+    let answer = proxy.client().get("/").unwrap();
+    assert_eq!(
+        (answer.status, answer.text()),
+        (502, "502 Bad Gateway: bad_response_framing\n")
+    );
+}
+
+#[test]
+fn an_answer_that_cuts_the_upload_short_says_so() {
+    let origin = Origin::start(|_, mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno");
+    });
+    let proxy = Proxy::http(&[origin.address], "");
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf");
+    let answer = client.answer().unwrap();
+    assert_eq!((answer.status, answer.text()), (200, "no"));
+    assert!(answer.has("Connection: close"), "{}", answer.head);
+    assert!(client.ends());
+}

@@ -284,3 +284,30 @@ fn a_drain_ends_at_its_deadline() {
     drop(proxy);
     assert!(client.answer().is_none());
 }
+
+#[test]
+fn a_drain_that_begins_while_the_backend_works_is_told_to_the_client() {
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let released = std::sync::Mutex::new(released);
+    let origin = Origin::start(move |_, mut peer| {
+        peer.request();
+        let _ = released.lock().unwrap().recv();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        peer.request();
+    });
+    let proxy = Proxy::http(&[origin.address], "");
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    proxy.until("the request is under way", |proxy| {
+        proxy.backend_stats(origin.address).requests_active == 1
+    });
+    proxy.engine.drain(Duration::ZERO);
+    proxy.until("nobody accepts any more", |proxy| {
+        std::net::TcpStream::connect(proxy.address).is_err()
+    });
+    release.send(()).unwrap();
+    let answer = client.answer().unwrap();
+    assert_eq!(answer.text(), "ok");
+    assert!(answer.has("Connection: close"), "{}", answer.head);
+    assert!(client.ends());
+}
