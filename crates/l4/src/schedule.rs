@@ -30,7 +30,7 @@ pub(crate) fn pick(scheduler: Scheduler) -> Option<Pick> {
         Scheduler::RoundRobin => Some(Pick::Next),
         Scheduler::SourceHash => Some(Pick::HashAddress),
         Scheduler::Maglev => Some(Pick::HashAddressPort),
-        Scheduler::LeastConn => None,
+        Scheduler::LeastConn | Scheduler::P2c => None,
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use rustls::server::ProducesTickets;
 use weir_model::{BackendId, Listener, Name, Pool, Protocol, Scheduler, Snapshot};
 
-use crate::balance::{Maglev, RoundRobin, SourceHash};
+use crate::balance::{Ewma, Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
 use crate::routing::Routes;
 use crate::stats::{BackendCounters, ListenerCounters};
@@ -77,10 +77,20 @@ pub(crate) struct BackendPlan {
 /// What lives as long as a backend is in the config.
 #[derive(Debug)]
 pub(crate) struct BackendCell {
-    /// Work under way over all workers; kept for `least_conn` only.
-    pub(crate) active: AtomicUsize,
+    pub(crate) load: BackendLoad,
     /// One for each worker.
     pub(crate) counters: Box<[BackendCounters]>,
+}
+
+/// What all workers know about a backend's load; kept for schedulers that go by it, and written at the beginning and
+/// the end of a piece of work. A cache line pair of its own: what is read beside it stays where it is.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct BackendLoad {
+    /// Work under way.
+    pub(crate) active: AtomicUsize,
+    /// How long it takes to answer.
+    pub(crate) latency: Ewma,
 }
 
 /// What lives as long as the engine for a listener's name.
@@ -138,7 +148,7 @@ impl Registry {
     fn backend_cell(&mut self, id: &BackendId) -> Arc<BackendCell> {
         let workers = self.workers;
         let cell = || BackendCell {
-            active: AtomicUsize::new(0),
+            load: BackendLoad::default(),
             counters: (0..workers).map(|_| BackendCounters::default()).collect(),
         };
         Arc::clone(

@@ -11,7 +11,6 @@ use aws_lc_rs::rand::SystemRandom;
 use weir_model::{BackendId, Sticky};
 
 use crate::codec::h1::RequestHead;
-use crate::codec::h1::field::trim;
 
 /// Bytes of the hash in a value: 128 bits cannot be guessed.
 const VALUE_BYTES: usize = 16;
@@ -69,14 +68,9 @@ impl Cookies {
 
     /// The backend that a request's cookie names, if it is one of ours.
     pub(crate) fn backend(&self, request: &RequestHead, head: &[u8]) -> Option<usize> {
-        let pairs = request
-            .cookies()
-            .flat_map(|cookies| cookies.of(head).split(|byte| *byte == b';'));
-        let ours = |pair| {
-            let value = trim(pair).strip_prefix(&*self.name)?.strip_prefix(b"=")?;
-            self.backends.get(value).copied()
-        };
-        pairs.filter_map(ours).next()
+        request
+            .cookies_named(head, &self.name)
+            .find_map(|value| self.backends.get(value).copied())
     }
 
     /// The field that gives a client its cookie. Scripts need not see it; on TLS it stays there (RFC 6265, section

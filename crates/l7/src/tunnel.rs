@@ -241,7 +241,7 @@ async fn connect(
         let excluded = failed.as_ref().map(|(work, _)| &*work.backend);
         let Some(work) = pool.pick(&Choice {
             excluded,
-            ..Choice::of(client.ip())
+            ..Choice::of(client, worker.deadlines.now_ms())
         }) else {
             return Err(failed.map_or((Reason::NoBackend, None), |(work, reason)| {
                 (reason, Some(work))

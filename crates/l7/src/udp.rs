@@ -155,7 +155,7 @@ impl Proxy {
             .and_then(|number| self.worker.pool(&listener, number));
         let pool = pool.ok_or(Reason::NoRoute)?;
         let work = pool
-            .pick(&Choice::of(client.ip()))
+            .pick(&Choice::of(client, self.worker.deadlines.now_ms()))
             .ok_or(Reason::NoBackend)?;
         let upstream = connect(work.backend.id.address).map_err(|error| {
             tracing::warn!(backend = %work.backend.id, %error, "cannot open a UDP socket");

@@ -3,20 +3,24 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpSocket, TcpStream};
-use weir_model::{BackendId, Scheduler};
+use weir_model::{BackendId, HashKey, Scheduler};
 
-use crate::balance::{LeastConn, RoundRobin, client_hash};
+use crate::balance::{
+    LeastConn, P2c, RoundRobin, client_hash, connection_hash, ewma, p2c, rehash, stable_hash,
+};
 use crate::buffer::Buffer;
+use crate::codec::h1::RequestHead;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::plan::{BackendCell, BackendPlan, PoolPlan};
@@ -37,6 +41,7 @@ pub(crate) struct LocalPool {
     backends: Vec<Rc<LocalBackend>>,
     round_robin: RefCell<RoundRobin>,
     least_conn: RefCell<LeastConn>,
+    p2c: RefCell<P2c>,
 }
 
 /// A worker's view of a backend, and its connections.
@@ -81,13 +86,30 @@ pub(crate) struct Work {
     /// The backend's place in the pool that gave it.
     pub(crate) index: usize,
     shared: bool,
+    /// When it began; where somebody wants to know.
+    began: Option<Instant>,
+}
+
+impl Work {
+    /// The backend has answered, or failed to.
+    pub(crate) fn ended(&self, failed: bool, now_ms: u64) {
+        if let Some(began) = self.began {
+            let took = began.elapsed();
+            let took = if failed {
+                took.max(ewma::FAILURE)
+            } else {
+                took
+            };
+            self.backend.cell.load.latency.record(took, now_ms);
+        }
+    }
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
         self.backend.counters().requests_active.sub(1);
         if self.shared {
-            self.backend.cell.active.fetch_sub(1, Relaxed);
+            self.backend.cell.load.active.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -95,7 +117,9 @@ impl Drop for Work {
 /// What is known when a backend is chosen.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Choice<'c> {
-    pub(crate) client: IpAddr,
+    pub(crate) client: SocketAddr,
+    /// The hash of the part of the request that the pool goes by, where it goes by one and the request has it.
+    pub(crate) request_hash: Option<u64>,
     /// The first piece of work of its connection.
     pub(crate) first: bool,
     /// Gets it if it can take it; a place in the pool.
@@ -104,20 +128,28 @@ pub(crate) struct Choice<'c> {
     pub(crate) excluded: Option<&'c LocalBackend>,
     /// The excluded one gets it when nobody else is there.
     pub(crate) or_excluded: bool,
+    /// The worker's clock.
+    pub(crate) now_ms: u64,
 }
 
 impl Choice<'_> {
     /// A new connection or session of a client.
-    pub(crate) fn of(client: IpAddr) -> Self {
+    pub(crate) fn of(client: SocketAddr, now_ms: u64) -> Self {
         Self {
             client,
+            request_hash: None,
             first: true,
             wanted: None,
             excluded: None,
             or_excluded: false,
+            now_ms,
         }
     }
 }
+
+/// Other backends that are tried for a hash whose own one cannot take work: nearly always one of them can, and the same
+/// clients get the same one.
+const REHASHES_MAX: u32 = 8;
 
 impl LocalPool {
     /// A view of `plan`; backends that `before` had keep their connections.
@@ -149,6 +181,7 @@ impl LocalPool {
         Self {
             round_robin: RefCell::new(RoundRobin::new(&plan.weights)),
             least_conn: RefCell::new(LeastConn::new(&plan.weights)),
+            p2c: RefCell::new(P2c::new(&plan.weights, seed())),
             backends,
             plan: Arc::clone(plan),
         }
@@ -163,29 +196,27 @@ impl LocalPool {
 
     /// Gives a piece of work to a backend, by the pool's scheduler.
     pub(crate) fn pick(&self, choice: &Choice<'_>) -> Option<Work> {
-        let Choice {
-            client,
-            first,
-            wanted,
-            excluded,
-            or_excluded,
-        } = *choice;
-        let excluded = excluded.and_then(|excluded| {
+        let excluded = choice.excluded.and_then(|excluded| {
             self.backends
                 .iter()
                 .position(|backend| std::ptr::eq(Rc::as_ptr(backend), excluded))
         });
-        let wanted =
-            wanted.filter(|wanted| self.plan.weights[*wanted] > 0 && Some(*wanted) != excluded);
-        let index = wanted
-            .or_else(|| self.pick_index(client, first, excluded))
+        let usable = |index: usize| Some(index) != excluded;
+        let index = choice
+            .wanted
+            .filter(|wanted| self.plan.weights[*wanted] > 0 && usable(*wanted))
+            .or_else(|| self.pick_index(choice, usable))
             .or_else(|| {
-                excluded.filter(|excluded| or_excluded && self.plan.weights[*excluded] > 0)
+                excluded.filter(|excluded| choice.or_excluded && self.plan.weights[*excluded] > 0)
             })?;
         let backend = Rc::clone(&self.backends[index]);
-        let shared = self.plan.pool.scheduler == Scheduler::LeastConn;
+        let (shared, timed) = match self.plan.pool.scheduler {
+            Scheduler::LeastConn => (true, false),
+            Scheduler::P2c => (true, true),
+            Scheduler::RoundRobin | Scheduler::SourceHash | Scheduler::Maglev => (false, false),
+        };
         if shared {
-            backend.cell.active.fetch_add(1, Relaxed);
+            backend.cell.load.active.fetch_add(1, Relaxed);
         }
         backend.counters().requests.add(1);
         backend.counters().requests_active.add(1);
@@ -193,35 +224,70 @@ impl LocalPool {
             backend,
             index,
             shared,
+            began: timed.then(Instant::now),
         })
     }
 
-    fn pick_index(&self, client: IpAddr, first: bool, excluded: Option<usize>) -> Option<usize> {
-        let hashed = match self.plan.pool.scheduler {
-            Scheduler::RoundRobin => None,
-            Scheduler::LeastConn => {
-                let active = |index: usize| self.backends[index].cell.active.load(Relaxed);
-                return self.least_conn.borrow_mut().pick(active, excluded);
+    fn pick_index(&self, choice: &Choice<'_>, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        let active = |index: usize| self.backends[index].cell.load.active.load(Relaxed);
+        match self.plan.pool.scheduler {
+            Scheduler::RoundRobin => {}
+            Scheduler::LeastConn => return self.least_conn.borrow_mut().pick(active, usable),
+            Scheduler::P2c => {
+                let load = |index: usize| p2c::Load {
+                    active: active(index),
+                    micros: self.backends[index].cell.load.latency.micros(choice.now_ms),
+                };
+                return self.p2c.borrow_mut().pick(load, usable);
             }
-            Scheduler::SourceHash => self
-                .plan
-                .source_hash
-                .as_ref()
-                .and_then(|hash| hash.pick(client_hash(client))),
-            Scheduler::Maglev => self
-                .plan
-                .maglev
-                .as_ref()
-                .map(|table| table.pick(client_hash(client))),
-        };
-        if let Some(index) = hashed.filter(|index| Some(*index) != excluded) {
-            return Some(index);
+            Scheduler::SourceHash | Scheduler::Maglev => {
+                let picked = self.hash(choice).and_then(|hash| {
+                    (0..=REHASHES_MAX)
+                        .filter_map(|salt| self.pick_hashed(rehash(hash, salt)))
+                        .find(|index| usable(*index))
+                });
+                if picked.is_some() {
+                    return picked;
+                }
+            }
         }
-        // In turn; also where the backend of a hash has just failed.
-        if first && let Ok(mut turns) = self.plan.turns.try_lock() {
-            return turns.pick(excluded);
+        // In turn; also where there is nothing to hash, or where the backends of a hash cannot take it.
+        if choice.first
+            && let Ok(mut turns) = self.plan.turns.try_lock()
+        {
+            return turns.pick(usable);
         }
-        self.round_robin.borrow_mut().pick(excluded)
+        self.round_robin.borrow_mut().pick(usable)
+    }
+
+    /// What the pool hashes, hashed.
+    fn hash(&self, choice: &Choice<'_>) -> Option<u64> {
+        match self.plan.pool.hash {
+            None | Some(HashKey::Address) => Some(client_hash(choice.client.ip())),
+            Some(HashKey::AddressPort) => Some(connection_hash(choice.client)),
+            Some(HashKey::Uri | HashKey::Header(_) | HashKey::Cookie(_)) => choice.request_hash,
+        }
+    }
+
+    fn pick_hashed(&self, hash: u64) -> Option<usize> {
+        match (&self.plan.source_hash, &self.plan.maglev) {
+            (Some(line), _) => line.pick(hash),
+            (None, Some(table)) => Some(table.pick(hash)),
+            (None, None) => None,
+        }
+    }
+
+    /// The hash of the part of a request that the pool goes by; none where it goes by something else, or where the
+    /// request does not have it.
+    pub(crate) fn request_hash(&self, request: &RequestHead, head: &[u8]) -> Option<u64> {
+        match self.plan.pool.hash.as_ref()? {
+            HashKey::Address | HashKey::AddressPort => None,
+            HashKey::Uri => Some(stable_hash(request.target.of(head), 0)),
+            HashKey::Header(name) => request.field(head, name).map(|value| stable_hash(value, 0)),
+            HashKey::Cookie(name) => request
+                .cookie(head, name.as_bytes())
+                .map(|value| stable_hash(value, 0)),
+        }
     }
 
     /// Closes connections that were idle for too long, or that the backend has closed.
@@ -318,6 +384,11 @@ impl LocalBackend {
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         self.counters().connections_idle.sub(idle.len() as u64);
     }
+}
+
+/// A number that is another one for each worker and each view of a pool, so that they do not draw alike.
+fn seed() -> u64 {
+    RandomState::new().hash_one(0)
 }
 
 /// Whose fault it is that a socket towards a backend cannot be had: where this node has run out of something, the

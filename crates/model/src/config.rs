@@ -5,6 +5,7 @@ mod diagnostic;
 mod duration;
 mod file;
 mod near;
+mod policy;
 mod resolve;
 mod section;
 mod source;

@@ -23,6 +23,6 @@ pub use health::{Health, HealthCheck, HealthProbe};
 pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
 pub use name::{Name, NameError};
 pub use node::{Api, L4, L7, Node, XdpMode};
-pub use pool::{Pool, Scheduler, Sticky, StickyMode};
+pub use pool::{HashKey, Pool, Scheduler, Sticky, StickyMode};
 pub use route::{HostError, HostPattern, PathError, PathPrefix, Route};
 pub use snapshot::{BackendState, Snapshot};

@@ -11,6 +11,8 @@ pub struct Pool {
     pub name: Name,
     /// How new work is spread. Default `round_robin`.
     pub scheduler: Scheduler,
+    /// What `source_hash` and `maglev` hash; absent: what they hash by default.
+    pub hash: Option<HashKey>,
     /// How backends are checked; absent: never, and all count as healthy.
     pub health: Option<HealthCheck>,
     /// A client's requests stay with one backend; HTTP only.
@@ -27,7 +29,10 @@ pub enum Scheduler {
     RoundRobin,
     /// The fewest connections or requests under way, relative to weight. Proxied listeners only.
     LeastConn,
-    /// By a hash of the client's address.
+    /// Of two backends drawn at random by weight the one that promises to answer sooner: by what is under way on it and
+    /// by the time that its answers take (at layer 7), relative to weight.
+    P2c,
+    /// By a hash of the client's address, or of `hash`.
     SourceHash,
     /// Through a Maglev table, so that a change of backends moves few clients (Eisenbud et al., NSDI 2016, section 3.4):
     /// by the client's address and port at layer 4, by its address at layer 7.
@@ -40,9 +45,37 @@ impl Scheduler {
         match self {
             Self::RoundRobin => "round_robin",
             Self::LeastConn => "least_conn",
+            Self::P2c => "p2c",
             Self::SourceHash => "source_hash",
             Self::Maglev => "maglev",
         }
+    }
+
+    /// Whether it goes by a hash.
+    pub fn hashes(self) -> bool {
+        matches!(self, Self::SourceHash | Self::Maglev)
+    }
+}
+
+/// What a scheduler hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HashKey {
+    /// The client's address.
+    Address,
+    /// The client's address and port.
+    AddressPort,
+    /// The request's target: path and query. HTTP only.
+    Uri,
+    /// The value of a request's header field, by its name in lower case. HTTP only.
+    Header(String),
+    /// The value of a request's cookie. HTTP only.
+    Cookie(String),
+}
+
+impl HashKey {
+    /// Whether it is a part of a request, which only HTTP listeners see.
+    pub fn is_of_request(&self) -> bool {
+        matches!(self, Self::Uri | Self::Header(_) | Self::Cookie(_))
     }
 }
 

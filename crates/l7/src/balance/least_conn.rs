@@ -20,14 +20,14 @@ impl LeastConn {
     pub fn pick(
         &mut self,
         active: impl Fn(usize) -> usize,
-        excluded: Option<usize>,
+        usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let count = self.weights.len();
         let mut best: Option<(usize, u64, u64)> = None;
         for step in 0..count {
             let index = (self.first + step) % count;
             let weight = u64::from(self.weights[index]);
-            if weight == 0 || excluded == Some(index) {
+            if weight == 0 || !usable(index) {
                 continue;
             }
             let load = active(index) as u64 + 1;
@@ -52,14 +52,19 @@ mod tests {
     fn picks_the_least_loaded_relative_to_weight() {
         let mut balance = LeastConn::new(&[1, 4, 0]);
         let active = [1usize, 3, 0];
-        assert_eq!(balance.pick(|index| active[index], None), Some(1));
-        assert_eq!(balance.pick(|index| active[index], Some(1)), Some(0));
+        assert_eq!(balance.pick(|index| active[index], |_| true), Some(1));
+        assert_eq!(
+            balance.pick(|index| active[index], |index| index != 1),
+            Some(0)
+        );
     }
 
     #[test]
     fn ties_take_turns() {
         let mut balance = LeastConn::new(&[1, 1, 1]);
-        let picks: Vec<_> = (0..4).filter_map(|_| balance.pick(|_| 0, None)).collect();
+        let picks: Vec<_> = (0..4)
+            .filter_map(|_| balance.pick(|_| 0, |_| true))
+            .collect();
         assert_eq!(picks, [0, 1, 2, 0]);
     }
 
@@ -68,7 +73,7 @@ mod tests {
         let mut balance = LeastConn::new(&[3, 1]);
         let mut active = [0usize; 2];
         for _ in 0..400 {
-            let index = balance.pick(|index| active[index], None).unwrap();
+            let index = balance.pick(|index| active[index], |_| true).unwrap();
             active[index] += 1;
         }
         assert_eq!(active, [300, 100]);

@@ -55,6 +55,15 @@ enum Next {
     Tunnel(Connection, Work),
 }
 
+/// A request whose head was read, before it is given to a backend.
+struct Begun {
+    pool: Rc<LocalPool>,
+    /// The backend that its cookie names.
+    wanted: Option<usize>,
+    /// The hash of what the pool goes by.
+    request_hash: Option<u64>,
+}
+
 /// What reading a head came to.
 enum Read {
     Head,
@@ -210,7 +219,7 @@ impl<T: Transport> Downstream<T> {
 
     /// Finds the pool of the request whose head was read, and the backend that its cookie names; assembles the head
     /// for the backend.
-    fn begin(&mut self, plan: &ListenerPlan) -> Option<(Rc<LocalPool>, Option<usize>)> {
+    fn begin(&mut self, plan: &ListenerPlan) -> Option<Begun> {
         let head = self.buffer.filled();
         let (authority, target) = (
             self.request.authority.of(head),
@@ -222,6 +231,9 @@ impl<T: Transport> Downstream<T> {
             .and_then(|number| self.worker.pool(&self.listener, number));
         let cookies = pool.as_ref().and_then(|pool| pool.plan.cookies.as_ref());
         let wanted = cookies.and_then(|cookies| cookies.backend(&self.request, head));
+        let request_hash = pool
+            .as_ref()
+            .and_then(|pool| pool.request_hash(&self.request, head));
 
         self.upload.head = self.worker.buffers.head();
         self.download.head = self.worker.buffers.head();
@@ -235,7 +247,11 @@ impl<T: Transport> Downstream<T> {
         self.forwarded.write(&self.request, head, out);
         self.buffer.consume(self.request.length);
         self.upload.begin(self.request.framing, false);
-        pool.map(|pool| (pool, wanted))
+        pool.map(|pool| Begun {
+            pool,
+            wanted,
+            request_hash,
+        })
     }
 
     /// Answers the request whose head was read.
@@ -243,13 +259,19 @@ impl<T: Transport> Downstream<T> {
         self.worker.refresh();
         self.listener.counters().requests.add(1);
         let plan = self.plan();
-        let Some((pool, wanted)) = self.begin(&plan) else {
+        let Some(Begun {
+            pool,
+            wanted,
+            request_hash,
+        }) = self.begin(&plan)
+        else {
             return self.fail(Reason::NoRoute, None).await;
         };
         let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
         loop {
             let choice = Choice {
-                client: self.client.ip(),
+                client: self.client,
+                request_hash,
                 first: self.first,
                 wanted,
                 excluded: failed.as_ref().map(|(backend, _)| &**backend),
@@ -257,6 +279,7 @@ impl<T: Transport> Downstream<T> {
                 or_excluded: failed
                     .as_ref()
                     .is_some_and(|(_, reason)| *reason == Reason::UpstreamClosed),
+                now_ms: self.worker.deadlines.now_ms(),
             };
             let Some(work) = pool.pick(&choice) else {
                 let reason = failed.map_or(Reason::NoBackend, |(_, reason)| reason);
@@ -287,6 +310,7 @@ impl<T: Transport> Downstream<T> {
                 Ok(connection) => connection,
                 Err(reason) => {
                     self.count_failure(reason, &work.backend);
+                    work.ended(true, self.worker.deadlines.now_ms());
                     if failed.is_some() {
                         return self.fail(reason, Some(&work.backend)).await;
                     }
@@ -299,6 +323,9 @@ impl<T: Transport> Downstream<T> {
             }
             let end = self.exchange(&plan, &mut connection, &added).await;
             self.count_bytes();
+            let failed_here =
+                matches!(&end, End::Failed { reason, .. } if reason.side() == Side::Upstream);
+            work.ended(failed_here, self.worker.deadlines.now_ms());
             match end {
                 End::Answered {
                     upstream_goes_on,

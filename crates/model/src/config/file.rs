@@ -11,6 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::address::{backend_address, ip_address, listen_address};
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::duration::format_duration;
+use super::policy::{is_token_byte, read_hash};
 use super::section::{Grammar, Read, Section, duration, integer, text, word, wrong_type};
 use super::source::{At, Span};
 use crate::backend::{Backend, MAX_WEIGHT};
@@ -18,7 +19,7 @@ use crate::health::{HealthCheck, HealthProbe};
 use crate::listener::{CertificateFiles, Forward, HttpLimits, Protocol, Timeouts};
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, XdpMode};
-use crate::pool::{Scheduler, Sticky, StickyMode};
+use crate::pool::{HashKey, Scheduler, Sticky, StickyMode};
 use crate::route::{HostPattern, PathPrefix};
 
 static ROOT: Grammar = Grammar {
@@ -139,11 +140,13 @@ static LIMITS: Grammar = Grammar {
 };
 static POOL: Grammar = Grammar {
     title: "[[pool]]",
-    keys: &["name", "scheduler", "health", "sticky", "backend"],
+    keys: &["name", "scheduler", "hash", "health", "sticky", "backend"],
     synonyms: &[
         ("balance", "scheduler"),
         ("algorithm", "scheduler"),
         ("lb", "scheduler"),
+        ("hash_key", "hash"),
+        ("hash_on", "hash"),
         ("check", "health"),
         ("health_check", "health"),
         ("server", "backend"),
@@ -228,19 +231,24 @@ static FORWARD_SYNONYMS: [(&str, &str); 8] = [
     ("dnat", "nat"),
     ("masq", "nat"),
 ];
-static SCHEDULERS: [(&str, Scheduler); 4] = [
+static SCHEDULERS: [(&str, Scheduler); 5] = [
     ("round_robin", Scheduler::RoundRobin),
     ("least_conn", Scheduler::LeastConn),
+    ("p2c", Scheduler::P2c),
     ("source_hash", Scheduler::SourceHash),
     ("maglev", Scheduler::Maglev),
 ];
-static SCHEDULER_SYNONYMS: [(&str, &str); 11] = [
+static SCHEDULER_SYNONYMS: [(&str, &str); 15] = [
     ("rr", "round_robin"),
     ("wrr", "round_robin"),
     ("roundrobin", "round_robin"),
     ("lc", "least_conn"),
     ("wlc", "least_conn"),
     ("leastconn", "least_conn"),
+    ("least_request", "p2c"),
+    ("random", "p2c"),
+    ("ewma", "p2c"),
+    ("peak_ewma", "p2c"),
     ("sh", "source_hash"),
     ("source", "source_hash"),
     ("ip_hash", "source_hash"),
@@ -328,6 +336,7 @@ pub(super) struct PoolTable<'t> {
     pub(super) subject: String,
     pub(super) name: Read<&'t str>,
     pub(super) scheduler: Read<Scheduler>,
+    pub(super) hash: Read<HashKey>,
     pub(super) health: Option<HealthCheck>,
     pub(super) sticky: Option<At<Sticky>>,
     pub(super) backends: Vec<BackendTable>,
@@ -731,14 +740,12 @@ fn read_limits(section: &Section<'_>, out: &mut Findings<'_>) -> HttpLimits {
 
 fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t> {
     let name = read_name(section, out);
-    let scheduler = section.read("scheduler", out, |value| match value.as_str() {
-        Some("p2c") => {
-            let label = "expected `round_robin`, `least_conn`, `source_hash` or `maglev`";
-            let complaint = Complaint::new(Kind::Unsupported, "`p2c` is not there yet", label);
-            Err(complaint.help("`least_conn` spreads by load as well"))
-        }
-        _ => word("scheduler", &SCHEDULERS, &SCHEDULER_SYNONYMS)(value),
-    });
+    let scheduler = section.read(
+        "scheduler",
+        out,
+        word("scheduler", &SCHEDULERS, &SCHEDULER_SYNONYMS),
+    );
+    let hash = read_hash(section, out);
     let health = section
         .section("health", &HEALTH, &ALL, out)
         .map(|section| read_health(&section, out));
@@ -777,6 +784,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         subject: section.subject(),
         name,
         scheduler,
+        hash,
         health,
         sticky,
         backends,
@@ -815,11 +823,6 @@ fn read_sticky(section: &Section<'_>, out: &mut Findings<'_>) -> Option<At<Stick
         },
         span: section.span,
     })
-}
-
-/// A character of a token: RFC 9110, section 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::section::Read;
 use super::source::Span;
 use crate::listener::{Forward, Listener, Protocol};
 use crate::name::Name;
-use crate::pool::{Pool, Scheduler};
+use crate::pool::{HashKey, Pool, Scheduler};
 use crate::route::{HostPattern, PathPrefix, Route};
 
 /// Names of a file with more than this many are not listed in a message.
@@ -205,6 +205,7 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
             .good()
             .map(|at| at.value)
             .unwrap_or_default(),
+        hash: table.hash.good().map(|at| at.value.clone()),
         health: table.health.clone(),
         sticky: table.sticky.as_ref().map(|at| at.value.clone()),
         backends: table
@@ -322,6 +323,8 @@ impl<'f, 't> Pools<'f, 't> {
                 .pools
                 .iter()
                 .filter_map(|pool| pool.name.good().map(|at| at.value))
+                // What cannot be a name was reported, and may have characters that a terminal obeys.
+                .filter(|name| Name::parse(name).is_ok())
         };
         let count = self.by_name.len();
         let label = match count {
@@ -777,6 +780,7 @@ fn check_users(
     out: &mut Findings<'_>,
 ) {
     let listener_of = |user: &Use| &listeners[user.listener];
+    check_hash(pool, users, listeners, out);
     if let Some(sticky) = &pool.sticky
         && let Some(user) = users.iter().find(|user| {
             let listener = listener_of(user);
@@ -807,9 +811,10 @@ fn check_users(
     };
     let forward = listener_of(xdp).asked_word();
     if let Read::Good(scheduler) = &pool.scheduler
-        && scheduler.value == Scheduler::LeastConn
+        && matches!(scheduler.value, Scheduler::LeastConn | Scheduler::P2c)
     {
-        let message = format!("`least_conn` with `forward = \"{forward}\"`");
+        let word = scheduler.value.as_str();
+        let message = format!("`{word}` with `forward = \"{forward}\"`");
         let complaint = Complaint::new(
             Kind::Unsupported,
             message,
@@ -839,6 +844,77 @@ fn check_users(
         }
     }
     check_direct_ports(pool, users, listeners, out);
+}
+
+/// `hash` is for schedulers that hash, and what it names must be there to be seen.
+fn check_hash(
+    pool: &PoolTable<'_>,
+    users: &[Use],
+    listeners: &[Resolved<'_, '_>],
+    out: &mut Findings<'_>,
+) {
+    let Read::Good(hash) = &pool.hash else { return };
+    if let Read::Absent | Read::Good(_) = &pool.scheduler {
+        let scheduler = pool.scheduler.good().map(|at| at.value).unwrap_or_default();
+        if !scheduler.hashes() {
+            let message = format!("`hash` with `scheduler = \"{}\"`", scheduler.as_str());
+            let complaint = Complaint::new(
+                Kind::Conflict,
+                message,
+                "only `source_hash` and `maglev` hash",
+            );
+            out.error(hash.span, complaint);
+            return;
+        }
+    }
+    let listener_of = |user: &&Use| &listeners[user.listener];
+    let blind = users.iter().find(|user| {
+        let listener = listener_of(user);
+        listener.protocol.is_some() && !listener.is_http() && hash.value.is_of_request()
+    });
+    if let Some(user) = blind {
+        let listener = &listeners[user.listener];
+        let protocol = listener.protocol.map_or("", Protocol::as_str);
+        let message = format!(
+            "{} hashes a part of requests, and {} of protocol `{protocol}` sends to it",
+            pool.subject,
+            listener.subject()
+        );
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            message,
+            "requests are seen by `http` and `https` listeners only",
+        );
+        out.error(
+            hash.span,
+            complaint
+                .help("`hash = \"address\"` is there for every protocol")
+                .note(user.span, format!("{} is here", listener.subject())),
+        );
+        return;
+    }
+    // The XDP program has a fixed hash for each scheduler.
+    let fixed = match pool.scheduler.good().map(|at| at.value) {
+        Some(Scheduler::Maglev) => HashKey::AddressPort,
+        _ => HashKey::Address,
+    };
+    if let Some(user) = users.iter().find(|user| listener_of(user).is_xdp())
+        && hash.value != fixed
+    {
+        let listener = &listeners[user.listener];
+        let forward = listener.asked_word();
+        let message =
+            format!("another `hash` than the scheduler's own with `forward = \"{forward}\"`");
+        let complaint = Complaint::new(
+            Kind::Unsupported,
+            message,
+            "in XDP `source_hash` hashes the address, `maglev` address and port, for now",
+        );
+        out.error(
+            hash.span,
+            complaint.note(user.span, format!("{} is here", listener.subject())),
+        );
+    }
 }
 
 /// `dr` and `tunnel` leave the port as it is.

@@ -63,6 +63,37 @@ impl RequestHead {
         };
     }
 
+    /// The value of the first field with this name, which is in lower case.
+    pub fn field<'h>(&self, head: &'h [u8], name: &str) -> Option<&'h [u8]> {
+        let lines = self.fields.of(head).split(|byte| *byte == b'\n');
+        let value_of = |line: &'h [u8]| {
+            let (found, rest) = line.split_at_checked(name.len())?;
+            let value = rest.strip_prefix(b":")?;
+            found
+                .eq_ignore_ascii_case(name.as_bytes())
+                .then(|| field::trim(value.strip_suffix(b"\r").unwrap_or(value)))
+        };
+        lines.filter_map(value_of).next()
+    }
+
+    /// The values of the cookies with this name (RFC 6265, section 4.2.1).
+    pub fn cookies_named<'h>(
+        &self,
+        head: &'h [u8],
+        name: &'h [u8],
+    ) -> impl Iterator<Item = &'h [u8]> {
+        let pairs = self
+            .cookies
+            .iter()
+            .flat_map(|cookies| cookies.of(head).split(|byte| *byte == b';'));
+        pairs.filter_map(move |pair| field::trim(pair).strip_prefix(name)?.strip_prefix(b"="))
+    }
+
+    /// The value of the first cookie with this name.
+    pub fn cookie<'h>(&self, head: &'h [u8], name: &'h [u8]) -> Option<&'h [u8]> {
+        self.cookies_named(head, name).next()
+    }
+
     /// Parses the head at the front of `input`. After [`Progress::Complete`] the spans are offsets into `input`.
     pub fn parse(&mut self, input: &[u8], limits: &HttpLimits) -> Result<Progress, Reason> {
         self.clear();
