@@ -47,7 +47,7 @@ pub(crate) struct Plan {
     /// The sections that do not change while the plane runs.
     l4: L4,
     listeners: HashMap<Name, Served>,
-    /// Listeners of each pool.
+    /// Listeners of each pool, those included whose pool it backs up.
     users: HashMap<Name, HashSet<Name>>,
     /// Pools with listeners.
     pools: HashMap<Name, Filled>,
@@ -64,7 +64,8 @@ struct Served {
     number: u16,
     key: ListenerKey,
     mode: Mode,
-    pool: Name,
+    /// Its pool, then that pool's backups: the first that has a backend for new work gets it. At least one.
+    pools: Vec<Name>,
 }
 
 /// A pool in the maps.
@@ -239,16 +240,20 @@ impl Plan {
                 if !written.contains(&old.key) {
                     maps.remove_listener(old.key);
                 }
-                if let Some(users) = self.users.get_mut(&old.pool) {
-                    users.remove(&name);
+                for pool in &old.pools {
+                    if let Some(users) = self.users.get_mut(pool) {
+                        users.remove(&name);
+                    }
                 }
             }
             match new {
                 Some(new) => {
-                    self.users
-                        .entry(new.pool.clone())
-                        .or_default()
-                        .insert(name.clone());
+                    for pool in &new.pools {
+                        self.users
+                            .entry(pool.clone())
+                            .or_default()
+                            .insert(name.clone());
+                    }
                     self.listeners.insert(name, new);
                 }
                 None => {
@@ -319,7 +324,9 @@ impl Plan {
     }
 
     fn entry(&self, served: &Served) -> Entry {
-        let filled = self.pools.get(&served.pool);
+        let mut pools = served.pools.iter().filter_map(|name| self.pools.get(name));
+        let first = pools.clone().next();
+        let filled = pools.find(|filled| filled.table_len > 0).or(first);
         Entry {
             id: served.number,
             mode: served.mode as u8,
@@ -395,7 +402,7 @@ impl Plan {
             .as_ref()
             .map_or(&[], |snapshot| &snapshot.config.listeners);
         let (gone, come) = difference(old, &config.listeners);
-        let come: Vec<&Arc<Listener>> = come
+        let mut come: Vec<&Arc<Listener>> = come
             .iter()
             .filter(|listener| listener.forward.is_xdp())
             .collect();
@@ -410,12 +417,17 @@ impl Plan {
                     .insert(listener.name.clone(), (Some(served.clone()), None));
             }
         }
+        let elsewhere = self.backed_up_elsewhere(config);
+        let elsewhere = elsewhere.iter().filter(|name| !names.contains(name));
+        come.extend(elsewhere.filter_map(|name| config.listener(name)));
         for listener in &come {
-            let served = self.serve(&mut change.fresh_listeners, listener, locals)?;
+            let served = self.serve(&mut change.fresh_listeners, config, listener, locals)?;
             let old = self.listeners.get(&listener.name);
             if old != Some(&served) {
-                let arrivals = change.arrivals.entry(served.pool.clone()).or_default();
-                arrivals.push(listener.name.clone());
+                for pool in &served.pools {
+                    let arrivals = change.arrivals.entry(pool.clone()).or_default();
+                    arrivals.push(listener.name.clone());
+                }
                 change
                     .listeners
                     .insert(listener.name.clone(), (old.cloned(), Some(served)));
@@ -428,6 +440,25 @@ impl Plan {
             return Err(Error::NoLocalAddress(name));
         }
         Ok(())
+    }
+
+    /// Listeners whose pool, or a backup of it, has another backup now.
+    fn backed_up_elsewhere(&self, config: &Config) -> HashSet<Name> {
+        let before: &[Arc<Pool>] = self
+            .snapshot
+            .as_ref()
+            .map_or(&[], |snapshot| &snapshot.config.pools);
+        let (gone, _) = difference(before, &config.pools);
+        let changed = gone.iter().filter(|old| {
+            config
+                .pool(&old.name)
+                .is_some_and(|new| new.backup != old.backup)
+        });
+        changed
+            .filter_map(|pool| self.users.get(&pool.name))
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// A listener that stays and cannot do without a local address.
@@ -445,6 +476,7 @@ impl Plan {
     fn serve(
         &mut self,
         fresh: &mut Vec<Name>,
+        config: &Config,
         listener: &Listener,
         locals: &[Ipv4Addr],
     ) -> Result<Served, Error> {
@@ -485,7 +517,7 @@ impl Plan {
             number,
             key,
             mode,
-            pool,
+            pools: with_backups(config, pool),
         })
     }
 
@@ -497,7 +529,7 @@ impl Plan {
                 [old, new]
                     .into_iter()
                     .flatten()
-                    .map(|served| served.pool.clone()),
+                    .flat_map(|served| served.pools.clone()),
             );
         }
         let Some(before) = &self.snapshot else {
@@ -505,7 +537,11 @@ impl Plan {
         };
         let (gone, come) = difference(&before.config.pools, &snapshot.config.pools);
         touched.extend(gone.iter().chain(come).map(|pool| pool.name.clone()));
-        let differs = |id: &BackendId| before.takes_new_work(id) != snapshot.takes_new_work(id);
+        let differs = |id: &BackendId| {
+            let part =
+                |snapshot: &Snapshot| (snapshot.takes_new_work(id), snapshot.state(id).share);
+            part(before) != part(snapshot)
+        };
         let mut known = 0;
         for (id, state) in &snapshot.backends {
             let old = before.backends.get(id);
@@ -635,19 +671,33 @@ impl Plan {
             if fresh {
                 change.fresh_backends.push(id.clone());
             }
-            let accepts = backend.weight > 0 && snapshot.takes_new_work(&id);
+            let weight = snapshot.weight(&id, backend);
             fillings.push(Filling {
                 id,
                 member: Member {
                     number,
                     address,
-                    weight: backend.weight,
+                    weight,
                 },
-                accepts,
+                accepts: weight > 0,
             });
         }
         Ok(fillings)
     }
+}
+
+/// A pool and its backups, in the order in which they are asked.
+fn with_backups(config: &Config, pool: Name) -> Vec<Name> {
+    let mut pools = vec![pool];
+    // A config has no chains of backups that lead back.
+    while let Some(backup) = pools
+        .last()
+        .and_then(|last| config.pool(last)?.backup.clone())
+        .filter(|backup| !pools.contains(backup))
+    {
+        pools.push(backup);
+    }
+    pools
 }
 
 /// The members of a scheduling table.
@@ -697,7 +747,7 @@ mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
-    use weir_model::{BackendState, Health};
+    use weir_model::{BackendState, Health, Share};
 
     use super::*;
     use crate::region::GRACE;
@@ -813,6 +863,22 @@ mod tests {
         scheduler: &'static str,
         backends: Vec<(u8, u16)>,
         down: Vec<u8>,
+        /// A pool behind it.
+        backup: Option<usize>,
+        /// The percentage that counts of the first backend's weight.
+        share: u8,
+    }
+
+    impl TestPool {
+        /// Host numbers and weights of those that take new work.
+        fn takers(&self) -> Vec<(u8, u32)> {
+            let share = |at: usize| if at == 0 { self.share } else { 100 };
+            let backends = self.backends.iter().enumerate();
+            backends
+                .filter(|(_, (host, weight))| *weight > 0 && !self.down.contains(host))
+                .map(|(at, &(host, weight))| (host, u32::from(weight) * u32::from(share(at))))
+                .collect()
+        }
     }
 
     /// A listener of the test: port, forward mode, pool.
@@ -832,6 +898,18 @@ mod tests {
     }
 
     impl TestConfig {
+        /// The pool that gets the new work of a pool.
+        fn taker(&self, pool: usize) -> usize {
+            let mut at = pool;
+            loop {
+                match self.pools[at].backup {
+                    _ if !self.pools[at].takers().is_empty() => return at,
+                    Some(backup) => at = backup,
+                    None => return pool,
+                }
+            }
+        }
+
         fn snapshot(&self) -> Arc<Snapshot> {
             let mut text = String::from("[l4]\ninterfaces = [\"eth0\"]\nlocal_addresses = [");
             for local in 0..=self.locals {
@@ -855,10 +933,14 @@ mod tests {
             for (name, pool) in self.pools.iter().enumerate() {
                 write!(
                     text,
-                    "[[pool]]\nname = \"p{name}\"\nscheduler = \"{}\"\nbackend = [",
+                    "[[pool]]\nname = \"p{name}\"\nscheduler = \"{}\"\n",
                     pool.scheduler
                 )
                 .unwrap();
+                if let Some(backup) = pool.backup {
+                    writeln!(text, "backup_pool = \"p{backup}\"").unwrap();
+                }
+                text.push_str("backend = [");
                 for (host, weight) in &pool.backends {
                     write!(
                         text,
@@ -878,6 +960,10 @@ mod tests {
                         ..BackendState::default()
                     };
                     snapshot.backends.insert(id(name, *host), state);
+                }
+                if let Some((host, _)) = pool.backends.first() {
+                    let state = snapshot.backends.entry(id(name, *host)).or_default();
+                    state.share = Share::percent(pool.share);
                 }
             }
             Arc::new(snapshot)
@@ -922,7 +1008,8 @@ mod tests {
             assert_eq!(self.maps.locals.len(), usize::from(config.locals) + 1);
             assert_eq!(self.maps.listeners.len(), config.listeners.len());
             for listener in &config.listeners {
-                let pool = &config.pools[listener.pool];
+                let taker = config.taker(listener.pool);
+                let pool = &config.pools[taker];
                 let vip = Ipv4Addr::new(203, 0, 113, listener.host);
                 vips.insert(vip);
                 let key = ListenerKey {
@@ -942,31 +1029,19 @@ mod tests {
                     (mode as u8, pick as u8),
                     "{listener:?}"
                 );
-                let members: Vec<Member> = pool
-                    .backends
-                    .iter()
-                    .filter(|(host, weight)| *weight > 0 && !pool.down.contains(host))
-                    .map(|&(host, weight)| Member {
-                        number: self
-                            .plan
-                            .backend_numbers
-                            .number(&id(listener.pool, host))
-                            .unwrap(),
-                        address: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 53),
-                        weight,
-                    })
-                    .collect();
+                let member = |(host, weight)| Member {
+                    number: self.plan.backend_numbers.number(&id(taker, host)).unwrap(),
+                    address: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 53),
+                    weight,
+                };
+                let members: Vec<Member> = pool.takers().into_iter().map(member).collect();
                 assert_eq!(
                     self.maps.table(&entry),
                     schedule::table(pick, &members),
                     "{listener:?}"
                 );
                 for (host, weight) in &pool.backends {
-                    let number = self
-                        .plan
-                        .backend_numbers
-                        .number(&id(listener.pool, *host))
-                        .unwrap();
+                    let number = self.plan.backend_numbers.number(&id(taker, *host)).unwrap();
                     let (address, accepts) = self.maps.backends[&number];
                     assert_eq!(*address.ip(), Ipv4Addr::new(10, 0, 0, *host));
                     assert_eq!(accepts, *weight > 0 && !pool.down.contains(host));
@@ -1001,9 +1076,14 @@ mod tests {
             scheduler,
             backends,
             prop::collection::btree_set(1u8..6, 0..3),
+            any::<bool>(),
+            prop_oneof![Just(100u8), 1u8..=100],
         )
-            .prop_map(|(scheduler, backends, down)| TestPool {
+            .prop_map(|(scheduler, backends, down, backup, share)| TestPool {
                 scheduler,
+                // Made a pool's number where the config has so many.
+                backup: backup.then_some(0),
+                share,
                 down: down
                     .into_iter()
                     .filter(|host| backends.contains_key(host))
@@ -1018,7 +1098,11 @@ mod tests {
         let listener = (1u8..4, 1u16..6, forward, any::<prop::sample::Index>());
         let listeners = prop::collection::vec(listener, 1..8);
         (0u8..3, prop::collection::vec(pool(), 1..4), listeners).prop_map(
-            |(locals, pools, listeners)| {
+            |(locals, mut pools, listeners)| {
+                let last = pools.len() - 1;
+                for (at, pool) in pools.iter_mut().enumerate() {
+                    pool.backup = pool.backup.and((at < last).then_some(at + 1));
+                }
                 let mut binds = HashSet::new();
                 let listeners = listeners
                     .into_iter()
@@ -1124,6 +1208,8 @@ mod tests {
             scheduler: "round_robin",
             backends: vec![(1, 1), (2, 1)],
             down: vec![],
+            backup: None,
+            share: 100,
         };
         let listener = |n: u16| TestListener {
             host: 1,
@@ -1169,6 +1255,35 @@ mod tests {
         );
         config.locals = 1;
         assert_eq!(writes(&mut world, &config), 1);
+    }
+
+    #[test]
+    fn a_backup_takes_the_new_work_while_the_first_is_down() {
+        let mut config = many(1);
+        config.pools.push(config.pools[0].clone());
+        config.pools.push(config.pools[0].clone());
+        config.pools[2].scheduler = "source_hash";
+        (config.pools[0].backup, config.pools[1].backup) = (Some(1), Some(2));
+        let mut world = World::new();
+        let mut taker = |config: &TestConfig| {
+            world.wait(GRACE);
+            world.apply(config);
+            world.check(config);
+            config.taker(0)
+        };
+        assert_eq!(taker(&config), 0);
+        config.pools[0].down = vec![1, 2];
+        assert_eq!(taker(&config), 1);
+        config.pools[1].down = vec![1, 2];
+        assert_eq!(taker(&config), 2);
+        config.pools[0].backup = Some(2);
+        config.pools[1].down.clear();
+        assert_eq!(taker(&config), 2, "another backup");
+        config.pools[0].backup = None;
+        assert_eq!(taker(&config), 0, "none any more: nobody gets it");
+        config.pools[0].down = vec![2];
+        config.pools[0].backup = Some(1);
+        assert_eq!(taker(&config), 0, "one of the first is back");
     }
 
     #[test]

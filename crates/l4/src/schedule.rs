@@ -20,8 +20,8 @@ pub(crate) struct Member {
     pub(crate) number: u16,
     /// What places it in a Maglev table: the same on every node, which the number is not.
     pub(crate) address: SocketAddrV4,
-    /// Above 0.
-    pub(crate) weight: u16,
+    /// Above 0 where it takes new work; only its ratio to the others' counts.
+    pub(crate) weight: u32,
 }
 
 /// How the program picks a slot of a pool's table; `None` where the scheduler does not exist at layer 4.
@@ -56,11 +56,9 @@ pub(crate) fn table_len(pick: Pick, members: &[Member]) -> u32 {
 fn turns(members: &[Member]) -> Vec<u32> {
     let common = members
         .iter()
-        .fold(0, |common, member| gcd(common, u32::from(member.weight)))
+        .fold(0, |common, member| gcd(common, member.weight))
         .max(1);
-    let weights = members
-        .iter()
-        .map(|member| u32::from(member.weight) / common);
+    let weights = members.iter().map(|member| member.weight / common);
     let total: u64 = weights.clone().map(u64::from).sum();
     let limit = (8 * members.len() as u64).clamp(TURNS, TURNS_MAX);
     if total <= limit {
@@ -196,7 +194,7 @@ mod tests {
             .map(|(i, &weight)| Member {
                 number: i as u16 + 1,
                 address: SocketAddrV4::new(Ipv4Addr::from(0x0a00_0001 + i as u32), 8080),
-                weight,
+                weight: weight.into(),
             })
             .collect()
     }

@@ -59,6 +59,10 @@ pub(crate) struct PoolPlan {
     pub(crate) backends: Vec<BackendPlan>,
     /// The weights that count now: 0 for a backend that takes no new work.
     pub(crate) weights: Vec<u32>,
+    /// Whether a backend takes new work.
+    pub(crate) takes_work: bool,
+    /// The number of the pool that takes it while none does.
+    pub(crate) backup: Option<usize>,
     pub(crate) source_hash: Option<SourceHash>,
     pub(crate) maglev: Option<Maglev>,
     pub(crate) cookies: Option<Cookies>,
@@ -231,6 +235,7 @@ impl Registry {
     }
 
     fn compile_pool(&mut self, pool: &Arc<Pool>, weights: Vec<u32>) -> Result<PoolPlan, Error> {
+        let backup = pool.backup.as_ref().map(|backup| self.pool_number(backup));
         let backends = pool.backends.iter().map(|backend| {
             let id = BackendId {
                 pool: pool.name.clone(),
@@ -257,6 +262,8 @@ impl Registry {
                 .then(|| SourceHash::new(&weights)),
             maglev: maglev.flatten(),
             turns: Mutex::new(RoundRobin::new(&weights)),
+            takes_work: weights.iter().any(|weight| *weight > 0),
+            backup,
             pool: Arc::clone(pool),
             backends,
             weights,
@@ -308,17 +315,19 @@ impl ListenerPlan {
     }
 }
 
+/// The weights that count. They are as in the config, or, where a backend starts slowly, in hundredths of that.
 fn weights(pool: &Pool, snapshot: &Snapshot) -> Vec<u32> {
     let weight = |backend: &weir_model::Backend| {
         let id = BackendId {
             pool: pool.name.clone(),
             address: backend.address,
         };
-        if snapshot.takes_new_work(&id) {
-            u32::from(backend.weight)
-        } else {
-            0
-        }
+        snapshot.weight(&id, backend)
     };
-    pool.backends.iter().map(weight).collect()
+    let weights: Vec<u32> = pool.backends.iter().map(weight).collect();
+    if weights.iter().all(|weight| weight.is_multiple_of(100)) {
+        weights.iter().map(|weight| weight / 100).collect()
+    } else {
+        weights
+    }
 }

@@ -268,12 +268,23 @@ impl Worker {
     }
 
     /// The pool that a listener's routes call by this number. One that is not served any more goes by the pools of
-    /// its last day.
+    /// its last day. Where no backend of the pool takes new work, a backup that has one.
     pub(crate) fn pool(&self, listener: &LocalListener, number: usize) -> Option<Rc<LocalPool>> {
-        match listener.kept_pools() {
-            Some(pools) => pools.get(number)?.clone(),
-            None => self.pools.borrow().get(number)?.clone(),
+        let pools = match listener.kept_pools() {
+            Some(pools) => pools,
+            None => self.pools.borrow().clone(),
+        };
+        let pool = |number: usize| pools.get(number)?.as_ref();
+        let own = pool(number)?;
+        let mut taker = own;
+        // A config has no chains of backups that lead back.
+        while !taker.plan.takes_work {
+            match taker.plan.backup.and_then(pool) {
+                Some(backup) => taker = backup,
+                None => return Some(Rc::clone(own)),
+            }
         }
+        Some(Rc::clone(taker))
     }
 
     /// Counts a connection, until the guard is dropped.

@@ -26,6 +26,35 @@ pub struct BackendId {
     pub address: SocketAddr,
 }
 
+/// The part of a backend's weight that counts now: less than all of it while the backend starts slowly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    percent: u8,
+}
+
+impl Share {
+    /// The whole weight.
+    pub const FULL: Self = Self { percent: 100 };
+
+    /// So many hundredths, at least one and at most all.
+    pub fn percent(percent: u8) -> Self {
+        Self {
+            percent: percent.clamp(1, 100),
+        }
+    }
+
+    /// A weight's share, in hundredths of the weight's unit.
+    pub fn of(self, weight: u16) -> u32 {
+        u32::from(weight) * u32::from(self.percent)
+    }
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self::FULL
+    }
+}
+
 impl fmt::Display for BackendId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.pool, self.address)

@@ -15,7 +15,7 @@ pub mod pool;
 pub mod route;
 pub mod snapshot;
 
-pub use backend::{Backend, BackendId, MAX_WEIGHT};
+pub use backend::{Backend, BackendId, MAX_WEIGHT, Share};
 pub use config::{
     Config, ConfigErrors, Diagnostic, Kind as DiagnosticKind, Note, Position, Severity,
 };

@@ -1,5 +1,7 @@
 //! A pool: backends that serve the same thing, and how work is spread over them.
 
+use std::time::Duration;
+
 use crate::backend::Backend;
 use crate::health::HealthCheck;
 use crate::name::Name;
@@ -17,6 +19,10 @@ pub struct Pool {
     pub health: Option<HealthCheck>,
     /// A client's requests stay with one backend; HTTP only.
     pub sticky: Option<Sticky>,
+    /// The pool that takes the new work while no backend of this one does. Chains of them end.
+    pub backup: Option<Name>,
+    /// How long a backend that comes back, or joins, takes to get its whole share of the work; absent: it gets it at once.
+    pub slow_start: Option<Duration>,
     /// At least one; no address twice.
     pub backends: Vec<Backend>,
 }

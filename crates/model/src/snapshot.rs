@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::backend::BackendId;
+use crate::backend::{Backend, BackendId, Share};
 use crate::config::Config;
 use crate::health::Health;
 
@@ -26,6 +26,8 @@ pub struct BackendState {
     pub health: Health,
     /// An operator drains it: no new work, what is established goes on.
     pub draining: bool,
+    /// The part of its weight that counts.
+    pub share: Share,
 }
 
 impl Snapshot {
@@ -47,5 +49,14 @@ impl Snapshot {
     pub fn takes_new_work(&self, backend: &BackendId) -> bool {
         let state = self.state(backend);
         state.health.takes_new_work() && !state.draining
+    }
+
+    /// What counts of a backend's weight now, in hundredths of its unit; 0: it takes no new work.
+    pub fn weight(&self, id: &BackendId, backend: &Backend) -> u32 {
+        if self.takes_new_work(id) {
+            self.state(id).share.of(backend.weight)
+        } else {
+            0
+        }
     }
 }

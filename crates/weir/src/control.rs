@@ -21,6 +21,7 @@ use crate::difference::Difference;
 use crate::inbox::{Command, Inbox, Signals};
 use crate::node::Node;
 use crate::planes::Planes;
+use crate::slow_start::SlowStart;
 use crate::{check, notify, restart, run};
 
 /// News that wait for the owner. A check that finds the queue full waits with its news.
@@ -57,6 +58,9 @@ pub(crate) struct Control {
     snapshot: Arc<Snapshot>,
     /// When to try again what a data plane could not follow.
     retry_at: Option<Instant>,
+    slow_start: SlowStart,
+    /// When a backend that starts slowly is due for more.
+    step_at: Option<Instant>,
     inbox: Inbox,
 }
 
@@ -91,6 +95,8 @@ impl Control {
             node,
             snapshot,
             retry_at: None,
+            slow_start: SlowStart::default(),
+            step_at: None,
             inbox,
         })
     }
@@ -103,7 +109,8 @@ impl Control {
     /// Obeys until told to stop, then drains.
     pub(crate) async fn run(mut self) -> Ended {
         loop {
-            match self.inbox.next(self.retry_at).await {
+            let due = [self.retry_at, self.step_at].into_iter().flatten().min();
+            match self.inbox.next(due).await {
                 Command::Reload => self.reload(),
                 Command::Health(events) => {
                     events.iter().for_each(tell);
@@ -187,8 +194,9 @@ impl Control {
         Ok(())
     }
 
-    /// The backends of a config whose state is not the default: those with a check and a verdict.
-    fn states(&self, config: &Config) -> HashMap<BackendId, BackendState> {
+    /// The backends of a config whose state is not the default: those with a check and a verdict, and those that start
+    /// slowly.
+    fn states(&mut self, config: &Config) -> HashMap<BackendId, BackendState> {
         let mut verdicts = self.checker.reports().verdicts();
         verdicts.retain(|id, health| {
             *health != Health::Unknown
@@ -205,7 +213,11 @@ impl Control {
                 },
             )
         };
-        verdicts.into_iter().map(state).collect()
+        let mut states = verdicts.into_iter().map(state).collect();
+        self.step_at = self
+            .slow_start
+            .follow(&self.snapshot, config, &mut states, Instant::now());
+        states
     }
 
     async fn drain(mut self) -> Ended {
@@ -361,7 +373,7 @@ mod tests {
                 id,
                 BackendState {
                     health: Health::Down,
-                    draining: false,
+                    ..BackendState::default()
                 },
             );
         }

@@ -14,7 +14,7 @@ pub(crate) enum Command {
     Reload,
     /// The health of these backends has changed.
     Health(Vec<HealthEvent>),
-    /// Try again what a data plane could not follow.
+    /// Try again what a data plane could not follow, or give backends that start slowly more of the work.
     Retry,
     /// Take no new work, and end.
     Stop,

@@ -25,6 +25,7 @@ mod procfs;
 mod restart;
 mod run;
 mod sessions;
+mod slow_start;
 mod table;
 mod view;
 

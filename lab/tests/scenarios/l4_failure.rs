@@ -15,7 +15,7 @@ use crate::scene::{Arms, ECHO, Mode, Scene, names, vip};
 /// Checks run every 200 ms and two of them decide; the rest is for a busy machine.
 const VERDICT: Duration = Duration::from_secs(10);
 
-fn wait_for_health(scene: &Scene, name: &str, health: &str) {
+pub(crate) fn wait_for_health(scene: &Scene, name: &str, health: &str) {
     let address = scene.echo_address(name);
     until(&format!("{name} is {health}"), VERDICT, || {
         scene.weir.health_of("echo", &address) == health
@@ -23,7 +23,7 @@ fn wait_for_health(scene: &Scene, name: &str, health: &str) {
 }
 
 /// Connections to the VIP, counted by who answered; none may fail.
-fn connect_all(scene: &Scene, count: usize) -> BTreeMap<String, usize> {
+pub(crate) fn connect_all(scene: &Scene, count: usize) -> BTreeMap<String, usize> {
     let mut by_name = BTreeMap::new();
     for _ in 0..count {
         let echo = Echo::connect(&scene.network.client, vip(ECHO)).unwrap();
@@ -32,10 +32,10 @@ fn connect_all(scene: &Scene, count: usize) -> BTreeMap<String, usize> {
     by_name
 }
 
-/// One open connection to each backend.
-fn one_to_each(scene: &Scene) -> BTreeMap<String, Echo> {
+/// One open connection to each of so many backends.
+pub(crate) fn one_to_each(scene: &Scene, count: usize) -> BTreeMap<String, Echo> {
     let mut held = BTreeMap::new();
-    while held.len() < names().count() {
+    while held.len() < count {
         let echo = Echo::connect(&scene.network.client, vip(ECHO)).unwrap();
         held.entry(echo.name.clone()).or_insert(echo);
     }
@@ -50,7 +50,7 @@ fn a_dead_backend_leaves_and_returns(scenario: &str, mode: Mode) {
     for name in names() {
         wait_for_health(&scene, &name, "up");
     }
-    let mut held = one_to_each(&scene);
+    let mut held = one_to_each(&scene, names().count());
     let load = Load::start(&scene);
 
     scene.stop_echo("b1");
@@ -154,7 +154,7 @@ fn established_sessions_go_on_when_their_backend_fails_its_checks() {
         return;
     }
     let scene = Scene::new(Arms::Two, Mode::Fullnat);
-    let mut held = one_to_each(&scene);
+    let mut held = one_to_each(&scene, names().count());
     scene.echoes[0].refuse();
     wait_for_health(&scene, "b1", "down");
     let by_name = connect_all(&scene, 10);

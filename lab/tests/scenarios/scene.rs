@@ -48,7 +48,7 @@ impl Mode {
     }
 
     /// The backends' port for a service on a port of the VIP: another one, where the mode can change it.
-    fn backend_port(self, vip_port: u16) -> u16 {
+    pub(crate) fn backend_port(self, vip_port: u16) -> u16 {
         if self.keeps_vip() {
             vip_port
         } else {
@@ -188,11 +188,14 @@ pub(crate) struct Config {
     l4: String,
     mode: Mode,
     web: String,
-    echo: String,
+    /// The backends of the pools of echo.
+    pub(crate) echo: String,
     /// The scheduler of every pool.
     pub(crate) scheduler: &'static str,
     /// More lines of the `[l4]` section.
     pub(crate) l4_more: String,
+    /// More lines of the pool `echo`.
+    pub(crate) echo_more: String,
     /// More sections at the end.
     pub(crate) more: String,
 }
@@ -207,6 +210,7 @@ impl Config {
             echo: network.backend_list(mode.backend_port(ECHO)),
             scheduler: "round_robin",
             l4_more: String::new(),
+            echo_more: String::new(),
             more: String::new(),
         }
     }
@@ -220,6 +224,7 @@ impl Config {
             echo,
             scheduler,
             l4_more,
+            echo_more,
             more,
         } = self;
         let check = "health = { type = \"tcp\", interval = \"200ms\", timeout = \"100ms\", rise = 2, fall = 2 }";
@@ -240,7 +245,7 @@ impl Config {
             listener("echo", ECHO, "tcp"),
             listener("echo-udp", ECHO, "udp"),
             pool("web", "", web),
-            pool("echo", check, echo),
+            pool("echo", &format!("{check}\n{echo_more}"), echo),
             pool("echo-udp", "", echo),
             more.clone(),
         ]

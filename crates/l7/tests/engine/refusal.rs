@@ -250,9 +250,14 @@ fn no_backend_is_503() {
             pool: "main".into(),
             address: origin.address,
         };
-        snapshot
-            .backends
-            .insert(id, weir_model::BackendState { health, draining });
+        snapshot.backends.insert(
+            id,
+            weir_model::BackendState {
+                health,
+                draining,
+                ..Default::default()
+            },
+        );
         proxy.apply_snapshot(snapshot);
     };
     let mut client = proxy.client();

@@ -95,6 +95,7 @@ fn a_client_whose_backend_is_down_gets_another_and_its_cookie() {
         BackendState {
             health: Health::Down,
             draining: false,
+            ..Default::default()
         },
     );
     proxy.apply_snapshot(snapshot);

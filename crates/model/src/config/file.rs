@@ -140,8 +140,22 @@ static LIMITS: Grammar = Grammar {
 };
 static POOL: Grammar = Grammar {
     title: "[[pool]]",
-    keys: &["name", "scheduler", "hash", "health", "sticky", "backend"],
+    keys: &[
+        "name",
+        "scheduler",
+        "hash",
+        "health",
+        "sticky",
+        "backup_pool",
+        "slow_start",
+        "backend",
+    ],
     synonyms: &[
+        ("backup", "backup_pool"),
+        ("fallback", "backup_pool"),
+        ("spare_pool", "backup_pool"),
+        ("sorry_server", "backup_pool"),
+        ("slowstart", "slow_start"),
         ("balance", "scheduler"),
         ("algorithm", "scheduler"),
         ("lb", "scheduler"),
@@ -272,6 +286,9 @@ const MIN_CHECK: Duration = Duration::from_millis(10);
 const MAX_CHECK: Duration = Duration::from_secs(3600);
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+/// A backend's share grows in steps; shorter ones than these are none.
+const MIN_SLOW_START: Duration = Duration::from_secs(1);
+const MAX_SLOW_START: Duration = Duration::from_secs(3600);
 const MAX_DRAIN: Duration = Duration::from_secs(86_400);
 /// The longest file name that Linux takes (`PATH_MAX` in linux/limits.h, with its final zero).
 const MAX_PATH: usize = 4_095;
@@ -339,6 +356,8 @@ pub(super) struct PoolTable<'t> {
     pub(super) hash: Read<HashKey>,
     pub(super) health: Option<HealthCheck>,
     pub(super) sticky: Option<At<Sticky>>,
+    pub(super) backup: Read<&'t str>,
+    pub(super) slow_start: Option<Duration>,
     pub(super) backends: Vec<BackendTable>,
 }
 
@@ -752,6 +771,12 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
     let sticky = section
         .section("sticky", &STICKY, &ALL, out)
         .and_then(|section| read_sticky(&section, out));
+    let backup = section.read("backup_pool", out, text("backup_pool"));
+    let slow_start = section.read(
+        "slow_start",
+        out,
+        duration("slow_start", MIN_SLOW_START, MAX_SLOW_START),
+    );
     let backends = match section.sections("backend", &BACKEND, &ALL, out) {
         Read::Good(list) => {
             if list.value.is_empty() && !has_items(section, "backend") {
@@ -787,6 +812,8 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         hash,
         health,
         sticky,
+        backup,
+        slow_start: slow_start.good().map(|at| at.value),
         backends,
     }
 }

@@ -208,6 +208,8 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
         hash: table.hash.good().map(|at| at.value.clone()),
         health: table.health.clone(),
         sticky: table.sticky.as_ref().map(|at| at.value.clone()),
+        backup: table.backup.good().map(|at| Name::new(at.value)),
+        slow_start: table.slow_start,
         backends: table
             .backends
             .iter()
@@ -292,6 +294,7 @@ impl<'f, 't> Pools<'f, 't> {
                 }
             }
         }
+        self.follow_backups(&mut uses, &mut near_misses, out);
         // A pool with an unreadable or repeated name may be the one that was meant.
         for (pool, users) in self.file.pools.iter().zip(&uses.of_pool) {
             let first_of_its_name = |at: &super::source::At<&str>| {
@@ -315,6 +318,63 @@ impl<'f, 't> Pools<'f, 't> {
             }
         }
         uses
+    }
+
+    /// Who sends to a pool sends to its backup as well. Reports backups that are no pool, and chains of them that do
+    /// not end.
+    fn follow_backups(&self, uses: &mut Uses, near_misses: &mut usize, out: &mut Findings<'_>) {
+        let mut backups: Vec<Option<Use>> = Vec::with_capacity(self.file.pools.len());
+        for table in &self.file.pools {
+            let found = table.backup.good().and_then(|at| {
+                let found = self.by_name.get(at.value).copied();
+                if found.is_none() {
+                    *near_misses += 1;
+                    out.error(at.span, self.unknown(at.value, *near_misses <= NEAR_MISSES));
+                }
+                // In place of the listener, the pool that is referred to.
+                found.map(|listener| Use {
+                    listener,
+                    span: at.span,
+                })
+            });
+            backups.push(found);
+        }
+        let pools = self.file.pools.len();
+        for start in 0..pools {
+            let users: Vec<usize> = uses.of_pool[start]
+                .iter()
+                .map(|user| user.listener)
+                .collect();
+            let mut at = start;
+            let mut steps = 0;
+            while let Some(next) = backups[at] {
+                at = next.listener;
+                steps += 1;
+                if at == start || steps > pools {
+                    break;
+                }
+                for listener in &users {
+                    if uses.pairs.insert((*listener, at)) {
+                        uses.of_pool[at].push(Use {
+                            listener: *listener,
+                            span: next.span,
+                        });
+                    }
+                }
+            }
+            if let Some(backup) = backups[start].filter(|_| at == start) {
+                let message = format!(
+                    "the backups of {} lead back to it",
+                    self.file.pools[start].subject
+                );
+                let complaint = Complaint::new(
+                    Kind::Conflict,
+                    message,
+                    "expected a pool that does not count on this one",
+                );
+                out.error(backup.span, complaint);
+            }
+        }
     }
 
     fn unknown(&self, name: &str, look_for_near_miss: bool) -> Complaint {
