@@ -226,7 +226,7 @@ pub struct PoolView {
 /// A pool's health check.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct CheckView {
-    /// `tcp` or `http`.
+    /// `tcp`, `http` or `grpc`.
     pub r#type: &'static str,
     /// The path that is asked for; HTTP only.
     pub path: Option<String>,

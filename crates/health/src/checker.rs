@@ -79,8 +79,30 @@ impl Ask for Sockets {
     }
 }
 
+/// A check that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Whose health it is about.
+    pub backend: BackendId,
+    /// Who is asked.
+    pub address: SocketAddr,
+    /// What is asked.
+    pub check: Arc<HealthCheck>,
+}
+
+impl From<(BackendId, HealthCheck)> for Wanted {
+    /// The backend itself is asked.
+    fn from((backend, check): (BackendId, HealthCheck)) -> Self {
+        Self {
+            address: backend.address,
+            backend,
+            check: Arc::new(check),
+        }
+    }
+}
+
 /// What makes two checks the same.
-type Key = (SocketAddr, HealthCheck);
+type Key = (SocketAddr, Arc<HealthCheck>);
 
 /// Runs the health checks of a node. Dropping it ends them.
 #[derive(Debug)]
@@ -144,13 +166,15 @@ impl<A: Ask> Checker<A> {
 
     /// These backends are checked from now on, and no others. What does not change goes on undisturbed; a backend
     /// whose check has changed keeps its health until the first result of the new one.
-    pub fn apply(&mut self, wanted: impl IntoIterator<Item = (BackendId, HealthCheck)>) {
+    pub fn apply<W: Into<Wanted>>(&mut self, wanted: impl IntoIterator<Item = W>) {
         let mut by_key: HashMap<Key, BTreeSet<BackendId>> = HashMap::new();
-        for (backend, check) in wanted {
-            by_key
-                .entry((backend.address, check))
-                .or_default()
-                .insert(backend);
+        for wanted in wanted {
+            let Wanted {
+                backend,
+                address,
+                check,
+            } = wanted.into();
+            by_key.entry((address, check)).or_default().insert(backend);
         }
         self.checks.retain(|key, running| {
             let goes_on = by_key.contains_key(key);
@@ -203,7 +227,7 @@ impl<A: Ask> Checker<A> {
         }));
         let task = Task {
             address: *address,
-            settings: settings.clone(),
+            settings: Arc::clone(settings),
             ask: Arc::clone(&self.ask),
             turns: Arc::clone(&self.turns),
             events: self.events.clone(),
@@ -270,7 +294,7 @@ impl Reports {
 /// The task behind one check.
 struct Task<A> {
     address: SocketAddr,
-    settings: HealthCheck,
+    settings: Arc<HealthCheck>,
     ask: Arc<A>,
     turns: Arc<Semaphore>,
     events: mpsc::Sender<HealthEvent>,
@@ -438,6 +462,7 @@ mod tests {
             timeout: Duration::from_millis(interval_ms / 2),
             rise: 2,
             fall: 3,
+            port: None,
         }
     }
 
@@ -452,6 +477,24 @@ mod tests {
             .await
             .expect("an event in time")
             .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_else_can_be_asked_about_a_backend() {
+        let (script, mut checker, mut events) = scripted();
+        let asked = address(2);
+        script.set(asked, &[Answer::Refuse]);
+        let wanted = Wanted {
+            backend: backend("web", address(1)),
+            address: asked,
+            check: Arc::new(tcp(2000)),
+        };
+        checker.apply([wanted.clone()]);
+        let event = next(&mut events).await;
+        assert_eq!(
+            (event.backend, event.health),
+            (wanted.backend, Health::Down)
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -621,10 +664,10 @@ mod tests {
     async fn check_that_waits_is_small() {
         let (sender, _events) = mpsc::channel(1);
         let mut checker = Checker::new(sender);
-        let shared = checker.start((address(1), tcp(2000)), BTreeSet::new());
+        let shared = checker.start((address(1), Arc::new(tcp(2000))), BTreeSet::new());
         let task = Task {
             address: address(1),
-            settings: tcp(2000),
+            settings: Arc::new(tcp(2000)),
             ask: Arc::new(Sockets),
             turns: Arc::clone(&checker.turns),
             events: checker.events.clone(),
@@ -688,6 +731,7 @@ mod tests {
             timeout: Duration::from_millis(40),
             rise: 2,
             fall: 3,
+            port: None,
         };
         checker.apply([(id.clone(), check)]);
         assert_eq!(next(&mut events).await.health, Health::Up);

@@ -15,5 +15,5 @@ pub mod probe;
 pub mod schedule;
 pub mod verdict;
 
-pub use checker::{Checker, HealthEvent, HealthReport, Reports};
+pub use checker::{Checker, HealthEvent, HealthReport, Reports, Wanted};
 pub use probe::Outcome;

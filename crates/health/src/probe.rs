@@ -1,8 +1,13 @@
-//! One question to one backend: a TCP connection, or an HTTP/1.1 `GET`.
+//! One question to one backend: a TCP connection and what comes over it, an HTTP/1.1 request, or a call of the gRPC
+//! health service.
 //!
 //! A TCP check is closed by a reset (`SO_LINGER` of zero), so that thousands of checks a second leave no socket in
 //! TIME-WAIT and no local port taken. An HTTP check asks for `Connection: close` and waits for the end of the
 //! answer, so that the backend sees a client that behaves, and resets only what does not end.
+
+mod exchange;
+mod grpc;
+mod http;
 
 use std::fmt;
 use std::io;
@@ -16,9 +21,7 @@ use weir_model::HealthProbe;
 
 /// An answer's head is read up to this size; a health endpoint has no reason to send more.
 const HEAD_BYTES: usize = 16 * 1024;
-/// Header fields that an answer's head may have.
-const HEAD_FIELDS: usize = 128;
-/// This much of a body is read before the connection is reset.
+/// This much of a body is read, and looked at, before the connection is reset.
 const BODY_BYTES: usize = 64 * 1024;
 
 /// What one check showed.
@@ -60,6 +63,21 @@ pub enum Failure {
     /// The answer's head has no end within the bound.
     #[error("answer's head is longer than {HEAD_BYTES} bytes")]
     HeadTooLong,
+    /// The answer's body, or what else came, does not contain what was expected.
+    #[error("answer does not contain {0:?}")]
+    Unexpected(String),
+    /// A chunk of the answer's body is not one.
+    #[error("answer's body is not chunked as announced")]
+    BadChunk,
+    /// What came is not HTTP/2.
+    #[error("answer is not HTTP/2")]
+    NotHttp2,
+    /// The health service says that the service does not serve.
+    #[error("the service is {0}")]
+    NotServing(&'static str),
+    /// The call of the health service failed.
+    #[error("the call failed: {0}")]
+    Call(String),
 }
 
 /// A duration as people write it: `1s`, `250ms`, `1.5s`.
@@ -111,45 +129,38 @@ pub async fn probe(
 ) -> (Outcome, Option<Rest>) {
     let deadline = Instant::now() + timeout;
     let asked = timeout_at(deadline, async {
+        let mut stream = connect(address).await?;
         match probe {
-            HealthProbe::Tcp => connect(address).await.map(|stream| (stream, Ok(()))),
-            HealthProbe::Http {
-                path,
-                host,
-                status_min,
-                status_max,
-            } => {
-                let mut stream = connect(address).await?;
-                let status = get(&mut stream, address, path, host.as_deref()).await?;
-                let answer = if (*status_min..=*status_max).contains(&status) {
-                    Ok(())
-                } else {
-                    Err(Failure::Status {
-                        status,
-                        min: *status_min,
-                        max: *status_max,
-                    })
-                };
-                Ok((stream, answer))
+            HealthProbe::Tcp => {}
+            HealthProbe::Exchange { send, expect } => {
+                exchange::exchange(&mut stream, send, expect).await?;
+            }
+            HealthProbe::Http(http) => match http::request(&mut stream, address, http).await {
+                // It has answered, and sees an orderly end.
+                Err(Broken::Backend(
+                    failure @ (Failure::Status { .. } | Failure::Unexpected(_)),
+                )) => return Ok((stream, Err(failure))),
+                answered => answered?,
+            },
+            HealthProbe::Grpc { service, host } => {
+                let authority = host.clone().unwrap_or_else(|| address.to_string());
+                grpc::check(&mut stream, &authority, service).await?;
             }
         }
+        Ok((stream, Ok(())))
     })
     .await;
-    let (stream, answer) = match asked {
-        Ok(Ok(answered)) => answered,
-        Ok(Err(Broken::Backend(failure))) => return (Outcome::Failed(failure), None),
-        Ok(Err(Broken::Ours(error))) => return (Outcome::Inconclusive(error.to_string()), None),
-        Err(_) => return (Outcome::Failed(Failure::Timeout(timeout)), None),
-    };
-    let outcome = match answer {
-        Ok(()) => Outcome::Passed,
-        Err(failure) => Outcome::Failed(failure),
-    };
-    let rest = match probe {
-        HealthProbe::Tcp => None,
-        HealthProbe::Http { .. } => Some(Rest { stream, deadline }),
-    };
-    (outcome, rest)
+    match asked {
+        Ok(Ok((stream, answer))) => {
+            // The others leave a reset behind: they have no end that the backend would wait for.
+            let rest = matches!(probe, HealthProbe::Http(_)).then_some(Rest { stream, deadline });
+            let outcome = answer.map_or_else(Outcome::Failed, |()| Outcome::Passed);
+            (outcome, rest)
+        }
+        Ok(Err(Broken::Backend(failure))) => (Outcome::Failed(failure), None),
+        Ok(Err(Broken::Ours(error))) => (Outcome::Inconclusive(error.to_string()), None),
+        Err(_) => (Outcome::Failed(Failure::Timeout(timeout)), None),
+    }
 }
 
 /// Why there is no answer, by whose fault it is.
@@ -215,55 +226,9 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, Broken> {
     Ok(stream)
 }
 
-/// Sends the request and reads up to the end of the answer's head; interim answers (1xx) are passed over.
-async fn get(
-    stream: &mut TcpStream,
-    address: SocketAddr,
-    path: &str,
-    host: Option<&str>,
-) -> Result<u16, Broken> {
-    let request = match host {
-        Some(host) => request(path, host),
-        None => request(path, &address.to_string()),
-    };
-    stream.write_all(request.as_bytes()).await?;
-    let mut head = Vec::with_capacity(1024);
-    loop {
-        if head.len() >= HEAD_BYTES {
-            return Err(Failure::HeadTooLong.into());
-        }
-        let room = HEAD_BYTES - head.len();
-        if (&mut *stream).take(room as u64).read_buf(&mut head).await? == 0 {
-            return Err(Failure::Closed.into());
-        }
-        if let Some(status) = final_status(&head)? {
-            return Ok(status);
-        }
-    }
-}
-
-fn request(path: &str, host: &str) -> String {
-    format!(
-        "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: weir-health/{}\r\nAccept: */*\r\nConnection: close\r\n\r\n",
-        env!("CARGO_PKG_VERSION")
-    )
-}
-
-/// The status of the first answer that is not interim; none while its head is not complete.
-fn final_status(mut bytes: &[u8]) -> Result<Option<u16>, Failure> {
-    loop {
-        let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS];
-        let mut answer = httparse::Response::new(&mut fields);
-        let httparse::Status::Complete(length) = answer.parse(bytes).map_err(Failure::NotHttp)?
-        else {
-            return Ok(None);
-        };
-        match answer.code {
-            // 101 is not interim: it ends HTTP on this connection (RFC 9110, section 15.2.2).
-            Some(status @ 100..=199) if status != 101 => bytes = &bytes[length..],
-            status => return Ok(status),
-        }
-    }
+/// Whether `needle`, which is not empty, is somewhere in `bytes`.
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
 }
 
 #[cfg(test)]
@@ -271,18 +236,17 @@ mod tests {
     use std::future::Future;
 
     use tokio::net::TcpListener;
+    use weir_model::HttpProbe;
 
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_millis(300);
 
     fn http() -> HealthProbe {
-        HealthProbe::Http {
+        HealthProbe::Http(HttpProbe {
             path: "/healthz".into(),
-            host: None,
-            status_min: 200,
-            status_max: 399,
-        }
+            ..HttpProbe::default()
+        })
     }
 
     /// A server that does `serve` with its one connection, and what the probe makes of it.
@@ -474,6 +438,95 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn body_has_to_contain_what_is_expected() {
+        let question = |body: &str| {
+            HealthProbe::Http(HttpProbe {
+                body: Some(body.to_owned()),
+                ..HttpProbe::default()
+            })
+        };
+        let plain = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nall good and more";
+        check(question("good"), |s| answer(s, plain), "passed").await;
+        let mismatch = "answer does not contain \"more\"";
+        check(question("more"), |s| answer(s, plain), mismatch).await;
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nall g\r\n3;x=y\r\nood\r\n0\r\n\r\n";
+        check(question("all good"), |s| answer(s, chunked), "passed").await;
+        check(question("more"), |s| answer(s, chunked), mismatch).await;
+        let until_close = b"HTTP/1.0 200 OK\r\n\r\nall good";
+        check(question("good"), |s| answer(s, until_close), "passed").await;
+        check(question("more"), |s| answer(s, until_close), mismatch).await;
+        let broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
+        let not_chunked = "answer's body is not chunked as announced";
+        check(question("more"), |s| answer(s, broken), not_chunked).await;
+        // The status comes first.
+        let other = b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\ngood";
+        let status = "status 500, expected 200-399";
+        check(question("good"), |s| answer(s, other), status).await;
+    }
+
+    #[tokio::test]
+    async fn method_and_headers_are_sent() {
+        let question = HealthProbe::Http(HttpProbe {
+            method: "POST".into(),
+            headers: vec![
+                ("X-Check".into(), "1".into()),
+                ("user-agent".into(), "mine".into()),
+            ],
+            ..HttpProbe::default()
+        });
+        let serve = |mut stream: TcpStream| async move {
+            let head = request_head(&mut stream).await;
+            assert!(head.starts_with("POST / HTTP/1.1\r\n"), "{head}");
+            for line in ["X-Check: 1", "user-agent: mine", "Content-Length: 0"] {
+                assert!(head.lines().any(|other| other == line), "{head}");
+            }
+            assert!(!head.contains("weir-health"), "{head}");
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        };
+        check(question, serve, "passed").await;
+    }
+
+    #[tokio::test]
+    async fn exchange_finds_the_expected_bytes_in_pieces() {
+        let question = |send: &[u8], expect: &[u8]| HealthProbe::Exchange {
+            send: send.into(),
+            expect: expect.into(),
+        };
+        let redis = |mut stream: TcpStream| async move {
+            let mut asked = [0; 6];
+            stream.read_exact(&mut asked).await.unwrap();
+            assert_eq!(&asked, b"PING\r\n");
+            for piece in [&b"+PO"[..], b"NG\r\n"] {
+                stream.write_all(piece).await.unwrap();
+                stream.flush().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            hang(stream).await;
+        };
+        check(question(b"PING\r\n", b"+PONG"), redis, "passed").await;
+        let smtp = |mut stream: TcpStream| async move {
+            stream.write_all(b"421 busy\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        check(
+            question(b"", b"220"),
+            smtp,
+            "answer does not contain \"220\"",
+        )
+        .await;
+        check(question(b"", b"220"), hang, "no answer within 300ms").await;
+        let pour = |mut stream: TcpStream| async move {
+            while stream.write_all(&[b'x'; 8192]).await.is_ok() {}
+        };
+        check(
+            question(b"", b"220"),
+            pour,
+            "answer does not contain \"220\"",
+        )
+        .await;
+    }
+
+    #[tokio::test]
     async fn endless_head_is_cut_off() {
         let mut head = b"HTTP/1.1 200 OK\r\n".to_vec();
         head.extend(b"X: ".iter().chain(&[b'a'; 20_000]));
@@ -501,12 +554,12 @@ mod tests {
 
     #[tokio::test]
     async fn request_names_path_and_host() {
-        let question = HealthProbe::Http {
+        let question = HealthProbe::Http(HttpProbe {
             path: "/up?x=1".into(),
             host: Some("a.test".into()),
-            status_min: 200,
             status_max: 200,
-        };
+            ..HttpProbe::default()
+        });
         let serve = |mut stream: TcpStream| async move {
             let head = request_head(&mut stream).await;
             assert!(
@@ -543,6 +596,21 @@ mod tests {
             );
         };
         check(http(), serve, "passed").await;
+        let serve = |mut stream: TcpStream| async move {
+            request_head(&mut stream).await;
+            stream
+                .write_all(b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno")
+                .await
+                .unwrap();
+            stream.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            assert_eq!(
+                stream.read_to_end(&mut rest).await.unwrap(),
+                0,
+                "FIN, not RST"
+            );
+        };
+        check(http(), serve, "status 503, expected 200-399").await;
     }
 
     /// Sockets of this machine whose local or remote port is `port`, by state (proc(5), /proc/net/tcp).
@@ -590,15 +658,6 @@ mod tests {
         for errno in [104, 110, 111, 113] {
             assert!(!is_ours(&io::Error::from_raw_os_error(errno)), "{errno}");
         }
-    }
-
-    #[test]
-    fn status_is_found_at_every_split() {
-        let answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 207 Multi\r\nA: b\r\n\r\n";
-        for end in 0..answer.len() {
-            assert_eq!(final_status(&answer[..end]), Ok(None), "{end}");
-        }
-        assert_eq!(final_status(answer), Ok(Some(207)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::health::HealthCheck;
 use crate::name::Name;
 
 /// The highest weight of a backend.
@@ -15,6 +16,17 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Its share of new work, relative to the other backends of the pool; 0 takes none. Default 1, at most 1000.
     pub weight: u16,
+    /// Where it is checked, when that is somewhere else.
+    pub check_address: Option<SocketAddr>,
+}
+
+impl Backend {
+    /// Where a check asks about it: its own check address, else the check's port at its address, else where it listens.
+    pub fn checked_at(&self, check: &HealthCheck) -> SocketAddr {
+        self.check_address.unwrap_or_else(|| {
+            SocketAddr::new(self.address.ip(), check.port.unwrap_or(self.address.port()))
+        })
+    }
 }
 
 /// What identifies a backend over reloads: the pool and the address, never the position in the list.

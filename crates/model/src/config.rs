@@ -4,6 +4,7 @@ mod address;
 mod diagnostic;
 mod duration;
 mod file;
+mod health;
 mod near;
 mod policy;
 mod resolve;

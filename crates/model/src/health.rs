@@ -16,6 +16,8 @@ pub struct HealthCheck {
     pub rise: u32,
     /// Failures in a row that take a backend out. Default 3.
     pub fall: u32,
+    /// The port that is asked, in place of the backend's own.
+    pub port: Option<u16>,
 }
 
 impl HealthCheck {
@@ -39,17 +41,67 @@ impl HealthProbe {
 pub enum HealthProbe {
     /// Can a TCP connection be opened?
     Tcp,
-    /// Does `GET path` over HTTP/1.1 answer with one of the expected statuses?
-    Http {
-        /// The request target, from `/`. Default `/`.
-        path: String,
-        /// The `Host` header; the backend's address when absent.
-        host: Option<String>,
-        /// Lowest status that counts as healthy. Default 200.
-        status_min: u16,
-        /// Highest status that counts as healthy. Default 399.
-        status_max: u16,
+    /// Does what comes over a TCP connection contain what is expected?
+    Exchange {
+        /// What is sent first; may be nothing.
+        send: Vec<u8>,
+        /// What the answer contains, not empty.
+        expect: Vec<u8>,
     },
+    /// Does a request over HTTP/1.1 have one of the expected answers?
+    Http(HttpProbe),
+    /// Does the service say that it is serving (grpc.health.v1, over HTTP/2 in clear)?
+    Grpc {
+        /// The service that is asked about; empty: the server as a whole.
+        service: String,
+        /// `:authority`; the backend's address when absent.
+        host: Option<String>,
+    },
+}
+
+impl HealthProbe {
+    /// The word in the config.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Tcp | Self::Exchange { .. } => "tcp",
+            Self::Http(_) => "http",
+            Self::Grpc { .. } => "grpc",
+        }
+    }
+}
+
+/// A request, and which answers to it are healthy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpProbe {
+    /// The method. Default `GET`.
+    pub method: String,
+    /// The request target, from `/`. Default `/`.
+    pub path: String,
+    /// The `Host` header; the backend's address when absent.
+    pub host: Option<String>,
+    /// Further header fields, as they are sent.
+    pub headers: Vec<(String, String)>,
+    /// Lowest status that counts as healthy. Default 200.
+    pub status_min: u16,
+    /// Highest status that counts as healthy. Default 399.
+    pub status_max: u16,
+    /// What the answer's body has to contain in its first 64 KiB; absent: the body does not matter.
+    pub body: Option<String>,
+}
+
+impl Default for HttpProbe {
+    fn default() -> Self {
+        let (status_min, status_max) = HealthProbe::DEFAULT_STATUS;
+        Self {
+            method: "GET".to_owned(),
+            path: "/".to_owned(),
+            host: None,
+            headers: Vec::new(),
+            status_min,
+            status_max,
+            body: None,
+        }
+    }
 }
 
 /// The verdict on a backend.

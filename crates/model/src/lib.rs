@@ -19,7 +19,7 @@ pub use backend::{Backend, BackendId, MAX_WEIGHT, Share};
 pub use config::{
     Config, ConfigErrors, Diagnostic, Kind as DiagnosticKind, Note, Position, Severity,
 };
-pub use health::{Health, HealthCheck, HealthProbe};
+pub use health::{Health, HealthCheck, HealthProbe, HttpProbe};
 pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
 pub use name::{Name, NameError};
 pub use node::{Api, L4, L7, Node, XdpMode};

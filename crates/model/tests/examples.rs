@@ -180,17 +180,11 @@ fn nat() {
         (health.interval, health.timeout),
         (Duration::from_secs(1), Duration::from_millis(500))
     );
-    let HealthProbe::Http {
-        path,
-        status_min,
-        status_max,
-        ..
-    } = &health.probe
-    else {
+    let HealthProbe::Http(http) = &health.probe else {
         panic!("{health:?}")
     };
     assert_eq!(
-        (path.as_str(), *status_min, *status_max),
+        (http.path.as_str(), http.status_min, http.status_max),
         ("/healthz", 200, 200)
     );
 }

@@ -13,8 +13,8 @@ use anyhow::{Result, bail};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use weir_api::Access;
-use weir_health::{Checker, HealthEvent};
-use weir_model::{BackendId, BackendState, Config, Health, HealthCheck, Name, Pool, Snapshot};
+use weir_health::{Checker, HealthEvent, Wanted};
+use weir_model::{BackendId, BackendState, Config, Health, Name, Pool, Snapshot};
 
 use crate::cause::told;
 use crate::difference::Difference;
@@ -267,10 +267,15 @@ impl Control {
 }
 
 /// Every backend that is to be checked, and how.
-fn checks(config: &Config) -> impl Iterator<Item = (BackendId, HealthCheck)> {
-    config
-        .backends()
-        .filter_map(|(id, _, pool)| Some((id, pool.health.clone()?)))
+fn checks(config: &Config) -> impl Iterator<Item = Wanted> {
+    config.backends().filter_map(|(id, backend, pool)| {
+        let check = Arc::new(pool.health.clone()?);
+        Some(Wanted {
+            backend: id,
+            address: backend.checked_at(&check),
+            check,
+        })
+    })
 }
 
 /// Listeners and pools that are as before are shared with the config before, so that data planes see by pointer
@@ -415,7 +420,7 @@ mod tests {
     #[test]
     fn checks_are_those_of_pools_that_have_one() {
         let ids: Vec<String> = checks(&config(TWO_POOLS))
-            .map(|(id, _)| id.to_string())
+            .map(|wanted| wanted.backend.to_string())
             .collect();
         assert_eq!(ids, ["a/10.0.0.1:80", "a/10.0.0.2:80", "a/10.0.0.3:80"]);
     }

@@ -297,12 +297,12 @@ fn route(route: &Route) -> RouteView {
 }
 
 fn check(check: &HealthCheck) -> CheckView {
-    let (kind, path) = match &check.probe {
-        HealthProbe::Tcp => ("tcp", None),
-        HealthProbe::Http { path, .. } => ("http", Some(path.clone())),
+    let path = match &check.probe {
+        HealthProbe::Http(http) => Some(http.path.clone()),
+        HealthProbe::Tcp | HealthProbe::Exchange { .. } | HealthProbe::Grpc { .. } => None,
     };
     CheckView {
-        r#type: kind,
+        r#type: check.probe.as_str(),
         path,
         interval: check.interval,
         timeout: check.timeout,

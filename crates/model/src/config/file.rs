@@ -11,11 +11,12 @@ use toml::de::{DeTable, DeValue};
 use super::address::{backend_address, ip_address, listen_address};
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::duration::format_duration;
+use super::health::read_probe;
 use super::policy::{is_token_byte, read_hash};
-use super::section::{Grammar, Read, Section, duration, integer, text, word, wrong_type};
+use super::section::{Grammar, Read, Section, duration, integer, text, word};
 use super::source::{At, Span};
 use crate::backend::{Backend, MAX_WEIGHT};
-use crate::health::{HealthCheck, HealthProbe};
+use crate::health::HealthCheck;
 use crate::listener::{CertificateFiles, Forward, HttpLimits, Protocol, Timeouts};
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, XdpMode};
@@ -173,9 +174,16 @@ static HEALTH: Grammar = Grammar {
     title: "`health`",
     keys: &[
         "type",
+        "port",
+        "method",
         "path",
         "host",
+        "headers",
         "expect_status",
+        "expect_body",
+        "send",
+        "expect",
+        "service",
         "interval",
         "timeout",
         "rise",
@@ -183,6 +191,13 @@ static HEALTH: Grammar = Grammar {
     ],
     synonyms: &[
         ("status", "expect_status"),
+        ("body", "expect_body"),
+        ("header", "headers"),
+        ("recv", "expect"),
+        ("receive", "expect"),
+        ("match", "expect"),
+        ("service_name", "service"),
+        ("authority", "host"),
         ("uri", "path"),
         ("url", "path"),
         ("protocol", "type"),
@@ -197,11 +212,14 @@ static STICKY: Grammar = Grammar {
 };
 static BACKEND: Grammar = Grammar {
     title: "`backend`",
-    keys: &["address", "weight"],
+    keys: &["address", "weight", "check_address"],
     synonyms: &[
         ("bind", "address"),
         ("host", "address"),
         ("server", "address"),
+        ("check", "check_address"),
+        ("health_address", "check_address"),
+        ("check_port", "check_address"),
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
@@ -364,6 +382,7 @@ pub(super) struct PoolTable<'t> {
 pub(super) struct BackendTable {
     pub(super) address: At<SocketAddr>,
     pub(super) weight: u16,
+    pub(super) check_address: Read<SocketAddr>,
 }
 
 impl BackendTable {
@@ -371,6 +390,7 @@ impl BackendTable {
         Backend {
             address: self.address.value,
             weight: self.weight,
+            check_address: self.check_address.good().map(|at| at.value),
         }
     }
 }
@@ -825,9 +845,13 @@ fn read_backend(section: &Section<'_>, out: &mut Findings<'_>) -> Option<Backend
     let weight = section
         .read("weight", out, integer("weight", 0, MAX_WEIGHT))
         .or(1);
+    let check_address = section.read("check_address", out, |value| {
+        backend_address(text("check_address")(value)?)
+    });
     Some(BackendTable {
         address: *address.good()?,
         weight,
+        check_address,
     })
 }
 
@@ -852,40 +876,9 @@ fn read_sticky(section: &Section<'_>, out: &mut Findings<'_>) -> Option<At<Stick
     })
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ProbeType {
-    Tcp,
-    Http,
-}
-
-static PROBE_TYPES: [(&str, ProbeType); 2] = [("tcp", ProbeType::Tcp), ("http", ProbeType::Http)];
-
 fn read_health(section: &Section<'_>, out: &mut Findings<'_>) -> HealthCheck {
-    let kind = section.require(
-        "type",
-        "\"tcp\"` or `\"http\"",
-        out,
-        word("type", &PROBE_TYPES, &[("connect", "tcp")]),
-    );
-    let path = section.read("path", out, |value| check_path(text("path")(value)?));
-    let host = section.read("host", out, |value| check_host(text("host")(value)?));
-    let status = section.read("expect_status", out, status_range);
-    if let Some(ProbeType::Tcp) = kind.good().map(|at| at.value) {
-        for key in ["path", "host", "expect_status"] {
-            if let Some(span) = section.key_span(key) {
-                let message = format!("`{key}` in a check of type `tcp`");
-                let complaint = Complaint::new(
-                    Kind::Conflict,
-                    message,
-                    "a TCP check only opens a connection",
-                );
-                out.error(
-                    span,
-                    complaint.help("write `type = \"http\"`, or leave it out"),
-                );
-            }
-        }
-    }
+    let probe = read_probe(section, out);
+    let port = section.read("port", out, integer("port", 1u16, u16::MAX));
     let interval_read = section.read("interval", out, duration("interval", MIN_CHECK, MAX_CHECK));
     let interval = interval_read.or(HealthCheck::DEFAULT_INTERVAL);
     let timeout_read = section.read("timeout", out, duration("timeout", MIN_CHECK, MAX_CHECK));
@@ -910,108 +903,13 @@ fn read_health(section: &Section<'_>, out: &mut Findings<'_>) -> HealthCheck {
     }
     let rise = section.read("rise", out, integer("rise", *CHECKS.start(), *CHECKS.end()));
     let fall = section.read("fall", out, integer("fall", *CHECKS.start(), *CHECKS.end()));
-    let (status_min, status_max) = status.or(HealthProbe::DEFAULT_STATUS);
-    let probe = match kind.or(ProbeType::Tcp) {
-        ProbeType::Tcp => HealthProbe::Tcp,
-        ProbeType::Http => HealthProbe::Http {
-            path: path.or("/").to_owned(),
-            host: host.good().map(|at| at.value.to_owned()),
-            status_min,
-            status_max,
-        },
-    };
     HealthCheck {
         probe,
         interval,
         timeout: timeout_read.or(HealthCheck::DEFAULT_TIMEOUT.min(interval)),
         rise: rise.or(HealthCheck::DEFAULT_RISE),
         fall: fall.or(HealthCheck::DEFAULT_FALL),
-    }
-}
-
-/// The target of a check's request: RFC 9112, section 3.2.1.
-fn check_path(written: &str) -> Result<&str, Complaint> {
-    let complaint = |what: &str| {
-        let message = format!("`path` {what}: {}", quoted(written));
-        Complaint::new(
-            Kind::InvalidValue,
-            message,
-            "expected a path from `/`, as `/healthz`",
-        )
-    };
-    if !written.starts_with('/') {
-        let full = written
-            .split_once("://")
-            .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-        let path = full.map_or_else(|| format!("/{written}"), str::to_owned);
-        return Err(complaint("does not begin with `/`").help(format!("write {}", quoted(&path))));
-    }
-    if written.len() > 2_000 {
-        return Err(complaint("is too long"));
-    }
-    if !written.bytes().all(|byte| byte.is_ascii_graphic()) || written.contains('#') {
-        return Err(complaint("has characters that a request cannot carry")
-            .help("percent-encode them: a space is `%20`"));
-    }
-    Ok(written)
-}
-
-/// The `Host` of a check: a host, with a port if need be.
-fn check_host(written: &str) -> Result<&str, Complaint> {
-    let host = match written.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() => host,
-        _ => written,
-    };
-    match HostPattern::parse(host) {
-        Ok(HostPattern::Exact(_)) => Ok(written),
-        Ok(HostPattern::Wildcard(_)) | Err(_) => {
-            let message = format!("{} is not a host", quoted(written));
-            Err(Complaint::new(
-                Kind::InvalidValue,
-                message,
-                "expected a host, as `www.example.com`",
-            ))
-        }
-    }
-}
-
-/// `200`, `"200"` or `"200-399"`.
-fn status_range(value: &DeValue<'_>) -> Result<(u16, u16), Complaint> {
-    const LABEL: &str = "expected a status from 100 to 599, or a range as \"200-399\"";
-    let status = |number: &str| {
-        number
-            .parse()
-            .ok()
-            .filter(|status| (100..=599u16).contains(status))
-    };
-    let (written, range) = match value {
-        DeValue::Integer(number) if number.radix() == 10 => (
-            number.to_string(),
-            (status(number.as_str()), status(number.as_str())),
-        ),
-        DeValue::String(text) => {
-            let (min, max) = text.split_once('-').unwrap_or((text, text));
-            (text.to_string(), (status(min.trim()), status(max.trim())))
-        }
-        other => {
-            return Err(wrong_type(
-                "`expect_status`",
-                "an integer or a range as \"200-399\"",
-                other,
-            ));
-        }
-    };
-    match range {
-        (Some(min), Some(max)) if min <= max => Ok((min, max)),
-        (Some(min), Some(max)) => {
-            let message = format!("`expect_status` runs backwards: {}", quoted(&written));
-            Err(Complaint::new(Kind::InvalidValue, message, LABEL)
-                .help(format!("write `\"{max}-{min}\"`")))
-        }
-        _ => {
-            let message = format!("`expect_status` is not a status: {}", quoted(&written));
-            Err(Complaint::new(Kind::OutOfRange, message, LABEL))
-        }
+        port: port.good().map(|at| at.value),
     }
 }
 

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 use super::{Config, ConfigErrors, Diagnostic};
 use crate::node::{Api, L4, L7, Node, XdpMode};
 use crate::pool::Scheduler;
-use crate::{Backend, Forward, HealthCheck, HealthProbe, HttpLimits, StickyMode, Timeouts};
+use crate::{
+    Backend, Forward, HealthCheck, HealthProbe, HttpLimits, HttpProbe, StickyMode, Timeouts,
+};
 
 const ALL: &str = include_str!("../../../../examples/all.toml");
 
@@ -177,7 +179,8 @@ backend = [{ address = "198.51.100.1:80" }]
         pool.backends,
         [Backend {
             address: "198.51.100.1:80".parse().unwrap(),
-            weight: 1
+            weight: 1,
+            check_address: None,
         }]
     );
     let HealthCheck {
@@ -186,14 +189,10 @@ backend = [{ address = "198.51.100.1:80" }]
         timeout,
         rise,
         fall,
+        port,
     } = pool.health.clone().unwrap();
-    let http = HealthProbe::Http {
-        path: "/".to_owned(),
-        host: None,
-        status_min: 200,
-        status_max: 399,
-    };
-    assert_eq!(probe, http);
+    assert_eq!(probe, HealthProbe::Http(HttpProbe::default()));
+    assert_eq!(port, None);
     assert_eq!(
         (interval.as_secs(), timeout.as_secs(), rise, fall),
         (2, 1, 2, 3)
