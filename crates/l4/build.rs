@@ -14,7 +14,7 @@ struct Object {
     exports: &'static [&'static str],
 }
 
-const FORWARD_MAPS: [&str; 16] = [
+const FORWARD_MAPS: [&str; 17] = [
     "SESSIONS4",
     "SCHEDULE",
     "BACKENDS",
@@ -22,6 +22,7 @@ const FORWARD_MAPS: [&str; 16] = [
     "LINKS",
     "LINK_OF",
     "LOCALS",
+    "LISTENER_SLOTS",
     "LISTENERS",
     "VIPS",
     "DROPS",
@@ -36,7 +37,13 @@ const FORWARD_MAPS: [&str; 16] = [
 const OBJECTS: [Object; 3] = [
     Object {
         name: "forward",
-        exports: &["weir_forward", "weir_clock", "weir_is_taken", "LICENSE"],
+        exports: &[
+            "weir_forward",
+            "weir_clock",
+            "weir_is_taken",
+            "weir_listener",
+            "LICENSE",
+        ],
     },
     Object {
         name: "decap",

@@ -19,8 +19,9 @@ Usage: cargo xtask <task>
 Tasks:
   test [ARGS]     every test of the workspace; ARGS go to `cargo test`, as in `cargo xtask test -p weir-lab`
   ci              formatting, clippy with warnings as errors, dependencies, and every test
-  bench l4|l7 [--quick] [--json FILE]
-                  one benchmark with an optimized build: a table, and the same as JSON into FILE
+  bench l4|l7 [--quick] [--only TEXT] [--json FILE]
+                  one benchmark, or those of its rows whose name contains TEXT, with an optimized build: a table,
+                  and the same as JSON into FILE
 
 As root, `test`, `ci` and `bench` install missing programs (nginx, curl, wrk, iperf3 and the like) from the
 distribution's packages. Where they cannot, the tests that need them are skipped and say so.

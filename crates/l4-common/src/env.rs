@@ -32,10 +32,10 @@ pub trait Env: Copy {
     fn link(&self, index: u32) -> Option<Link>;
     /// The index of the link with this interface.
     fn link_of(&self, ifindex: u32) -> Option<u8>;
-    /// The listener at this address, port and protocol.
-    fn listener(&self, key: &ListenerKey) -> Option<Listener>;
-    /// Whether the address, in network byte order, is that of a listener.
-    fn is_vip(&self, addr: u32) -> bool;
+    /// The listener at this address, port and protocol; it stays as it is for the packet's time.
+    fn listener(&self, key: &ListenerKey) -> Option<&'static Listener>;
+    /// Whether the address, in network byte order and IPv4 as a mapped one, is that of a listener.
+    fn is_vip(&self, addr: &[u32; 4]) -> bool;
     /// The backend number in this slot of the scheduling tables.
     fn slot(&self, index: u32) -> Option<u16>;
     /// The backend with this number.

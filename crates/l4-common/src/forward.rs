@@ -14,11 +14,12 @@ use crate::packet::{
     DONT_FRAGMENT, ETH_LEN, ETHERTYPE_IPV4, FRAGMENT_MASK, FRAGMENT_OFFSET, IPV4_LEN, IPV4_PLAIN,
     PROTO_ICMP, PROTO_IPIP, PROTO_TCP, PROTO_UDP, TCP_HEAD, UDP_HEAD, at,
 };
-use crate::service::{ListenerKey, Mode};
+use crate::service::{ListenerKey, Mode, mapped};
 use crate::session::{
     ACK, FIN, GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST,
     SEEN_SHIFT, SYN, UDP, seen,
 };
+use crate::table::AtHome;
 use crate::{ping, table};
 
 /// Bytes that tunnel mode puts in front of the packet.
@@ -108,28 +109,46 @@ pub fn forward(env: impl Env) -> Verdict {
     match table::find_at_home(env, &packet.key, &Place::of(hash, env.sets())) {
         // SAFETY: the table found the line, and lines never leave its memory; this direction of the session is the
         // only writer of the line.
-        Some(line) if packet.flags != SYN => unsafe { rewrite(env, &packet, line) },
-        _ => Verdict::from_bits(search(env, hash)),
+        AtHome::Line(line) if packet.flags != SYN => unsafe { rewrite(env, &packet, line) },
+        AtHome::Absent => Verdict::from_bits(open(env, hash)),
+        _ => match search(env, hash) {
+            NOT_FOUND => Verdict::from_bits(open(env, hash)),
+            verdict => Verdict::from_bits(verdict),
+        },
     }
 }
 
-/// A packet whose line is not in its home set, or that opens a session, or both.
+/// What [`search`] answers when the flow has no line.
+const NOT_FOUND: u64 = u64::MAX;
+
+/// A packet whose line may be in another set than its home, or a SYN of a flow that has a line.
 #[inline(never)]
 fn search(env: impl Env, hash: u64) -> u64 {
     let Ok(packet) = Packet::parse(env) else {
         return Verdict::Pass.bits();
     };
-    let place = Place::of(hash, env.sets());
-    let line = match table::find(env, &packet.key, &place) {
+    match table::find(env, &packet.key, &Place::of(hash, env.sets())) {
         // SAFETY: the table found the line.
-        Some(line) if packet.flags != SYN || unsafe { !open::reopens(env, line) } => line,
-        _ => match open::session(env, &packet, hash) {
-            Ok(line) => line,
-            Err(verdict) => return verdict.bits(),
-        },
+        Some(line) if packet.flags != SYN || unsafe { !open::reopens(env, line) } => {
+            // SAFETY: as in `forward`.
+            unsafe { rewrite(env, &packet, line) }.bits()
+        }
+        _ => NOT_FOUND,
+    }
+}
+
+/// A packet of a flow that has no line.
+#[inline(never)]
+fn open(env: impl Env, hash: u64) -> u64 {
+    let Ok(packet) = Packet::parse(env) else {
+        return Verdict::Pass.bits();
     };
-    // SAFETY: as in `forward`.
-    unsafe { rewrite(env, &packet, line) }.bits()
+    match open::session(env, &packet, hash) {
+        // SAFETY: as in `forward`.
+        Ok(line) => unsafe { rewrite(env, &packet, line) },
+        Err(verdict) => verdict,
+    }
+    .bits()
 }
 
 /// Rewrites a packet of a live line, counts it, and says where it goes.
@@ -389,7 +408,7 @@ fn refuse(env: impl Env, head: &Head<UDP_HEAD>, port: u16, reason: Drop) -> Verd
     let proto = head.load::<{ at::IP_PROTO }, u8>();
     let addr = head.load::<{ at::IP_DST }, u32>();
     match env.listener(&ListenerKey {
-        addr,
+        addr: mapped(addr),
         port,
         proto,
         zero: 0,

@@ -15,6 +15,7 @@ pub mod forward;
 pub mod frame;
 pub mod hash;
 pub mod link;
+pub mod listeners;
 pub mod open;
 pub mod packet;
 pub mod ping;

@@ -13,7 +13,7 @@ use crate::hash::{self, FlowKey4, reduce};
 use crate::link::LINK_NONE;
 use crate::packet::{PROTO_TCP, PROTO_UDP, UDP_HEAD, at};
 use crate::service::{
-    BACKEND_ACCEPTS, LOCAL_PORT_MIN, Listener, ListenerCounters, ListenerKey, Mode, Pick,
+    BACKEND_ACCEPTS, LOCAL_PORT_MIN, Listener, ListenerCounters, ListenerKey, Mode, Pick, mapped,
 };
 use crate::session::{
     ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
@@ -54,7 +54,7 @@ pub(crate) unsafe fn reopens(env: impl Env, line: *mut Line4) -> bool {
         // The rules may have changed since: the listener is gone or of another kind, the backend takes nothing new.
         let key = (*line).key();
         let listener_key = ListenerKey {
-            addr: key.dst,
+            addr: mapped(key.dst),
             port: key.dst_port(),
             proto: PROTO_TCP,
             zero: 0,
@@ -91,13 +91,13 @@ pub(crate) fn session(env: impl Env, packet: &Packet, hash: u64) -> Result<*mut 
     let key = &packet.key;
     let proto = if key.udp { PROTO_UDP } else { PROTO_TCP };
     let listener_key = ListenerKey {
-        addr: key.dst,
+        addr: mapped(key.dst),
         port: key.dst_port(),
         proto,
         zero: 0,
     };
     let listener = env.listener(&listener_key).ok_or(Verdict::Pass)?;
-    try_session(env, packet, hash, &listener).map_err(|reason| {
+    try_session(env, packet, hash, listener).map_err(|reason| {
         let kind = match reason {
             Drop::PortsExhausted => Some(EventKind::PortsExhausted),
             Drop::TableFull => Some(EventKind::TableFull),

@@ -3,6 +3,7 @@
 use crate::checksum::{apply, difference32, fold};
 use crate::env::{Env, Verdict};
 use crate::packet::{UDP_HEAD, at};
+use crate::service::mapped;
 
 /// Type 8, code 0, and type 0, code 0, as they lie in the packet.
 const ECHO_REQUEST: u16 = u16::from_ne_bytes([8, 0]);
@@ -17,7 +18,7 @@ pub(crate) fn answer(env: impl Env) -> u64 {
         return Verdict::Pass.bits();
     };
     let dst = head.load::<{ at::IP_DST }, u32>();
-    if head.load::<{ at::ICMP_TYPE }, u16>() != ECHO_REQUEST || !env.is_vip(dst) {
+    if head.load::<{ at::ICMP_TYPE }, u16>() != ECHO_REQUEST || !env.is_vip(&mapped(dst)) {
         return Verdict::Pass.bits();
     }
     let src = head.load::<{ at::IP_SRC }, u32>();

@@ -15,12 +15,12 @@ pub const LOCAL_PORT_MIN: u16 = 1024;
 /// Slots of a Maglev table: the smaller of the two sizes in the paper (Eisenbud et al., NSDI 2016, section 5.3).
 pub const MAGLEV_SLOTS: u32 = 65_537;
 
-/// What `LISTENERS` is looked up by. 8 bytes.
+/// What a listener is looked up by. 20 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct ListenerKey {
-    /// VIP, network byte order.
-    pub addr: u32,
+    /// VIP, network byte order; IPv4 as [`mapped`].
+    pub addr: [u32; 4],
     /// Port, network byte order.
     pub port: u16,
     /// IP protocol number: 6 or 17.
@@ -29,7 +29,13 @@ pub struct ListenerKey {
     pub zero: u8,
 }
 
-/// An entry of `LISTENERS`; replaced whole, so that a packet sees the old one or the new one. 16 bytes.
+/// An IPv4 address in network byte order as an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
+#[inline(always)]
+pub const fn mapped(addr: u32) -> [u32; 4] {
+    [0, 0, 0xffffu32.to_be(), addr]
+}
+
+/// What becomes of packets to a listener. 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {

@@ -36,23 +36,35 @@ pub fn is_taken(env: impl Env, key: &FlowKey4, hash: u64) -> bool {
     find(env, key, &Place::of(hash, env.sets())).is_some()
 }
 
+/// What a look at a flow's home set tells.
+pub(crate) enum AtHome {
+    /// Its live line.
+    Line(*mut Line4),
+    /// The flow has no line.
+    Absent,
+    /// Its line may be in another set.
+    Further,
+}
+
 /// The live line of a flow, if it is in its home set.
 #[inline(always)]
-pub(crate) fn find_at_home(env: impl Env, key: &FlowKey4, place: &Place) -> Option<*mut Line4> {
-    let set = env.set(place.home())?;
+pub(crate) fn find_at_home(env: impl Env, key: &FlowKey4, place: &Place) -> AtHome {
+    let Some(set) = env.set(place.home()) else {
+        return AtHome::Absent;
+    };
     let mut lane = 0;
     while lane < LINES as u32 {
         let line = line_of(set, place.start() + lane);
         let meta = meta(line);
         if is_flow(line, meta, key) {
-            return Some(line);
+            return AtHome::Line(line);
         }
         if meta & PASSED == 0 {
-            return None;
+            return AtHome::Absent;
         }
         lane += 1;
     }
-    None
+    AtHome::Further
 }
 
 /// Whether a line is the live line of a flow.

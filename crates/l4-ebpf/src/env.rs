@@ -14,6 +14,7 @@ use weir_l4_common::event::Event;
 use weir_l4_common::frame::Frame;
 use weir_l4_common::hash::FlowKey4;
 use weir_l4_common::link::Link;
+use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::service::{
     Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings,
 };
@@ -87,6 +88,27 @@ pub extern "C" fn weir_is_taken(addresses: u64, ports: u64, hash: u64) -> u32 {
         ctx: core::ptr::null_mut(),
     };
     u32::from(table::is_taken(kernel, &key, hash))
+}
+
+/// Where the entry of a listener is; 0: there is no such listener. A global function, as above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_listener(upper: u64, lower: u64, service: u64) -> u32 {
+    let key = ListenerKey {
+        addr: [
+            upper as u32,
+            (upper >> 32) as u32,
+            lower as u32,
+            (lower >> 32) as u32,
+        ],
+        port: service as u16,
+        proto: (service >> 16) as u8,
+        zero: 0,
+    };
+    let kernel = Kernel {
+        ctx: core::ptr::null_mut(),
+    };
+    listeners::find(kernel, &key)
 }
 
 impl Env for Kernel {
@@ -165,13 +187,27 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn listener(&self, key: &ListenerKey) -> Option<Listener> {
-        // SAFETY: the value is copied at once, and replaced whole by user space.
-        unsafe { maps::LISTENERS.get(key).copied() }
+    fn listener(&self, key: &ListenerKey) -> Option<&'static Listener> {
+        let [a, b, c, d] = key.addr;
+        let upper = u64::from(a) | u64::from(b) << 32;
+        let lower = u64::from(c) | u64::from(d) << 32;
+        let place = weir_listener(
+            upper,
+            lower,
+            u64::from(key.port) | u64::from(key.proto) << 16,
+        );
+        if place == 0 {
+            return None;
+        }
+        // SAFETY: an array element lives as long as the map. It is not written while a slot leads to it, nor for far
+        // longer than a packet takes after that.
+        maps::LISTENERS
+            .get_ptr(place)
+            .map(|entry| unsafe { &(*entry).listener })
     }
 
     #[inline(always)]
-    fn is_vip(&self, addr: u32) -> bool {
+    fn is_vip(&self, addr: &[u32; 4]) -> bool {
         // SAFETY: the value is not looked at.
         unsafe { maps::VIPS.get(addr).is_some() }
     }
@@ -251,5 +287,19 @@ impl Env for Kernel {
             },
             _ => NextHop::None,
         }
+    }
+}
+
+impl listeners::Table for Kernel {
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        let element = maps::LISTENER_SLOTS.get_ptr(index >> 1)?.cast::<u32>();
+        // SAFETY: an array element lives as long as the map; the lane is inside it.
+        Some(unsafe { element.add(index as usize & 1).read_volatile() })
+    }
+
+    #[inline(always)]
+    fn entry(&self, place: u32) -> Option<*const Entry> {
+        maps::LISTENERS.get_ptr(place)
     }
 }

@@ -4,9 +4,10 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
+use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::service::{
-    BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, Listener, ListenerCounters,
-    ListenerKey, ScheduleElement, Settings,
+    BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, ListenerCounters,
+    ScheduleElement, Settings,
 };
 use weir_l4_common::session::Set4;
 
@@ -31,13 +32,17 @@ pub static LINK_OF: Array<u32> = Array::with_max_entries(IFINDEX_MAX + 1, 0);
 /// Local addresses, network byte order.
 #[map]
 pub static LOCALS: Array<u32> = Array::with_max_entries(LOCALS_MAX, 0);
-/// Listeners by VIP, port and protocol.
+/// Where entries of `LISTENERS` are, by the key's hash: two slots in an element, as the kernel makes each a multiple of
+/// eight bytes.
 #[map]
-pub static LISTENERS: HashMap<ListenerKey, Listener> =
-    HashMap::with_max_entries(LISTENERS_MAX + 1, 0);
-/// Addresses of listeners, network byte order.
+pub static LISTENER_SLOTS: Array<[u32; 2]> =
+    Array::with_max_entries(listeners::SLOTS / 2, BPF_F_MMAPABLE);
+/// Listeners: two entries for each number.
 #[map]
-pub static VIPS: HashMap<u32, u32> = HashMap::with_max_entries(LISTENERS_MAX + 1, 0);
+pub static LISTENERS: Array<Entry> = Array::with_max_entries(listeners::ENTRIES, BPF_F_MMAPABLE);
+/// Addresses of listeners, network byte order; IPv4 as mapped addresses.
+#[map]
+pub static VIPS: HashMap<[u32; 4], u32> = HashMap::with_max_entries(LISTENERS_MAX + 1, 0);
 /// Packets dropped, by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);

@@ -30,6 +30,7 @@ mod decap;
 mod error;
 mod line;
 mod links;
+mod listeners;
 mod lock;
 mod maps;
 mod memory;

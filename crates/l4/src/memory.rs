@@ -6,8 +6,9 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use weir_l4_common::listeners::Entry;
 use weir_l4_common::service::{Backend, SCHEDULE_LANES};
 
 use crate::line::Line;
@@ -22,6 +23,10 @@ pub(crate) unsafe trait Shared {}
 pub(crate) type ScheduleCell = AtomicU64;
 /// A value of `BACKENDS` in two halves, each read and written whole.
 pub(crate) type BackendCell = [AtomicU64; 2];
+/// A value of `LISTENER_SLOTS`: two slots.
+pub(crate) type SlotsCell = [AtomicU32; 2];
+/// A value of `LISTENERS`.
+pub(crate) type ListenerCell = [AtomicU64; size_of::<Entry>() / 8];
 /// The value of `CLOCK`: jiffies, nanoseconds since boot.
 pub(crate) type ClockCell = [AtomicU64; 2];
 
@@ -30,6 +35,10 @@ const _: () = assert!(size_of::<BackendCell>() == size_of::<Backend>());
 
 // SAFETY: an atomic of 8 bytes.
 unsafe impl Shared for ScheduleCell {}
+// SAFETY: atomics, 8 bytes.
+unsafe impl Shared for SlotsCell {}
+// SAFETY: atomics, as large as an entry.
+unsafe impl Shared for ListenerCell {}
 // SAFETY: atomics, 16 bytes; for BACKENDS and CLOCK.
 unsafe impl Shared for [AtomicU64; 2] {}
 // SAFETY: `Line` is made of atomics alone, without padding; 64 bytes, a quarter of the map's value.

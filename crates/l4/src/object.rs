@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use aya::maps::{Map, MapError};
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
+use weir_l4_common::listeners::{ENTRIES, Entry, SLOTS};
 use weir_l4_common::service::{BACKENDS_MAX, BackendCounters, LISTENERS_MAX, ListenerCounters};
 use weir_l4_common::session::{LINES, Set4};
 
@@ -41,6 +42,8 @@ fn per_core_bytes(value: usize, elements: u32, cores: usize) -> u64 {
 fn needed_bytes(sets: u32, cores: usize) -> u64 {
     table_bytes(sets)
         + u64::from(SCHEDULE_ELEMENTS) * size_of::<u64>() as u64
+        + u64::from(SLOTS) * size_of::<u32>() as u64
+        + u64::from(ENTRIES) * size_of::<Entry>() as u64
         + per_core_bytes(size_of::<ListenerCounters>(), LISTENERS_MAX + 1, cores)
         + per_core_bytes(size_of::<BackendCounters>(), BACKENDS_MAX + 1, cores)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use weir_l4_common::service::{
     BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, Pick,
-    SCHEDULE_LANES,
+    SCHEDULE_LANES, mapped,
 };
 use weir_model::{BackendId, Config, Forward, L4, Listener, Name, Pool, Snapshot};
 
@@ -508,7 +508,7 @@ impl Plan {
             fresh.push(name.clone());
         }
         let key = ListenerKey {
-            addr: u32::from(*bind.ip()).to_be(),
+            addr: mapped(u32::from(*bind.ip()).to_be()),
             port: bind.port().to_be(),
             proto: if listener.protocol.is_udp() { 17 } else { 6 },
             zero: 0,
@@ -720,7 +720,7 @@ fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
 }
 
 fn vip(key: &ListenerKey) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from_be(key.addr))
+    Ipv4Addr::from(u32::from_be(key.addr[3]))
 }
 
 /// What two lists have not in common at their beginning and end. One change in a long list costs comparing pointers.
@@ -1013,7 +1013,7 @@ mod tests {
                 let vip = Ipv4Addr::new(203, 0, 113, listener.host);
                 vips.insert(vip);
                 let key = ListenerKey {
-                    addr: u32::from_ne_bytes(vip.octets()),
+                    addr: mapped(u32::from_ne_bytes(vip.octets())),
                     port: listener.port.to_be(),
                     proto: 17,
                     zero: 0,

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use weir_l4_common::drop::Drop as DropReason;
+use weir_l4_common::listeners::{ENTRIES, SLOTS};
 use weir_l4_common::service::BACKENDS_MAX;
 use weir_l4_common::session::LINES;
 use weir_model::{L4, Snapshot};
@@ -23,6 +24,7 @@ use crate::counters::CounterMaps;
 use crate::error::Error;
 use crate::line::{Line, Table};
 use crate::links::Links;
+use crate::listeners::ListenerTable;
 use crate::lock::lock;
 use crate::maps::KernelMaps;
 use crate::memory::Mapped;
@@ -106,7 +108,10 @@ impl Plane {
             schedule: mapped(&ebpf, "SCHEDULE", SCHEDULE_ELEMENTS as usize)?,
             settings: take(&mut ebpf, "CONFIG")?,
             locals: take(&mut ebpf, "LOCALS")?,
-            listeners: take(&mut ebpf, "LISTENERS")?,
+            listeners: ListenerTable::new(
+                mapped(&ebpf, "LISTENER_SLOTS", SLOTS as usize / 2)?,
+                mapped(&ebpf, "LISTENERS", ENTRIES as usize)?,
+            ),
             vips: take(&mut ebpf, "VIPS")?,
         };
         let counters = CounterMaps {

@@ -14,7 +14,7 @@ use weir_l4_common::hash::FlowKey4;
 use weir_l4_common::link::Link;
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Mode, Pick,
-    Settings,
+    Settings, mapped,
 };
 use weir_l4_common::session::{LIVE, Line4, Set4};
 use weir_l4_common::table;
@@ -74,7 +74,7 @@ impl Machine {
             zero: 0,
         };
         let key = |proto| ListenerKey {
-            addr: be(VIP),
+            addr: mapped(be(VIP)),
             port: 80u16.to_be(),
             proto,
             zero: 0,
@@ -182,12 +182,14 @@ impl Env for &Machine {
         (ifindex as u8).checked_sub(1)
     }
 
-    fn listener(&self, key: &ListenerKey) -> Option<Listener> {
-        self.listeners.get(key).copied()
+    fn listener(&self, key: &ListenerKey) -> Option<&'static Listener> {
+        // Tests are few, and end soon.
+        let listener: &'static Listener = Box::leak(Box::new(*self.listeners.get(key)?));
+        Some(listener)
     }
 
-    fn is_vip(&self, addr: u32) -> bool {
-        addr == be(VIP)
+    fn is_vip(&self, addr: &[u32; 4]) -> bool {
+        *addr == mapped(be(VIP))
     }
 
     fn slot(&self, index: u32) -> Option<u16> {

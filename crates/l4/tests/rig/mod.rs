@@ -10,8 +10,9 @@ use weir_l4_common::checksum;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
 use weir_l4_common::link::Link;
+use weir_l4_common::listeners::{self, Entry, PROBES, Place};
 use weir_l4_common::service::{
-    BACKEND_ACCEPTS, Backend, Listener, ListenerKey, Mode, Pick, Settings,
+    BACKEND_ACCEPTS, Backend, Listener, ListenerKey, Mode, Pick, Settings, mapped,
 };
 
 /// Gives foreign types of plain bytes to aya.
@@ -185,7 +186,7 @@ impl Rig {
                 .unwrap();
         }
         let key = ListenerKey {
-            addr: be(VIP),
+            addr: mapped(be(VIP)),
             port: port.to_be(),
             proto,
             zero: 0,
@@ -198,12 +199,40 @@ impl Rig {
             table_len: slots.len() as u32,
             zero: 0,
         };
-        self.hash("LISTENERS")
-            .insert(Plain(key), Plain(listener), 0)
+        let at = u32::from(id) * 2;
+        let entry = Entry {
+            key,
+            listener,
+            ..Entry::default()
+        };
+        self.array("LISTENERS").set(at, Plain(entry), 0).unwrap();
+        let place = Place::of(&key);
+        let free = (0..PROBES)
+            .map(|probe| place.slot(probe))
+            .find(|slot| self.is_slot_for(*slot, &key))
             .unwrap();
-        self.hash::<u32, u32>("VIPS")
-            .insert(Plain(be(VIP)), Plain(1), 0)
+        let mut slots = self.listener_slots(free);
+        slots[free as usize % 2] = place.word(at);
+        self.array("LISTENER_SLOTS")
+            .set(free / 2, Plain(slots), 0)
             .unwrap();
+        self.hash::<[u32; 4], u32>("VIPS")
+            .insert(Plain(mapped(be(VIP))), Plain(1), 0)
+            .unwrap();
+    }
+
+    /// Whether a slot is free, or that of this key.
+    fn is_slot_for(&mut self, slot: u32, key: &ListenerKey) -> bool {
+        let word = self.listener_slots(slot)[slot as usize % 2];
+        listeners::entry_place(word).is_none_or(|at| {
+            let entry: Entry = self.array("LISTENERS").get(&at, 0).unwrap().0;
+            entry.key == *key
+        })
+    }
+
+    /// The element of `LISTENER_SLOTS` with this slot.
+    fn listener_slots(&mut self, slot: u32) -> [u32; 2] {
+        self.array("LISTENER_SLOTS").get(&(slot / 2), 0).unwrap().0
     }
 
     /// One TCP and one UDP listener on port 80 in this mode, with one backend on link 1.
