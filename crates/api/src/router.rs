@@ -337,9 +337,16 @@ mod tests {
                 forward: "proxy",
                 pool: Some("web".into()),
                 routes: vec![RouteView {
+                    name: None,
                     hosts: vec!["*.example.com".into()],
+                    path: None,
                     path_prefix: Some("/v1/".into()),
-                    pool: "api".into(),
+                    path_regex: None,
+                    conditions: Vec::new(),
+                    action: "pool",
+                    pool: Some("api".into()),
+                    split: Vec::new(),
+                    status: None,
                 }],
                 traffic: Traffic {
                     answers: Some([0, 6, 1, 1, 1]),

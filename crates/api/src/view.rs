@@ -141,12 +141,41 @@ pub struct ListenerView {
 /// A route of a listener.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct RouteView {
+    /// Its name, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Hosts it applies to; empty: all.
     pub hosts: Vec<String>,
-    /// Where the path begins; none: all paths.
+    /// The whole path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Where the path begins; with no path at all: all paths.
     pub path_prefix: Option<String>,
+    /// An expression for the whole path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_regex: Option<String>,
+    /// What else is asked of a request, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<String>,
+    /// `pool`, `split`, `redirect` or `answer`.
+    pub action: &'static str,
     /// Where matching requests go.
+    pub pool: Option<String>,
+    /// Where they go by weight.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub split: Vec<SplitView>,
+    /// The status of a redirect or an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+}
+
+/// One side of a split.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct SplitView {
+    /// The pool.
     pub pool: String,
+    /// Its share, relative to the others.
+    pub weight: u32,
 }
 
 /// Counters since the start. What a kind of listener or backend cannot have is absent.

@@ -11,6 +11,7 @@ mod buffer;
 pub mod codec;
 mod deadlines;
 mod downstream;
+mod edits;
 mod engine;
 pub mod errors;
 mod forwarded;

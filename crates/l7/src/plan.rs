@@ -271,10 +271,7 @@ impl Registry {
     }
 
     fn compile_listener(&mut self, listener: &Arc<Listener>) -> Result<ListenerPlan, Error> {
-        let default_pool = listener.pool.as_ref().map(|pool| self.pool_number(pool));
-        let routes = Routes::new(&listener.routes, default_pool, |pool| {
-            Ok::<_, Error>(self.pool_number(pool))
-        })?;
+        let routes = Routes::new(listener, |pool| self.pool_number(pool));
         let cell = self.listener_cell(&listener.name);
         let tls = match listener.protocol {
             Protocol::Https => {
@@ -309,6 +306,11 @@ impl Plan {
 }
 
 impl ListenerPlan {
+    /// The pool of a listener that has no routes.
+    pub(crate) fn default_pool(&self) -> Option<usize> {
+        self.routes.default_pool()
+    }
+
     /// What a listening socket is bound to: when this changes, the sockets do.
     pub(crate) fn socket_key(&self) -> (SocketAddr, bool) {
         (self.listener.bind, self.listener.protocol.is_udp())

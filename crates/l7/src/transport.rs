@@ -9,6 +9,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, BufferPool};
+use crate::edits::TlsFacts;
 
 /// A stream of bytes to and from one peer. Reads and writes are tried at once; a caller waits only when told to.
 pub(crate) trait Transport {
@@ -32,6 +33,11 @@ pub(crate) trait Transport {
 
     /// Tells the peer that no more bytes will come; reading goes on.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// What is known of the peer's TLS; none in clear.
+    fn tls(&self) -> Option<TlsFacts<'_>> {
+        None
+    }
 
     /// Makes the end of the connection look like what it is when it is dropped now: a failure.
     fn abort(&mut self);

@@ -12,6 +12,7 @@ use crate::deadlines::{Phase, Watch};
 use crate::errors::{Reason, Side};
 use crate::listener::LocalListener;
 use crate::relay::{Failure, Relay};
+use crate::routing::{Bare, Found, Target};
 use crate::transport::{Plain, Transport};
 use crate::upstream::{Choice, Connection, LocalBackend, Work};
 use crate::worker::Worker;
@@ -135,7 +136,7 @@ pub(crate) async fn serve_tcp(
     client: SocketAddr,
 ) {
     worker.refresh();
-    let pool = listener.plan.borrow().routes.find(b"", b"");
+    let pool = listener.plan.borrow().default_pool();
     connect_and_relay(
         &worker,
         &listener,
@@ -186,7 +187,16 @@ pub(crate) async fn serve_tls(
     match name {
         Ok(name) => {
             let host = name.unwrap_or_default();
-            let pool = listener.plan.borrow().routes.find(host.as_bytes(), b"");
+            let request = Bare {
+                name: host.as_bytes(),
+                client: client.ip(),
+            };
+            let pool = match listener.plan.borrow().routes.find(&request) {
+                Found::Route(_, Target::Pool(pool)) => Some(*pool),
+                Found::Default(pool) => Some(pool),
+                Found::Route(_, Target::Split(split)) => Some(split.pick(worker.turn())),
+                Found::Route(_, Target::Here) | Found::Nothing => None,
+            };
             connect_and_relay(&worker, &listener, &watch, io, buffer, client, pool).await;
         }
         Err(reason) => {

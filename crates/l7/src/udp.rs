@@ -147,13 +147,10 @@ impl Proxy {
             return Err(Reason::TooMany);
         }
         let listener = self.listener();
-        let pool = listener
-            .plan
-            .borrow()
-            .routes
-            .find(b"", b"")
-            .and_then(|number| self.worker.pool(&listener, number));
-        let pool = pool.ok_or(Reason::NoRoute)?;
+        let number = listener.plan.borrow().default_pool();
+        let pool = number
+            .and_then(|number| self.worker.pool(&listener, number))
+            .ok_or(Reason::NoRoute)?;
         let work = pool
             .pick(&Choice::of(client, self.worker.deadlines.now_ms()))
             .ok_or(Reason::NoBackend)?;

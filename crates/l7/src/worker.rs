@@ -2,6 +2,7 @@
 //! connections. Workers share the plan, which none of them writes.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use tokio::sync::Notify;
 
 use crate::buffer::BufferPool;
 use crate::deadlines::{Deadlines, TICK};
+use crate::edits::RequestId;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan, Plan};
 use crate::upstream::LocalPool;
@@ -92,6 +94,10 @@ pub(crate) struct Worker {
     generation: Cell<u64>,
     plan: RefCell<Arc<Plan>>,
     pools: RefCell<LocalPools>,
+    /// Counts up with every request that several pools share.
+    turns: Cell<u64>,
+    /// Of the next request that is given one.
+    request_id: Cell<RequestId>,
     listeners: RefCell<Vec<Option<Rc<LocalListener>>>>,
 }
 
@@ -118,6 +124,12 @@ impl Worker {
             generation: Cell::new(0),
             plan: RefCell::default(),
             pools: RefCell::default(),
+            // Workers do not begin at the same side of a split.
+            turns: Cell::new((index as u64) << 32),
+            request_id: Cell::new(RequestId {
+                worker: RandomState::new().hash_one(index),
+                count: 0,
+            }),
             listeners: RefCell::default(),
         });
         tokio::task::spawn_local(Rc::clone(&worker).tick());
@@ -149,6 +161,23 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// The turn of a request that several pools share.
+    pub(crate) fn turn(&self) -> u64 {
+        let turn = self.turns.get();
+        self.turns.set(turn.wrapping_add(1));
+        turn
+    }
+
+    /// A number for a request.
+    pub(crate) fn request_id(&self) -> RequestId {
+        let id = self.request_id.get();
+        self.request_id.set(RequestId {
+            count: id.count + 1,
+            ..id
+        });
+        id
     }
 
     /// Whether one more failure may be logged.

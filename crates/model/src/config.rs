@@ -8,6 +8,7 @@ mod health;
 mod near;
 mod policy;
 mod resolve;
+mod route;
 mod section;
 mod source;
 #[cfg(test)]

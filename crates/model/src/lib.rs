@@ -5,24 +5,36 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod action;
 pub mod backend;
+pub mod condition;
 pub mod config;
+pub mod header_edits;
 pub mod health;
+pub mod ip_prefix;
 pub mod listener;
 pub mod name;
 pub mod node;
+pub mod pattern;
 pub mod pool;
 pub mod route;
 pub mod snapshot;
+pub mod template;
 
+pub use action::{Action, FixedAnswer, Group, PathRewrite, Redirect, Rewrite, Scheme, SplitPool};
 pub use backend::{Backend, BackendId, MAX_WEIGHT, Share};
+pub use condition::{Condition, ValueTest};
 pub use config::{
     Config, ConfigErrors, Diagnostic, Kind as DiagnosticKind, Note, Position, Severity,
 };
+pub use header_edits::{HeaderEdits, HeaderField, HeaderVariable};
 pub use health::{Health, HealthCheck, HealthProbe, HttpProbe};
+pub use ip_prefix::{IpPrefix, IpPrefixError};
 pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
 pub use name::{Name, NameError};
 pub use node::{Api, L4, L7, Node, XdpMode};
+pub use pattern::{Pattern, PatternError};
 pub use pool::{HashKey, Pool, Scheduler, Sticky, StickyMode};
-pub use route::{HostError, HostPattern, PathError, PathPrefix, Route};
+pub use route::{HostError, HostPattern, PathError, PathMatch, PathPrefix, RequestParts, Route};
 pub use snapshot::{BackendState, Snapshot};
+pub use template::{Part, Template, TemplateError};

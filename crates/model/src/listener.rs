@@ -21,8 +21,8 @@ pub struct Listener {
     pub forward: Forward,
     /// Where traffic goes that no route matches. Absent only where routes exist: what matches none is then answered 404.
     pub pool: Option<Name>,
-    /// Routes in the order of the file: by host and path with `http` and `https`, by host (SNI) alone with `tls`, none
-    /// with `tcp` and `udp`.
+    /// Routes in the order of the file: of any kind with `http` and `https`; by host (SNI) and client, to pools, with
+    /// `tls`; none with `tcp` and `udp`.
     pub routes: Vec<Route>,
     /// Certificates of an `https` listener: at least one; the first is the default. Empty elsewhere.
     pub certificates: Vec<CertificateFiles>,
@@ -37,7 +37,7 @@ impl Listener {
     pub fn pool_names(&self) -> impl Iterator<Item = &Name> {
         self.pool
             .iter()
-            .chain(self.routes.iter().map(|route| &route.pool))
+            .chain(self.routes.iter().flat_map(|route| route.action.pools()))
     }
 }
 

@@ -1,23 +1,94 @@
-//! Routes: which pool a request of an HTTP listener, or a connection of a TLS listener, goes to.
+//! Routes: what becomes of a request of an HTTP listener, or of a connection of a TLS listener.
 
 use std::cmp::Reverse;
 use std::fmt;
+use std::net::IpAddr;
 
+use crate::action::{Action, Rewrite};
+use crate::condition::{Condition, cookie_values, query_values};
+use crate::header_edits::HeaderEdits;
+use crate::ip_prefix::IpPrefix;
 use crate::listener::Listener;
 use crate::name::Name;
+use crate::pattern::Pattern;
 
-/// A condition on a request, and where it goes when the condition holds. The most specific match wins:
-/// an exact host before a wildcard (a longer wildcard before a shorter one) before none, then the longest
-/// path prefix; among equals the first in the file.
+/// Conditions on a request, and what is done with it when all of them hold. The most specific match wins, by the
+/// order of [`Rank`]; among equals the first in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// What it is called in logs and metrics; unique in its listener.
+    pub name: Option<Name>,
     /// Hosts it applies to; empty: all.
     pub hosts: Vec<HostPattern>,
-    /// The path's beginning, in whole segments: `/v1` and `/v1/` match `/v1` and `/v1/x`, but not `/v1x`; absent:
-    /// all paths. From a config it comes without the `/` at the end, and never as `/` alone.
-    pub path_prefix: Option<String>,
-    /// Where matching requests go.
-    pub pool: Name,
+    /// Paths it applies to.
+    pub path: PathMatch,
+    /// Methods it applies to, as they are sent; empty: all.
+    pub methods: Vec<String>,
+    /// What header fields have to be, all of them.
+    pub headers: Vec<Condition>,
+    /// What parameters of the query have to be, all of them.
+    pub query: Vec<Condition>,
+    /// What cookies have to be, all of them.
+    pub cookies: Vec<Condition>,
+    /// Where the client has to be, in one of these; empty: anywhere.
+    pub clients: Vec<IpPrefix>,
+    /// What is done with matching requests.
+    pub action: Action,
+    /// What a backend is asked for instead.
+    pub rewrite: Rewrite,
+    /// Changes of the fields that a backend gets.
+    pub request_headers: HeaderEdits,
+    /// Changes of the fields that the client gets.
+    pub response_headers: HeaderEdits,
+}
+
+/// Paths that a route applies to: what stands before the query, as it was sent; no percent encoding is undone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PathMatch {
+    /// All.
+    #[default]
+    Any,
+    /// This one alone.
+    Exact(String),
+    /// Those that this matches as a whole.
+    Regex(Pattern),
+    /// The path's beginning, in whole segments: `/v1` matches `/v1` and `/v1/x`, but not `/v1x`. From a config it comes
+    /// without the `/` at the end, and never as `/` alone.
+    Prefix(String),
+}
+
+/// How closely a route fits a request; the greatest wins. What is compared first stands first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rank {
+    host: HostFit,
+    path: PathFit,
+    /// The route names methods.
+    method: bool,
+    /// Conditions on header fields.
+    headers: usize,
+    /// Conditions on the query.
+    query: usize,
+    /// Conditions on cookies.
+    cookies: usize,
+    /// The length of the range that the client is in, plus one; 0 where anybody may be.
+    client: u8,
+}
+
+/// A request as routes look at it.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestParts<'r> {
+    /// The host without its port.
+    pub host: &'r str,
+    /// The path without the query, as it was sent.
+    pub path: &'r str,
+    /// The query without `?`; empty where there is none.
+    pub query: &'r str,
+    /// The method.
+    pub method: &'r str,
+    /// Header fields, names in lower case.
+    pub fields: &'r [(&'r str, &'r [u8])],
+    /// The client's address.
+    pub client: IpAddr,
 }
 
 /// A host that a route applies to, in lower case, without a port.
@@ -29,57 +100,156 @@ pub enum HostPattern {
     Wildcard(String),
 }
 
-/// The beginning of a path, in whole segments; [`Route::path_prefix`] once it is known to be one.
+/// The beginning of a path, in whole segments; [`PathMatch::Prefix`] once it is known to be one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPrefix(Option<String>);
 
 impl Listener {
     /// The route of a request, as [`Route`] says; `None`: the listener's own pool.
     ///
-    /// `host` is the request's host without its port, `path` the path without the query, as it was sent: no percent
-    /// encoding is undone here. This is the reference that says what is right; it looks at every route, so a data
-    /// plane keeps an index instead, which must agree.
-    pub fn route(&self, host: &str, path: &str) -> Option<&Route> {
+    /// This is the reference that says what is right; it looks at every route, so a data plane keeps an index
+    /// instead, which must agree.
+    pub fn route(&self, request: &RequestParts<'_>) -> Option<&Route> {
         let matches = self
             .routes
             .iter()
-            .filter_map(|route| Some((route.specificity(host, path)?, route)));
+            .filter_map(|route| Some((route.rank(request)?, route)));
         // The least of the reversed is the greatest, and of several the first.
         matches
-            .min_by_key(|(specificity, _)| Reverse(*specificity))
+            .min_by_key(|(rank, _)| Reverse(*rank))
             .map(|(_, route)| route)
     }
 
-    /// The pool of a request: its route's, else the listener's own. `None`: nothing serves it.
+    /// The pool of a plain GET: its route's, or the listener's own. `None`: no one pool serves it.
     pub fn pool_for(&self, host: &str, path: &str) -> Option<&Name> {
-        self.route(host, path)
-            .map(|route| &route.pool)
-            .or(self.pool.as_ref())
+        let request = RequestParts {
+            host,
+            path,
+            query: "",
+            method: "GET",
+            fields: &[],
+            client: IpAddr::from([0, 0, 0, 0]),
+        };
+        match self.route(&request) {
+            Some(route) => match &route.action {
+                Action::Pool(pool) => Some(pool),
+                _ => None,
+            },
+            None => self.pool.as_ref(),
+        }
     }
 }
 
 impl Route {
-    /// How closely the route fits a request, the host first; `None` if it does not.
-    fn specificity(&self, host: &str, path: &str) -> Option<(HostFit, usize)> {
-        let host_fit = match self.hosts.as_slice() {
+    /// A route with nothing but these.
+    pub fn new(hosts: Vec<HostPattern>, path: PathMatch, action: Action) -> Self {
+        Self {
+            name: None,
+            hosts,
+            path,
+            methods: Vec::new(),
+            headers: Vec::new(),
+            query: Vec::new(),
+            cookies: Vec::new(),
+            clients: Vec::new(),
+            action,
+            rewrite: Rewrite::default(),
+            request_headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+        }
+    }
+
+    /// How closely the route fits a request; `None` if it does not.
+    fn rank(&self, request: &RequestParts<'_>) -> Option<Rank> {
+        let host = match self.hosts.as_slice() {
             [] => HostFit::Any,
-            hosts => hosts.iter().filter_map(|pattern| pattern.fit(host)).max()?,
+            hosts => hosts
+                .iter()
+                .filter_map(|pattern| pattern.fit(request.host))
+                .max()?,
         };
-        let path_fit = match &self.path_prefix {
-            None => 0,
-            Some(prefix) => matched_prefix(prefix, path)?,
+        let path = self.path.fit(request.path)?;
+        if !self.methods.is_empty() && !self.methods.iter().any(|method| method == request.method) {
+            return None;
+        }
+        let fields_fit = self
+            .headers
+            .iter()
+            .all(|condition| condition.test.fits(request.values(&condition.name)));
+        let query_fits = self.query.iter().all(|condition| {
+            condition
+                .test
+                .fits(query_values(request.query.as_bytes(), &condition.name))
+        });
+        let cookies_fit = self.cookies.iter().all(|condition| {
+            let values = request
+                .values("cookie")
+                .flat_map(|field| cookie_values(field, &condition.name));
+            condition.test.fits(values)
+        });
+        if !(fields_fit && query_fits && cookies_fit) {
+            return None;
+        }
+        let client = match self.clients.as_slice() {
+            [] => 0,
+            ranges => {
+                ranges
+                    .iter()
+                    .filter(|range| range.contains(request.client))
+                    .map(IpPrefix::length)
+                    .max()?
+                    + 1
+            }
         };
-        Some((host_fit, path_fit))
+        Some(Rank {
+            host,
+            path,
+            method: !self.methods.is_empty(),
+            headers: self.headers.len(),
+            query: self.query.len(),
+            cookies: self.cookies.len(),
+            client,
+        })
+    }
+}
+
+impl<'r> RequestParts<'r> {
+    /// The values of a header field.
+    fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'r [u8]> + 's {
+        self.fields
+            .iter()
+            .filter(move |(field, _)| *field == name)
+            .map(|(_, value)| *value)
     }
 }
 
 /// From the loosest to the closest.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum HostFit {
     Any,
     /// With the length of the suffix.
     Wildcard(usize),
     Exact,
+}
+
+/// From the loosest to the closest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum PathFit {
+    /// With the length of the prefix; 0 for all paths.
+    Prefix(usize),
+    Regex,
+    Exact,
+}
+
+impl PathMatch {
+    fn fit(&self, path: &str) -> Option<PathFit> {
+        match self {
+            Self::Any => Some(PathFit::Prefix(0)),
+            Self::Exact(exact) => (path == exact).then_some(PathFit::Exact),
+            Self::Regex(pattern) => pattern.is_match(path.as_bytes()).then_some(PathFit::Regex),
+            Self::Prefix(prefix) => matched_prefix(prefix, path).map(PathFit::Prefix),
+        }
+    }
 }
 
 /// The length of a prefix that fits a path, without the `/` at its end.
@@ -121,6 +291,10 @@ impl HostPattern {
 
     fn fit(&self, host: &str) -> Option<HostFit> {
         let host = host.strip_suffix('.').unwrap_or(host);
+        // What is longer is no host; looking closer would only cost time.
+        if host.len() > Self::MAX_LEN {
+            return None;
+        }
         match self {
             Self::Exact(exact) => host.eq_ignore_ascii_case(exact).then_some(HostFit::Exact),
             Self::Wildcard(suffix) => {
@@ -224,24 +398,7 @@ impl PathPrefix {
 
     /// Reads a path from `/`. `/` alone is every path; a `/` at the end makes no difference.
     pub fn parse(written: &str) -> Result<Self, PathError> {
-        if !written.starts_with('/') {
-            return Err(PathError::Beginning);
-        }
-        if written.len() > Self::MAX_LEN {
-            return Err(PathError::TooLong);
-        }
-        if let Some(other) = written
-            .chars()
-            .find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#'))
-        {
-            return Err(PathError::Character(other));
-        }
-        if written
-            .split('/')
-            .any(|segment| matches!(segment, "." | ".."))
-        {
-            return Err(PathError::Dots);
-        }
+        check_path(written)?;
         let prefix = written.trim_end_matches('/');
         Ok(Self((!prefix.is_empty()).then(|| prefix.to_owned())))
     }
@@ -251,10 +408,34 @@ impl PathPrefix {
         self.0.as_deref().unwrap_or("/")
     }
 
-    /// As [`Route::path_prefix`] keeps it.
-    pub fn into_option(self) -> Option<String> {
-        self.0
+    /// As [`Route::path`] keeps it.
+    pub fn into_match(self) -> PathMatch {
+        self.0.map_or(PathMatch::Any, PathMatch::Prefix)
     }
+}
+
+/// What a path of a route, or what takes the place of one, may be: from `/`, as it is sent, without query and without
+/// dot segments.
+pub fn check_path(written: &str) -> Result<(), PathError> {
+    if !written.starts_with('/') {
+        return Err(PathError::Beginning);
+    }
+    if written.len() > PathPrefix::MAX_LEN {
+        return Err(PathError::TooLong);
+    }
+    if let Some(other) = written
+        .chars()
+        .find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#'))
+    {
+        return Err(PathError::Character(other));
+    }
+    if written
+        .split('/')
+        .any(|segment| matches!(segment, "." | ".."))
+    {
+        return Err(PathError::Dots);
+    }
+    Ok(())
 }
 
 /// Why a text is not the beginning of a path.
@@ -281,11 +462,12 @@ impl PathError {
             Self::Beginning if written.contains("://") => {
                 Some("write the path alone; the host goes into `host`".to_owned())
             }
-            Self::Beginning if written.is_empty() => {
-                Some("for all paths, leave `path_prefix` out".to_owned())
-            }
+            Self::Beginning if written.is_empty() => Some("for all paths, leave it out".to_owned()),
             Self::Beginning => Some(format!("write `/{}`", written.escape_debug())),
-            Self::Character('?' | '#') => Some("routes do not look at the query".to_owned()),
+            Self::Character('?') => {
+                Some("write the path alone; `query` looks at parameters".to_owned())
+            }
+            Self::Character('#') => Some("a fragment is never sent".to_owned()),
             Self::Character(_) => {
                 Some("percent-encode it as it is sent: a space is `%20`".to_owned())
             }
@@ -299,18 +481,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::condition::ValueTest;
     use crate::listener::{Forward, HttpLimits, Protocol, Timeouts};
 
     type Line<'a> = (&'a [&'a str], Option<&'a str>, &'a str);
 
     fn listener(routes: &[Line<'_>]) -> Listener {
-        let route = |(hosts, path, pool): &Line<'_>| Route {
-            hosts: hosts
-                .iter()
-                .map(|host| HostPattern::parse(host).unwrap())
-                .collect(),
-            path_prefix: path.map(str::to_owned),
-            pool: Name::new(pool),
+        let route = |(hosts, path, pool): &Line<'_>| {
+            let hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap());
+            let path = path.map_or(PathMatch::Any, |path| PathMatch::Prefix(path.to_owned()));
+            Route::new(hosts.collect(), path, Action::Pool(Name::new(pool)))
         };
         Listener {
             name: Name::new("web"),
@@ -376,7 +556,6 @@ mod tests {
     #[test]
     fn what_no_route_matches_goes_to_the_pool_of_the_listener() {
         let mut listener = listener(&[(&["a.example"], None, "a")]);
-        assert_eq!(listener.route("b.example", "/"), None);
         assert_eq!(
             listener.pool_for("b.example", "/").unwrap().as_str(),
             "default"
@@ -395,6 +574,147 @@ mod tests {
         ]);
         assert_eq!(listener.pool_for("x", "/a").unwrap().as_str(), "first");
         assert_eq!(listener.pool_for("x", "/").unwrap().as_str(), "root");
+    }
+
+    #[test]
+    fn what_is_compared_first_decides() {
+        let condition = |name: &str| Condition {
+            name: name.to_owned(),
+            test: ValueTest::Present(true),
+        };
+        let any = || Route::new(vec![], PathMatch::Any, Action::Pool(Name::new("any")));
+        let range = |range| vec![IpPrefix::parse(range).unwrap()];
+        // From the loosest to the closest; each of them fits the request.
+        let in_order = [
+            any(),
+            Route {
+                clients: range("192.0.2.0/24"),
+                ..any()
+            },
+            Route {
+                clients: vec![
+                    IpPrefix::parse("198.51.100.0/30").unwrap(),
+                    IpPrefix::parse("192.0.2.0/28").unwrap(),
+                ],
+                ..any()
+            },
+            Route {
+                cookies: vec![condition("c")],
+                ..any()
+            },
+            Route {
+                query: vec![condition("q")],
+                cookies: vec![condition("c"), condition("d")],
+                ..any()
+            },
+            Route {
+                headers: vec![condition("x")],
+                ..any()
+            },
+            Route {
+                headers: vec![condition("x"), condition("y")],
+                ..any()
+            },
+            Route {
+                methods: vec!["PUT".to_owned(), "GET".to_owned()],
+                ..any()
+            },
+            Route {
+                path: PathMatch::Prefix("/a".to_owned()),
+                ..any()
+            },
+            Route {
+                path: PathMatch::Prefix("/a/b".to_owned()),
+                ..any()
+            },
+            Route {
+                path: PathMatch::Regex(Pattern::parse("/.*").unwrap()),
+                ..any()
+            },
+            Route {
+                path: PathMatch::Exact("/a/b".to_owned()),
+                ..any()
+            },
+            Route {
+                hosts: vec![HostPattern::parse("*.example").unwrap()],
+                ..any()
+            },
+            Route {
+                hosts: vec![HostPattern::parse("a.example").unwrap()],
+                ..any()
+            },
+        ];
+        let request = RequestParts {
+            host: "a.example",
+            path: "/a/b",
+            query: "q",
+            method: "GET",
+            fields: &[("x", b""), ("y", b""), ("cookie", b"c=1; d=2")],
+            client: "192.0.2.1".parse().unwrap(),
+        };
+        let mut listener = listener(&[]);
+        for pair in in_order.windows(2) {
+            for routes in [[&pair[0], &pair[1]], [&pair[1], &pair[0]]] {
+                listener.routes = routes.map(Clone::clone).to_vec();
+                assert_eq!(listener.route(&request), Some(&pair[1]));
+            }
+        }
+    }
+
+    #[test]
+    fn every_condition_has_to_hold() {
+        let condition = |name: &str, value: &str| Condition {
+            name: name.to_owned(),
+            test: ValueTest::Exact(value.to_owned()),
+        };
+        let mut listener = listener(&[]);
+        listener.routes = vec![Route {
+            methods: vec!["GET".to_owned()],
+            headers: vec![condition("x", "1"), condition("y", "2")],
+            query: vec![condition("q", "1")],
+            cookies: vec![condition("c", "1")],
+            clients: vec![IpPrefix::parse("2001:db8::/32").unwrap()],
+            path: PathMatch::Exact("/".to_owned()),
+            ..Route::new(vec![], PathMatch::Any, Action::Pool(Name::new("a")))
+        }];
+        let fitting = RequestParts {
+            host: "",
+            path: "/",
+            query: "p=2&q=1",
+            method: "GET",
+            fields: &[("x", b"0"), ("x", b"1"), ("y", b"2"), ("cookie", b"c=1")],
+            client: "2001:db8::1".parse().unwrap(),
+        };
+        assert!(listener.route(&fitting).is_some());
+        let others = [
+            RequestParts {
+                path: "/x",
+                ..fitting
+            },
+            RequestParts {
+                query: "q=2",
+                ..fitting
+            },
+            RequestParts {
+                method: "get",
+                ..fitting
+            },
+            RequestParts {
+                fields: &fitting.fields[1..3],
+                ..fitting
+            },
+            RequestParts {
+                fields: &fitting.fields[2..],
+                ..fitting
+            },
+            RequestParts {
+                client: "2001:db9::1".parse().unwrap(),
+                ..fitting
+            },
+        ];
+        for other in others {
+            assert!(listener.route(&other).is_none(), "{other:?}");
+        }
     }
 
     #[test]
@@ -428,12 +748,10 @@ mod tests {
     #[test]
     fn prefixes_are_kept_without_the_slash_at_the_end() {
         let check = |written: &str, expected: Result<Option<&str>, PathError>| {
-            let parsed = PathPrefix::parse(written).map(PathPrefix::into_option);
-            assert_eq!(
-                parsed,
-                expected.map(|path| path.map(str::to_owned)),
-                "{written}"
-            );
+            let parsed = PathPrefix::parse(written).map(PathPrefix::into_match);
+            let expected = expected
+                .map(|path| path.map_or(PathMatch::Any, |path| PathMatch::Prefix(path.to_owned())));
+            assert_eq!(parsed, expected, "{written}");
         };
         check("/", Ok(None));
         check("//", Ok(None));

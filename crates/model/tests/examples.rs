@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weir_model::{
-    Config, Forward, HealthProbe, HostPattern, Listener, Name, Pool, Protocol, Scheduler,
+    Config, Forward, HealthProbe, HostPattern, Listener, Name, Pool, Protocol, RequestParts,
+    Scheduler,
 };
 
 fn folder() -> PathBuf {
@@ -83,6 +84,7 @@ fn every_file_is_loaded_by_a_test_and_documents_itself() {
         "http.toml",
         "https.toml",
         "nat.toml",
+        "routing.toml",
         "tcp.toml",
         "tunnel.toml",
     ];
@@ -275,6 +277,68 @@ fn http() {
         .map(|pool| pool.name.as_str())
         .collect();
     assert_eq!(used, ["web", "api-v1", "api", "static"]);
+}
+
+#[test]
+fn routing() {
+    let config = example("routing.toml");
+    let web = listener(&config, "web");
+    let check = |method, host, target: &str, fields: &[(&str, &[u8])], client: &str, expected| {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let route = web.route(&RequestParts {
+            host,
+            path,
+            query,
+            method,
+            fields,
+            client: client.parse().unwrap(),
+        });
+        let name = route.map(|route| route.name.as_ref().unwrap().as_str());
+        assert_eq!(name, expected, "{method} {host}{target}");
+    };
+    let far = "198.51.100.99";
+    check("GET", "a.example.net", "/x", &[], far, Some("old-name"));
+    check("GET", "www.example.com", "/shop/x", &[], far, Some("shop"));
+    let preview: &[(&str, &[u8])] = &[("cookie", b"preview=1")];
+    let shop = "/shop";
+    check(
+        "GET",
+        "www.example.com",
+        shop,
+        preview,
+        far,
+        Some("shop-preview"),
+    );
+    let v2: &[(&str, &[u8])] = &[("accept", b"application/vnd.example.v2+json")];
+    check("GET", "api.example.com", "/", v2, far, Some("api-v2"));
+    let asked = Some("api-v2-asked");
+    check("GET", "api.example.com", "/?version=2.1", &[], far, asked);
+    check(
+        "POST",
+        "api.example.com",
+        "/",
+        &[],
+        "192.0.2.9",
+        Some("api-office"),
+    );
+    check("POST", "api.example.com", "/", v2, far, Some("api-refused"));
+    check("GET", "api.example.com", "/", &[], far, None);
+    check(
+        "GET",
+        "x.example.com",
+        "/~joe/a",
+        &[],
+        far,
+        Some("user-pages"),
+    );
+    check(
+        "GET",
+        "x.example.com",
+        "/robots.txt",
+        &[],
+        far,
+        Some("robots"),
+    );
 }
 
 #[test]

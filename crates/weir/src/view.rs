@@ -6,13 +6,13 @@ use std::sync::Arc;
 use weir_api::View;
 use weir_api::view::{
     BackendView, CheckView, ChecksView, DropView, InterfaceView, ListenerView, NodeView, Page,
-    PoolView, RouteView, SessionFilter, SessionView, SessionsView, Traffic,
+    PoolView, RouteView, SessionFilter, SessionView, SessionsView, SplitView, Traffic,
 };
 use weir_health::HealthReport;
 use weir_l7::{BackendStats, ListenerStats, Reason};
 use weir_model::{
-    BackendId, HealthCheck, HealthProbe, HostPattern, Listener, Name, Pool, Protocol, Route,
-    Snapshot,
+    Action, BackendId, HealthCheck, HealthProbe, Listener, Name, PathMatch, Pool, Protocol, Route,
+    Snapshot, SplitPool, ValueTest,
 };
 
 use crate::node::Node;
@@ -285,15 +285,68 @@ fn available(snapshot: &Snapshot, pool: &Pool) -> u64 {
 }
 
 fn route(route: &Route) -> RouteView {
-    let host = |pattern: &HostPattern| match pattern {
-        HostPattern::Exact(host) => host.clone(),
-        HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
+    let (path, path_prefix, path_regex) = match &route.path {
+        PathMatch::Any => (None, None, None),
+        PathMatch::Exact(path) => (Some(path.clone()), None, None),
+        PathMatch::Prefix(prefix) => (None, Some(prefix.clone()), None),
+        PathMatch::Regex(pattern) => (None, None, Some(pattern.to_string())),
+    };
+    let (action, pool, status) = match &route.action {
+        Action::Pool(pool) => ("pool", Some(pool.to_string()), None),
+        Action::Split(_) => ("split", None, None),
+        Action::Redirect(redirect) => ("redirect", None, Some(redirect.status)),
+        Action::Answer(answer) => ("answer", None, Some(answer.status)),
+    };
+    let split = match &route.action {
+        Action::Split(sides) => sides.as_slice(),
+        _ => &[],
+    };
+    let side = |side: &SplitPool| SplitView {
+        pool: side.pool.to_string(),
+        weight: side.weight,
     };
     RouteView {
-        hosts: route.hosts.iter().map(host).collect(),
-        path_prefix: route.path_prefix.clone(),
-        pool: route.pool.to_string(),
+        name: route.name.as_ref().map(ToString::to_string),
+        hosts: route.hosts.iter().map(ToString::to_string).collect(),
+        path,
+        path_prefix,
+        path_regex,
+        conditions: conditions(route),
+        action,
+        pool,
+        split: split.iter().map(side).collect(),
+        status,
     }
+}
+
+/// What a route asks beside host and path, each in a few words.
+fn conditions(route: &Route) -> Vec<String> {
+    let mut words = Vec::new();
+    if !route.methods.is_empty() {
+        words.push(format!("method {}", route.methods.join(", ")));
+    }
+    let kinds = [
+        ("header", &route.headers),
+        ("query", &route.query),
+        ("cookie", &route.cookies),
+    ];
+    for (kind, conditions) in kinds {
+        words.extend(conditions.iter().map(|condition| {
+            let name = &condition.name;
+            match &condition.test {
+                ValueTest::Exact(value) => format!("{kind} {name} is {value:?}"),
+                ValueTest::Prefix(value) => format!("{kind} {name} begins with {value:?}"),
+                ValueTest::Regex(pattern) => format!("{kind} {name} matches {pattern}"),
+                ValueTest::Present(true) => format!("{kind} {name} is there"),
+                ValueTest::Present(false) => format!("{kind} {name} is not there"),
+            }
+        }));
+    }
+    if !route.clients.is_empty() {
+        let ranges: Vec<String> = route.clients.iter().map(ToString::to_string).collect();
+        words.push(format!("client in {}", ranges.join(", ")));
+    }
+    words
 }
 
 fn check(check: &HealthCheck) -> CheckView {

@@ -4,7 +4,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use weir_model::{HttpLimits, Timeouts};
+use weir_model::{HeaderEdits, HttpLimits, Timeouts};
 
 use crate::buffer::Buffer;
 use crate::codec::h1::response::After;
@@ -70,6 +70,8 @@ pub(crate) struct Exchange<'e, T> {
     pub(crate) listener: &'e LocalListener,
     /// Field lines that are added to the final answer.
     pub(crate) added: &'e [u8],
+    /// Fields of the final answer that are taken off.
+    pub(crate) removed: Option<&'e HeaderEdits>,
     pub(crate) state: State,
 }
 
@@ -248,8 +250,14 @@ impl<T: Transport> Exchange<'_, T> {
             }
             // HTTP/1.0 has no interim answers (RFC 9110, section 15.2).
             if !old_client {
-                self.response
-                    .write(head, After::KeepAlive, false, b"", &mut self.download.head);
+                self.response.write(
+                    head,
+                    After::KeepAlive,
+                    false,
+                    None,
+                    b"",
+                    &mut self.download.head,
+                );
             }
             self.download.begin(Framing::None, false);
             self.state.stage = Stage::Interim;
@@ -260,6 +268,7 @@ impl<T: Transport> Exchange<'_, T> {
                 head,
                 self.state.after,
                 dechunk,
+                self.removed,
                 self.added,
                 &mut self.download.head,
             );

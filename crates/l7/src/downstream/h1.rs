@@ -2,20 +2,24 @@
 
 use std::future::poll_fn;
 use std::io::{IoSlice, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use weir_model::{Action, FixedAnswer, HeaderEdits, Route};
+
 use crate::buffer::Buffer;
-use crate::codec::h1::{Framing, Method, Progress, RequestHead, ResponseHead, Version};
+use crate::codec::h1::{Framing, Method, Progress, Replaced, RequestHead, ResponseHead, Version};
 use crate::deadlines::{Phase, Watch};
 use crate::downstream::exchange::{End, Exchange, State};
+use crate::edits::{self, Facts, write_fields};
 use crate::errors::{Reason, Side, phrase};
 use crate::forwarded::Forwarded;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
+use crate::routing::{Found, RequestView, Split, Target};
 use crate::transport::Transport;
 use crate::tunnel;
 use crate::upstream::{Choice, Connection, LocalBackend, LocalPool, Work};
@@ -55,13 +59,91 @@ enum Next {
     Tunnel(Connection, Work),
 }
 
-/// A request whose head was read, before it is given to a backend.
-struct Begun {
+/// What becomes of a request.
+enum Begun<'p> {
+    Pool(Box<ToPool<'p>>),
+    /// We answer it ourselves.
+    Here(OwnAnswer<'p>),
+    /// Nobody serves it.
+    Nothing,
+}
+
+/// A request that goes to a pool.
+struct ToPool<'p> {
     pool: Rc<LocalPool>,
-    /// The backend that its cookie names.
+    route: Option<&'p Route>,
+    /// The backend that the request's cookie names.
     wanted: Option<usize>,
-    /// The hash of what the pool goes by.
     request_hash: Option<u64>,
+    /// Field lines that the route adds to the answer.
+    added: Vec<u8>,
+}
+
+/// An answer of our own.
+#[derive(Default)]
+struct OwnAnswer<'a> {
+    status: u16,
+    content_type: Option<&'a str>,
+    body: &'a [u8],
+    /// More field lines.
+    fields: Vec<u8>,
+}
+
+impl<'a> OwnAnswer<'a> {
+    fn text(status: u16, body: &'a str) -> Self {
+        Self {
+            status,
+            content_type: Some("text/plain"),
+            body: body.as_bytes(),
+            fields: Vec::new(),
+        }
+    }
+
+    fn write(&self, connection_field: &str, is_head: bool, out: &mut Vec<u8>) {
+        out.clear();
+        // Writing to a vector does not fail.
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
+        if let Some(content_type) = self.content_type {
+            let _ = write!(out, "Content-Type: {content_type}\r\n");
+        }
+        if !FixedAnswer::is_bodiless(self.status) {
+            let _ = write!(out, "Content-Length: {}\r\n", self.body.len());
+        }
+        out.extend_from_slice(&self.fields);
+        let _ = write!(out, "{connection_field}\r\n");
+        if !is_head {
+            out.extend_from_slice(self.body);
+        }
+    }
+}
+
+/// A request that has come over HTTP/1.x, as routes look at it.
+struct Arrived<'h> {
+    request: &'h RequestHead,
+    head: &'h [u8],
+    client: IpAddr,
+}
+
+impl RequestView for Arrived<'_> {
+    fn method(&self) -> &[u8] {
+        self.request.method_name.of(self.head)
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.request.authority.of(self.head)
+    }
+
+    fn target(&self) -> &[u8] {
+        self.request.target.of(self.head)
+    }
+
+    fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s [u8]> {
+        self.request.values(self.head, name)
+    }
+
+    fn client(&self) -> IpAddr {
+        self.client
+    }
 }
 
 /// What reading a head came to.
@@ -217,41 +299,135 @@ impl<T: Transport> Downstream<T> {
         }
     }
 
-    /// Finds the pool of the request whose head was read, and the backend that its cookie names; assembles the head
-    /// for the backend.
-    fn begin(&mut self, plan: &ListenerPlan) -> Option<Begun> {
+    /// Routes the request whose head was read; assembles the head for the backend, or our own answer.
+    fn begin<'p>(&mut self, plan: &'p ListenerPlan) -> Begun<'p> {
         let head = self.buffer.filled();
-        let (authority, target) = (
-            self.request.authority.of(head),
-            self.request.target.of(head),
-        );
-        let pool = plan
-            .routes
-            .find(authority, target)
-            .and_then(|number| self.worker.pool(&self.listener, number));
-        let cookies = pool.as_ref().and_then(|pool| pool.plan.cookies.as_ref());
-        let wanted = cookies.and_then(|cookies| cookies.backend(&self.request, head));
-        let request_hash = pool
-            .as_ref()
-            .and_then(|pool| pool.request_hash(&self.request, head));
-
-        self.upload.head = self.worker.buffers.head();
-        self.download.head = self.worker.buffers.head();
-        let out = &mut self.upload.head;
-        if self.request.authority.is_empty() {
-            self.request
-                .write(head, self.local.to_string().as_bytes(), out);
-        } else {
-            self.request.write(head, b"", out);
+        let view = Arrived {
+            request: &self.request,
+            head,
+            client: self.client.ip(),
+        };
+        let found = plan.routes.find(&view);
+        let (route, number) = match found {
+            Found::Default(number) => (None, Some(number)),
+            Found::Nothing => (None, None),
+            Found::Route(index, Target::Pool(number)) => (Some(index), Some(*number)),
+            Found::Route(index, Target::Split(split)) => {
+                (Some(index), Some(self.side(split, head)))
+            }
+            Found::Route(index, Target::Here) => (Some(index), None),
+        };
+        let pool = number.and_then(|number| self.worker.pool(&self.listener, number));
+        let route = route.map(|index| (index, plan.routes.route(index)));
+        let edits = |(_, route): &(usize, &'p Route)| {
+            !route.request_headers.is_empty() || !route.response_headers.is_empty()
+        };
+        let mut added = Vec::new();
+        let mut request_edits = None;
+        if let Some((_, route)) = route.filter(edits) {
+            let facts = self.facts(plan, &view);
+            write_fields(&route.response_headers, &facts, &mut added);
+            request_edits = Some((&route.request_headers, facts));
         }
-        self.forwarded.write(&self.request, head, out);
+
+        let begun = match (pool, route) {
+            (Some(pool), route) => {
+                let cookies = pool.plan.cookies.as_ref();
+                let wanted = cookies.and_then(|cookies| cookies.backend(&self.request, head));
+                let request_hash = pool.request_hash(&self.request, head);
+                let mut out = self.worker.buffers.head();
+                let local;
+                let fallback = if self.request.authority.is_empty() {
+                    local = self.local.to_string();
+                    local.as_bytes()
+                } else {
+                    b""
+                };
+                match route.filter(|(_, route)| !route.rewrite.is_empty()) {
+                    None => self.request.write(head, fallback, &mut out),
+                    Some((index, route)) => {
+                        let mut target = Vec::new();
+                        plan.routes.write_target(index, view.target(), &mut target);
+                        let replaced = Replaced {
+                            target: Some(&target),
+                            host: route.rewrite.host.as_ref().map(String::as_bytes),
+                        };
+                        self.request
+                            .write_replaced(head, replaced, fallback, &mut out);
+                    }
+                }
+                self.forwarded.write(&self.request, head, &mut out);
+                if let Some((edits, facts)) = request_edits {
+                    edits::apply(edits, &facts, &mut out);
+                }
+                self.upload.head = out;
+                Begun::Pool(Box::new(ToPool {
+                    pool,
+                    route: route.map(|(_, route)| route),
+                    wanted,
+                    request_hash,
+                    added,
+                }))
+            }
+            (None, Some((index, route))) => match &route.action {
+                Action::Redirect(redirect) => {
+                    added.extend_from_slice(b"Location: ");
+                    plan.routes
+                        .write_location((index, redirect), &view, self.local, &mut added);
+                    added.extend_from_slice(b"\r\n");
+                    Begun::Here(OwnAnswer {
+                        status: redirect.status,
+                        fields: added,
+                        ..OwnAnswer::default()
+                    })
+                }
+                Action::Answer(answer) => Begun::Here(OwnAnswer {
+                    status: answer.status,
+                    content_type: answer.content_type.as_deref().or_else(|| {
+                        (!answer.body.is_empty()).then_some("text/plain; charset=utf-8")
+                    }),
+                    body: answer.body.as_bytes(),
+                    fields: added,
+                }),
+                // Its pool is not served any more.
+                Action::Pool(_) | Action::Split(_) => Begun::Nothing,
+            },
+            (None, None) => Begun::Nothing,
+        };
+        self.download.head = self.worker.buffers.head();
         self.buffer.consume(self.request.length);
         self.upload.begin(self.request.framing, false);
-        pool.map(|pool| Begun {
-            pool,
-            wanted,
-            request_hash,
-        })
+        begun
+    }
+
+    /// The pool of a split: the one whose cookie the client has, else by turns.
+    fn side(&self, split: &Split, head: &[u8]) -> usize {
+        let has_cookie = |number: &usize| {
+            let pool = self.worker.pool(&self.listener, *number);
+            pool.is_some_and(|pool| {
+                let cookies = pool.plan.cookies.as_ref();
+                cookies.is_some_and(|cookies| cookies.backend(&self.request, head).is_some())
+            })
+        };
+        split
+            .pools()
+            .find(has_cookie)
+            .unwrap_or_else(|| split.pick(self.worker.turn()))
+    }
+
+    /// What the variables of header fields stand for.
+    fn facts<'f>(&'f self, plan: &'f ListenerPlan, view: &'f Arrived<'f>) -> Facts<'f> {
+        Facts {
+            client: self.client,
+            local: self.local,
+            scheme: if plan.tls.is_some() { "https" } else { "http" },
+            method: view.method(),
+            authority: view.authority(),
+            target: view.target(),
+            request_id: self.worker.request_id(),
+            tls: self.io.tls(),
+            listener: plan.listener.name.as_str(),
+        }
     }
 
     /// Answers the request whose head was read.
@@ -259,14 +435,19 @@ impl<T: Transport> Downstream<T> {
         self.worker.refresh();
         self.listener.counters().requests.add(1);
         let plan = self.plan();
-        let Some(Begun {
+        let begun = match self.begin(&plan) {
+            Begun::Pool(begun) => begun,
+            Begun::Here(answer) => return self.answer_here(&answer).await,
+            Begun::Nothing => return self.fail(Reason::NoRoute, None).await,
+        };
+        let ToPool {
             pool,
+            route,
             wanted,
             request_hash,
-        }) = self.begin(&plan)
-        else {
-            return self.fail(Reason::NoRoute, None).await;
-        };
+            added: edited,
+        } = *begun;
+        let removed = route.map(|route| &route.response_headers);
         let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
         loop {
             let choice = Choice {
@@ -290,9 +471,12 @@ impl<T: Transport> Downstream<T> {
                 .cookies
                 .as_ref()
                 .filter(|_| wanted != Some(work.index));
-            let added = cookies.map_or(Vec::new(), |cookies| {
+            let mut added = cookies.map_or(Vec::new(), |cookies| {
                 cookies.field(work.index, plan.tls.is_some())
             });
+            if !edited.is_empty() {
+                added.extend_from_slice(&edited);
+            }
             let reused = if failed.is_none() {
                 work.backend.reuse()
             } else {
@@ -321,7 +505,7 @@ impl<T: Transport> Downstream<T> {
             if failed.is_some() {
                 work.backend.counters().retries.add(1);
             }
-            let end = self.exchange(&plan, &mut connection, &added).await;
+            let end = self.exchange(&plan, &mut connection, &added, removed).await;
             self.count_bytes();
             let failed_here =
                 matches!(&end, End::Failed { reason, .. } if reason.side() == Side::Upstream);
@@ -381,6 +565,7 @@ impl<T: Transport> Downstream<T> {
         plan: &ListenerPlan,
         connection: &mut Connection,
         added: &[u8],
+        removed: Option<&HeaderEdits>,
     ) -> End {
         let mut exchange = Exchange {
             io: &mut self.io,
@@ -396,6 +581,7 @@ impl<T: Transport> Downstream<T> {
             timeouts: &plan.listener.timeouts,
             listener: &self.listener,
             added,
+            removed,
             state: State::default(),
         };
         poll_fn(|cx| exchange.poll(cx)).await
@@ -446,57 +632,59 @@ impl<T: Transport> Downstream<T> {
     /// Ends a request whose answer has not begun.
     async fn fail(&mut self, reason: Reason, backend: Option<&LocalBackend>) -> Next {
         self.count(reason, backend);
-        let bodiless = self.request.framing == Framing::None;
-        let status = reason.status();
-        if reason.side() != Side::Downstream
-            && bodiless
-            && self.request.keep_alive
-            && !self.is_closing()
-        {
-            let told = if self.request.version == Version::Http10 {
-                "Connection: keep-alive\r\n"
-            } else {
-                ""
-            };
-            return if self.send_answer(reason, status, told).await {
-                Next::Request
-            } else {
-                Next::Close
-            };
+        if reason.side() != Side::Downstream {
+            let status = reason.status();
+            let body = format!("{status} {}: {reason}\n", phrase(status));
+            return self.answer_here(&OwnAnswer::text(status, &body)).await;
         }
-        if status == 0 {
+        if reason.status() == 0 {
             return Next::Close;
         }
         self.refuse(reason).await
     }
 
+    /// Answers a request by ourselves. The connection goes on where nothing else of the request is to come.
+    async fn answer_here(&mut self, answer: &OwnAnswer<'_>) -> Next {
+        let bodiless = self.request.framing == Framing::None;
+        if !bodiless || !self.request.keep_alive || self.is_closing() {
+            return if self.send_answer(answer, "Connection: close\r\n").await {
+                Next::Linger
+            } else {
+                Next::Close
+            };
+        }
+        let told = if self.request.version == Version::Http10 {
+            "Connection: keep-alive\r\n"
+        } else {
+            ""
+        };
+        if self.send_answer(answer, told).await {
+            Next::Request
+        } else {
+            Next::Close
+        }
+    }
+
     /// Tells the client why its request is refused, and that the connection ends.
     async fn refuse(&mut self, reason: Reason) -> Next {
-        if self
-            .send_answer(reason, reason.status(), "Connection: close\r\n")
-            .await
-        {
+        let status = reason.status();
+        let body = format!("{status} {}: {reason}\n", phrase(status));
+        let answer = OwnAnswer::text(status, &body);
+        if self.send_answer(&answer, "Connection: close\r\n").await {
             Next::Linger
         } else {
             Next::Close
         }
     }
 
-    /// Sends a short answer of our own; `false` where the client does not take it.
-    async fn send_answer(&mut self, reason: Reason, status: u16, connection_field: &str) -> bool {
-        let body = format!("{status} {}: {reason}\n", phrase(status));
-        let out = &mut self.download.head;
-        out.clear();
-        // Writing to a vector does not fail.
-        let _ = write!(
-            out,
-            "HTTP/1.1 {status} {}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n{connection_field}\r\n",
-            phrase(status),
-            body.len(),
+    /// Sends an answer of our own; `false` where the client does not take it.
+    async fn send_answer(&mut self, answer: &OwnAnswer<'_>, connection_field: &str) -> bool {
+        let status = answer.status;
+        answer.write(
+            connection_field,
+            self.request.method == Method::Head,
+            &mut self.download.head,
         );
-        if self.request.method != Method::Head {
-            out.extend_from_slice(body.as_bytes());
-        }
         let plan = self.plan();
         self.watch.arm(plan.listener.timeouts.idle, Phase::Busy);
         let mut sent = 0;

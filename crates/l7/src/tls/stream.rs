@@ -4,9 +4,10 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
 
 use crate::buffer::{Buffer, BufferPool};
+use crate::edits::TlsFacts;
 use crate::transport::{Plain, Transport};
 
 /// Bytes of plaintext that are encrypted ahead of the socket: one record of the largest size, and its like.
@@ -175,6 +176,16 @@ impl Transport for Tls {
         self.session.send_close_notify();
         ready!(self.poll_flush(cx))?;
         self.io.poll_shutdown(cx)
+    }
+
+    fn tls(&self) -> Option<TlsFacts<'_>> {
+        let version = match self.session.protocol_version() {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "",
+        };
+        let sni = self.session.server_name().unwrap_or_default();
+        Some(TlsFacts { version, sni })
     }
 
     fn abort(&mut self) {

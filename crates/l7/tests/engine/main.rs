@@ -9,6 +9,7 @@ mod harness;
 mod refusal;
 mod request;
 mod retry;
+mod routing;
 mod sticky;
 mod timeout;
 mod tls;

@@ -13,6 +13,7 @@ use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::duration::format_duration;
 use super::health::read_probe;
 use super::policy::{is_token_byte, read_hash};
+use super::route::{self, RouteTable, read_route};
 use super::section::{Grammar, Read, Section, duration, integer, text, word};
 use super::source::{At, Span};
 use crate::backend::{Backend, MAX_WEIGHT};
@@ -21,7 +22,6 @@ use crate::listener::{CertificateFiles, Forward, HttpLimits, Protocol, Timeouts}
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, XdpMode};
 use crate::pool::{HashKey, Scheduler, Sticky, StickyMode};
-use crate::route::{HostPattern, PathPrefix};
 
 static ROOT: Grammar = Grammar {
     title: "the file",
@@ -94,17 +94,6 @@ static LISTENER: Grammar = Grammar {
         ("key_file", "certificates"),
     ],
     example: "[[listener]]",
-};
-static ROUTE: Grammar = Grammar {
-    title: "[[listener.route]]",
-    keys: &["host", "path_prefix", "pool"],
-    synonyms: &[
-        ("path", "path_prefix"),
-        ("prefix", "path_prefix"),
-        ("backend", "pool"),
-        ("sni", "host"),
-    ],
-    example: "[[listener.route]]",
 };
 static CERTIFICATE: Grammar = Grammar {
     title: "`certificates`",
@@ -223,13 +212,13 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-static ALL: [&Grammar; 13] = [
+pub(super) static ALL: [&Grammar; 22] = [
     &NODE,
     &L4_TABLE,
     &L7_TABLE,
     &API,
     &LISTENER,
-    &ROUTE,
+    &route::ROUTE,
     &CERTIFICATE,
     &TIMEOUTS,
     &LIMITS,
@@ -237,6 +226,16 @@ static ALL: [&Grammar; 13] = [
     &HEALTH,
     &STICKY,
     &BACKEND,
+    // The tables in a route.
+    route::TABLES[0],
+    route::TABLES[1],
+    route::TABLES[2],
+    route::TABLES[3],
+    route::TABLES[4],
+    route::TABLES[5],
+    route::TABLES[6],
+    route::TABLES[7],
+    route::TABLES[8],
 ];
 
 static PROTOCOLS: [(&str, Protocol); 5] = [
@@ -353,16 +352,6 @@ pub(super) struct ListenerTable<'t> {
     pub(super) timeouts_span: Option<Span>,
     pub(super) limits: HttpLimits,
     pub(super) limits_span: Option<Span>,
-}
-
-pub(super) struct RouteTable<'t> {
-    pub(super) span: Span,
-    pub(super) hosts: Vec<At<HostPattern>>,
-    pub(super) path_prefix: Option<PathPrefix>,
-    pub(super) path_span: Option<Span>,
-    /// Whether `host` is written, right or wrong.
-    pub(super) has_host: bool,
-    pub(super) pool: Read<&'t str>,
 }
 
 pub(super) struct PoolTable<'t> {
@@ -514,7 +503,7 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
 }
 
 /// Whether an array has items, readable or not.
-fn has_items(section: &Section<'_>, key: &'static str) -> bool {
+pub(super) fn has_items(section: &Section<'_>, key: &'static str) -> bool {
     section
         .peek(key)
         .and_then(DeValue::as_array)
@@ -612,7 +601,7 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         word("forward", &FORWARDS, &FORWARD_SYNONYMS),
     );
     let pool = section.read("pool", out, text("pool"));
-    let routes = match section.sections("route", &ROUTE, &ALL, out) {
+    let routes = match section.sections("route", &route::ROUTE, &ALL, out) {
         Read::Good(at) => {
             let value = at
                 .value
@@ -673,55 +662,6 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         timeouts_span: section.key_span("timeouts"),
         limits: limits.unwrap_or_default(),
         limits_span: section.key_span("limits"),
-    }
-}
-
-fn read_route<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> RouteTable<'t> {
-    let hosts = section.strings("host", "[\"www.example.com\"]", out, |written| {
-        HostPattern::parse(written).map_err(|error| {
-            let message = format!("{} is not a host: {error}", quoted(written));
-            Complaint::new(
-                Kind::InvalidValue,
-                message,
-                "expected a host, as `www.example.com` or `*.example.com`",
-            )
-            .maybe_help(error.remedy(written))
-        })
-    });
-    if let Read::Good(list) = &hosts
-        && list.value.is_empty()
-        && !has_items(section, "host")
-    {
-        let complaint = Complaint::new(
-            Kind::InvalidValue,
-            "`host` is empty: the route matches nothing",
-            "expected at least one host",
-        );
-        out.error(list.span, complaint.help("for all hosts, leave `host` out"));
-    }
-    let path_prefix = section.read("path_prefix", out, |value| {
-        let written = text("path_prefix")(value)?;
-        PathPrefix::parse(written).map_err(|error| {
-            let message = format!(
-                "{} is not the beginning of a path: {error}",
-                quoted(written)
-            );
-            Complaint::new(
-                Kind::InvalidValue,
-                message,
-                "expected a path from `/`, as `/v1/`",
-            )
-            .maybe_help(error.remedy(written))
-        })
-    });
-    let pool = section.require("pool", "\"web\"", out, text("pool"));
-    RouteTable {
-        span: section.span,
-        has_host: !hosts.is_absent(),
-        hosts: hosts.or(Vec::new()),
-        path_prefix: path_prefix.good().map(|at| at.value.clone()),
-        path_span: section.key_span("path_prefix"),
-        pool,
     }
 }
 
@@ -924,7 +864,7 @@ fn read_name<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> Read<&'t str>
     name
 }
 
-fn check_name(written: &str) -> Result<&str, Complaint> {
+pub(super) fn check_name(written: &str) -> Result<&str, Complaint> {
     Name::parse(written).map(|_| written).map_err(|error| {
         let message = format!("{} cannot be a name: {error}", quoted(written));
         let label = format!(

@@ -9,12 +9,14 @@ use super::Config;
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::file::{File, ListenerTable, PoolTable};
 use super::near::{alternatives, nearest};
+use super::route::RouteTable;
 use super::section::Read;
 use super::source::Span;
+use crate::action::Scheme;
 use crate::listener::{Forward, Listener, Protocol};
 use crate::name::Name;
 use crate::pool::{HashKey, Pool, Scheduler};
-use crate::route::{HostPattern, PathPrefix, Route};
+use crate::route::{HostPattern, PathMatch};
 
 /// Names of a file with more than this many are not listed in a message.
 const LISTED_NAMES: usize = 8;
@@ -162,7 +164,7 @@ impl<'f, 't> Resolved<'f, 't> {
             .good()
             .into_iter()
             .flat_map(|routes| &routes.value);
-        std::iter::once(&self.table.pool).chain(routes.map(|route| &route.pool))
+        std::iter::once(&self.table.pool).chain(routes.flat_map(|route| &route.pools))
     }
 
     fn build(&self) -> Option<Listener> {
@@ -172,13 +174,7 @@ impl<'f, 't> Resolved<'f, 't> {
             .good()
             .into_iter()
             .flat_map(|routes| &routes.value)
-            .map(|route| {
-                Some(Route {
-                    hosts: route.hosts.iter().map(|at| at.value.clone()).collect(),
-                    path_prefix: route.path_prefix.clone().and_then(PathPrefix::into_option),
-                    pool: Name::new(route.pool.good()?.value),
-                })
-            });
+            .map(RouteTable::build);
         Some(Listener {
             name: Name::new(table.name.good()?.value),
             bind: self.bind?,
@@ -505,55 +501,44 @@ fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
     }
 }
 
+/// Path expressions of a listener at most: their automata take memory, and time to build at a reload.
+const PATH_REGEXES_MAX: usize = 1_000;
+/// Routes with the same host and path that are compared with each other: more would take quadratic time.
+const COMPARED_ROUTES: usize = 64;
+
 /// What routes of a `tls` listener may look at, and routes that an earlier one hides.
 fn check_routes(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
     let Some(routes) = listener.table.routes.good() else {
         return;
     };
-    let mut first: HashMap<(Option<&HostPattern>, Option<&PathPrefix>), Span> = HashMap::new();
+    unique_names(routes.value.iter().map(|route| &route.name), "route", out);
+    let mut regexes = 0;
+    let mut earlier: HashMap<_, Vec<(&RouteTable<'_>, Span)>> = HashMap::new();
     for route in &routes.value {
         if listener.protocol == Some(Protocol::Tls) {
-            if let Some(span) = route.path_span {
-                let complaint = Complaint::new(
-                    Kind::Conflict,
-                    "`path_prefix` on a listener of protocol `tls`",
-                    "TLS is not opened, so only `host` (SNI) is seen",
+            check_tls_route(route, out);
+        }
+        check_redirect(listener, route, out);
+        if let PathMatch::Regex(_) = route.path {
+            regexes += 1;
+            if regexes == PATH_REGEXES_MAX + 1 {
+                let message = format!(
+                    "{} has too many routes with `path_regex`",
+                    listener.subject()
                 );
+                let label = format!("expected at most {PATH_REGEXES_MAX} in a listener");
                 out.error(
-                    span,
-                    complaint.help(
-                        "to route by path, write `protocol = \"https\"` and give it certificates",
-                    ),
-                );
-            }
-            if !route.has_host {
-                let complaint = Complaint::new(
-                    Kind::MissingKey,
-                    "[[listener.route]] has no `host`",
-                    "expected `host = [\"www.example.com\"]`",
-                );
-                out.error(
-                    route.span,
-                    complaint.help("for all other hosts, write `pool` on the listener"),
+                    route.path_span.unwrap_or(route.span),
+                    Complaint::new(Kind::OutOfRange, message, label),
                 );
             }
         }
-        let is_address = |host: &HostPattern| match host {
-            HostPattern::Exact(host) => host.starts_with('[') || host.parse::<IpAddr>().is_ok(),
-            HostPattern::Wildcard(_) => false,
+        let path = match &route.path {
+            PathMatch::Any => ("", ""),
+            PathMatch::Exact(path) => ("path", path.as_str()),
+            PathMatch::Prefix(prefix) => ("path_prefix", prefix.as_str()),
+            PathMatch::Regex(pattern) => ("path_regex", pattern.as_str()),
         };
-        for at in &route.hosts {
-            if listener.protocol == Some(Protocol::Tls) && is_address(&at.value) {
-                let message = format!("`{}` as `host` on a listener of protocol `tls`", at.value);
-                let label = "SNI carries names, never addresses (RFC 6066, section 3)";
-                out.error(at.span, Complaint::new(Kind::Conflict, message, label));
-            }
-        }
-        // `/` alone is the same as no prefix.
-        let path = route
-            .path_prefix
-            .as_ref()
-            .filter(|prefix| prefix.as_str() != "/");
         let any_host = (!route.has_host).then_some((None, route.span));
         let hosts = route
             .hosts
@@ -561,22 +546,83 @@ fn check_routes(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
             .map(|at| (Some(&at.value), at.span))
             .chain(any_host);
         for (host, span) in hosts {
-            if let Some(earlier) = first.get(&(host, path)) {
+            let others = earlier.entry((host, path)).or_default();
+            if let Some((_, first)) = others.iter().find(|(other, _)| other.covers(route)) {
                 let what = host.map_or_else(|| "all hosts".to_owned(), |host| format!("`{host}`"));
-                let paths = path.map_or_else(String::new, |path| {
-                    format!(" and {}", quoted(path.as_str()))
-                });
+                let paths = match path {
+                    ("", _) => String::new(),
+                    (_, path) => format!(" and {}", quoted(path)),
+                };
                 let message = format!("a route for {what}{paths} that never matches");
                 let complaint = Complaint::new(
                     Kind::Duplicate,
                     message,
                     "an earlier route matches the same",
                 );
-                out.warn(span, complaint.note(*earlier, "the first is here"));
-            } else {
-                first.insert((host, path), span);
+                out.warn(span, complaint.note(*first, "the first is here"));
+            } else if others.len() < COMPARED_ROUTES {
+                others.push((route, span));
             }
         }
+    }
+}
+
+/// A connection that is not opened shows its name and its client, and nothing can be said in it.
+fn check_tls_route(route: &RouteTable<'_>, out: &mut Findings<'_>) {
+    if let Some((key, span)) = route.http_only {
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            format!("`{key}` on a listener of protocol `tls`"),
+            "TLS is not opened, so only `host` (SNI) is seen",
+        );
+        let help = match key {
+            "path" | "path_prefix" | "path_regex" => {
+                "to route by path, write `protocol = \"https\"` and give it certificates"
+            }
+            _ => "for this, write `protocol = \"https\"` and give it certificates",
+        };
+        out.error(span, complaint.help(help));
+    }
+    if !route.has_host {
+        let complaint = Complaint::new(
+            Kind::MissingKey,
+            "[[listener.route]] has no `host`",
+            "expected `host = [\"www.example.com\"]`",
+        );
+        out.error(
+            route.span,
+            complaint.help("for all other hosts, write `pool` on the listener"),
+        );
+    }
+    let is_address = |host: &HostPattern| match host {
+        HostPattern::Exact(host) => host.starts_with('[') || host.parse::<IpAddr>().is_ok(),
+        HostPattern::Wildcard(_) => false,
+    };
+    for at in &route.hosts {
+        if is_address(&at.value) {
+            let message = format!("`{}` as `host` on a listener of protocol `tls`", at.value);
+            let label = "SNI carries names, never addresses (RFC 6066, section 3)";
+            out.error(at.span, Complaint::new(Kind::Conflict, message, label));
+        }
+    }
+}
+
+/// A redirect to where the request has come from goes round for ever.
+fn check_redirect(listener: &Resolved<'_, '_>, route: &RouteTable<'_>, out: &mut Findings<'_>) {
+    let own = match listener.protocol {
+        Some(Protocol::Http) => Scheme::Http,
+        Some(Protocol::Https) => Scheme::Https,
+        _ => return,
+    };
+    if let Some((scheme, span)) = route.scheme_redirect()
+        && scheme.unwrap_or(own) == own
+    {
+        let message = format!(
+            "a redirect to `{}`, where the request has come from",
+            own.as_str()
+        );
+        let complaint = Complaint::new(Kind::Conflict, message, "the client would come back here");
+        out.error(span, complaint);
     }
 }
 

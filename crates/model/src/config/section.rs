@@ -286,6 +286,37 @@ impl<'t> Section<'t> {
         })
     }
 
+    /// The keys of a table that may have any, with their values; empty if it is absent.
+    pub(super) fn entries(
+        &self,
+        key: &'static str,
+        example: &str,
+        out: &mut Findings<'_>,
+    ) -> Vec<(At<&'t str>, At<&'t DeValue<'t>>)> {
+        let table = self.read(key, out, |value| match value {
+            DeValue::Table(table) => Ok(table),
+            other => Err(wrong_type(&format!("`{key}`"), "a table", other)
+                .help(format!("write `{key} = {example}`"))),
+        });
+        let Some(table) = table.good() else {
+            return Vec::new();
+        };
+        let entry = |(name, value): (&'t toml::Spanned<_>, &'t toml::Spanned<DeValue<'t>>)| {
+            let name: &'t toml::Spanned<std::borrow::Cow<'t, str>> = name;
+            (
+                At {
+                    value: name.get_ref().as_ref(),
+                    span: name.span().into(),
+                },
+                At {
+                    value: value.get_ref(),
+                    span: value.span().into(),
+                },
+            )
+        };
+        table.value.iter().map(entry).collect()
+    }
+
     /// A value as it was written.
     pub(super) fn peek(&self, key: &str) -> Option<&'t DeValue<'t>> {
         self.table.get(key).map(toml::Spanned::get_ref)
@@ -374,6 +405,14 @@ pub(super) fn text<'t>(key: &str) -> impl Fn(&'t DeValue<'t>) -> Result<&'t str,
 
 fn quoted_plain(text: &str) -> &str {
     text.get(..40).unwrap_or(text)
+}
+
+/// Takes `true` or `false`.
+pub(super) fn boolean(key: &str) -> impl Fn(&DeValue<'_>) -> Result<bool, Complaint> {
+    move |value| match value {
+        DeValue::Boolean(value) => Ok(*value),
+        other => Err(wrong_type(&format!("`{key}`"), "`true` or `false`", other)),
+    }
 }
 
 /// Takes an integer of a range.

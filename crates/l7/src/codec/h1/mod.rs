@@ -9,7 +9,7 @@ pub mod request;
 pub mod response;
 
 pub use chunked::{ChunkDecoder, Piece, PieceKind};
-pub use request::RequestHead;
+pub use request::{Replaced, RequestHead};
 pub use response::ResponseHead;
 
 use crate::errors::Reason;

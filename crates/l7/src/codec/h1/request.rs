@@ -47,6 +47,15 @@ pub struct RequestHead {
     left_out: LeftOut,
 }
 
+/// What takes the place of a request's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Replaced<'r> {
+    /// Path and query.
+    pub target: Option<&'r [u8]>,
+    /// Host and port.
+    pub host: Option<&'r [u8]>,
+}
+
 /// Bytes of empty lines that are skipped before a request line (RFC 9112, section 2.2, asks for one line).
 const EMPTY_LINES_MAX: usize = 8;
 
@@ -65,15 +74,19 @@ impl RequestHead {
 
     /// The value of the first field with this name, which is in lower case.
     pub fn field<'h>(&self, head: &'h [u8], name: &str) -> Option<&'h [u8]> {
+        self.values(head, name).next()
+    }
+
+    /// The values of the fields with this name, which is in lower case.
+    pub fn values<'h>(&self, head: &'h [u8], name: &str) -> impl Iterator<Item = &'h [u8]> {
         let lines = self.fields.of(head).split(|byte| *byte == b'\n');
-        let value_of = |line: &'h [u8]| {
+        lines.filter_map(move |line| {
             let (found, rest) = line.split_at_checked(name.len())?;
             let value = rest.strip_prefix(b":")?;
             found
                 .eq_ignore_ascii_case(name.as_bytes())
                 .then(|| field::trim(value.strip_suffix(b"\r").unwrap_or(value)))
-        };
-        lines.filter_map(value_of).next()
+        })
     }
 
     /// The values of the cookies with this name (RFC 6265, section 4.2.1).
@@ -369,8 +382,24 @@ impl RequestHead {
             self.left_out
                 .copy_rest(head, self.method_name.start, self.fields.end, out);
         } else {
-            self.write_rewritten(head, fallback_host, out);
+            self.write_rewritten(head, Replaced::default(), fallback_host, out);
         }
+        self.write_ends(out);
+    }
+
+    /// As [`Self::write`], with another target or host than the client's.
+    pub fn write_replaced(
+        &self,
+        head: &[u8],
+        replaced: Replaced<'_>,
+        fallback_host: &[u8],
+        out: &mut Vec<u8>,
+    ) {
+        self.write_rewritten(head, replaced, fallback_host, out);
+        self.write_ends(out);
+    }
+
+    fn write_ends(&self, out: &mut Vec<u8>) {
         if self.respells_coding {
             out.extend_from_slice(TransferEncoding::LINE);
         }
@@ -380,10 +409,16 @@ impl RequestHead {
     }
 
     #[cold]
-    fn write_rewritten(&self, head: &[u8], fallback_host: &[u8], out: &mut Vec<u8>) {
+    fn write_rewritten(
+        &self,
+        head: &[u8],
+        replaced: Replaced<'_>,
+        fallback_host: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         out.extend_from_slice(self.method_name.of(head));
         out.push(b' ');
-        let target = self.target.of(head);
+        let target = replaced.target.unwrap_or_else(|| self.target.of(head));
         if target.is_empty() && self.method == Method::Options {
             // Of the server as a whole (RFC 9112, section 3.2.4).
             out.push(b'*');
@@ -392,16 +427,16 @@ impl RequestHead {
         }
         out.extend_from_slice(target);
         out.extend_from_slice(b" HTTP/1.1\r\n");
-        if self.has_host {
+        if self.has_host && replaced.host.is_none() {
             self.left_out
                 .copy_rest(head, self.fields.start, self.fields.end, out);
             return;
         }
         out.extend_from_slice(b"Host: ");
-        out.extend_from_slice(if self.authority.is_empty() {
-            fallback_host
-        } else {
-            self.authority.of(head)
+        out.extend_from_slice(match replaced.host {
+            Some(host) => host,
+            None if self.authority.is_empty() => fallback_host,
+            None => self.authority.of(head),
         });
         out.extend_from_slice(b"\r\n");
         // The client's own `Host` line does not count any more: copied line by line without it.

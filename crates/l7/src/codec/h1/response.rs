@@ -2,13 +2,14 @@
 
 use std::mem::MaybeUninit;
 
-use weir_model::HttpLimits;
+use weir_model::{HeaderEdits, HttpLimits};
 
 use super::field::{self, Connection};
 use super::{
     FIELDS_ON_STACK, Framing, LeftOut, Method, Progress, Span, TransferEncoding, Version,
     content_length, has_bare_lf,
 };
+use crate::edits;
 use crate::errors::Reason;
 
 /// What an answer's head says. Reused from answer to answer, so that its lists keep their memory.
@@ -234,12 +235,13 @@ impl ResponseHead {
 
     /// Writes the head as the client shall see it: HTTP/1.1, the backend's fields without those of this hop, and
     /// what becomes of the connection. `plain_body`: the chunks are taken off, for a client that knows none.
-    /// `added` are whole field lines of our own.
+    /// Fields that `removed` takes off are left out; `added` are whole field lines of our own.
     pub fn write(
         &self,
         head: &[u8],
         after: After,
         plain_body: bool,
+        removed: Option<&HeaderEdits>,
         added: &[u8],
         out: &mut Vec<u8>,
     ) {
@@ -249,6 +251,9 @@ impl ResponseHead {
         } else {
             self.left_out
                 .copy_rest(head, self.status_line_rest.start, self.fields.end, out);
+        }
+        if let Some(removed) = removed {
+            edits::remove(removed, out);
         }
         if self.respells_coding && !plain_body {
             out.extend_from_slice(TransferEncoding::LINE);

@@ -481,7 +481,7 @@ fn answers_are_passed_on_without_the_fields_of_the_hop() {
     ] {
         let head = response(input.as_bytes(), Method::Get).unwrap();
         let mut out = Vec::new();
-        head.write(input.as_bytes(), after, plain, b"", &mut out);
+        head.write(input.as_bytes(), after, plain, None, b"", &mut out);
         assert_eq!(String::from_utf8(out).unwrap(), expected, "{input:?}");
     }
 }
@@ -779,7 +779,7 @@ proptest! {
         let answer = format!("HTTP/1.1 200 OK\r\n{lines}\r\n");
         let head = response(answer.as_bytes(), Method::Get).unwrap();
         let mut out = Vec::new();
-        head.write(answer.as_bytes(), After::KeepAlive, false, b"", &mut out);
+        head.write(answer.as_bytes(), After::KeepAlive, false, None, b"", &mut out);
         prop_assert_eq!(String::from_utf8(out).unwrap(), answer);
     }
 }
@@ -850,7 +850,7 @@ fn mutated_messages_are_refused_or_sound() {
         let mut head = ResponseHead::default();
         if head.parse(&input, Method::Get, &LIMITS) == Ok(Progress::Complete) {
             let mut out = Vec::new();
-            head.write(&input, After::KeepAlive, false, b"", &mut out);
+            head.write(&input, After::KeepAlive, false, None, b"", &mut out);
             sound(&input, &out);
             assert!(
                 field_count(&out, "content-length") + field_count(&out, "transfer-encoding") <= 1,
