@@ -1,16 +1,19 @@
 //! The kernel's maps that commits write.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::Arc;
+use std::ops::DerefMut;
 use std::sync::atomic::Ordering::Release;
+use std::sync::{Arc, Mutex};
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData};
 use weir_l4_common::service::{Listener, ListenerKey, SCHEDULE_LANES};
 
 use crate::backends::Backends;
 use crate::listeners::ListenerTable;
+use crate::lock::lock;
 use crate::memory::{Mapped, ScheduleCell};
 use crate::plan::Maps;
+use crate::policies::Policies;
 use crate::region::Region;
 
 /// The maps that commits write.
@@ -21,6 +24,7 @@ pub(crate) struct KernelMaps {
     pub(crate) locals: Array<MapData, u32>,
     pub(crate) listeners: ListenerTable,
     pub(crate) vips: BpfHashMap<MapData, [u8; 16], u32>,
+    pub(crate) policies: Arc<Mutex<Policies>>,
 }
 
 impl Maps for KernelMaps {
@@ -69,6 +73,10 @@ impl Maps for KernelMaps {
 
     fn remove_vip(&mut self, vip: Ipv4Addr) {
         logged("VIPS", self.vips.remove(&vip.to_ipv6_mapped().octets()));
+    }
+
+    fn policies(&mut self) -> impl DerefMut<Target = Policies> {
+        lock(&self.policies)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use weir_model::{BackendId, Config, Forward, L4, Listener, Name, Pool, Snapshot}
 
 use crate::error::Error;
 use crate::number::Numbers;
+use crate::policies::Policies;
 use crate::region::{Region, Regions};
 use crate::schedule::{self, Member};
 
@@ -35,6 +37,8 @@ pub(crate) trait Maps {
     fn add_vip(&mut self, vip: Ipv4Addr);
     /// Removes the address of listeners.
     fn remove_vip(&mut self, vip: Ipv4Addr);
+    /// What holds for sessions that are there.
+    fn policies(&mut self) -> impl DerefMut<Target = Policies>;
 }
 
 /// What the maps hold.
@@ -66,6 +70,7 @@ struct Served {
     mode: Mode,
     /// Its pool, then that pool's backups: the first that has a backend for new work gets it. At least one.
     pools: Vec<Name>,
+    idle_timeout: Option<Duration>,
 }
 
 /// A pool in the maps.
@@ -224,6 +229,8 @@ impl Plan {
             .values()
             .filter_map(|(_, new)| new.as_ref())
         {
+            maps.policies()
+                .set_idle_timeout(served.number, served.idle_timeout);
             written.insert(served.key);
             maps.write_listener(served.key, self.entry(served));
         }
@@ -268,6 +275,7 @@ impl Plan {
         }
         if let Some(snapshot) = change.snapshot {
             if let Some(l4) = &snapshot.config.l4 {
+                maps.policies().set_timeouts(&l4.timeouts);
                 self.l4 = l4.clone();
             }
             self.snapshot = Some(snapshot);
@@ -518,6 +526,7 @@ impl Plan {
             key,
             mode,
             pools: with_backups(config, pool),
+            idle_timeout: listener.idle_timeout,
         })
     }
 
@@ -761,6 +770,7 @@ mod tests {
         locals: Vec<Ipv4Addr>,
         listeners: HashMap<ListenerKey, Entry>,
         vips: HashSet<Ipv4Addr>,
+        policies: Policies,
         /// When programs may last have seen an element in use.
         seen: HashMap<u32, Duration>,
         writes: usize,
@@ -852,6 +862,10 @@ mod tests {
         fn remove_vip(&mut self, vip: Ipv4Addr) {
             assert!(self.vips.remove(&vip));
             self.writes += 1;
+        }
+
+        fn policies(&mut self) -> impl DerefMut<Target = Policies> {
+            &mut self.policies
         }
     }
 

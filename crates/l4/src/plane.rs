@@ -30,8 +30,8 @@ use crate::maps::KernelMaps;
 use crate::memory::Mapped;
 use crate::object::{SCHEDULE_ELEMENTS, check_memory, load, mapped, table_bytes, table_sets, take};
 use crate::plan::{Change, Plan};
+use crate::policies::Policies;
 use crate::session::{Filter, Found, NumberFilter, Session, for_each};
-use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
 use crate::sweep::{Sweep, Totals};
 use crate::tally::Count;
@@ -49,6 +49,8 @@ const PASS_STEPS: u32 = 100;
 /// After a step the sweep rests for at least so many times as long as the step took: a table too large to go through
 /// in time takes more time, not more of a core.
 const PASS_REST: u32 = 4;
+/// …and where the table is full, only as long as it took: half of a core against a flood.
+const PRESSED_REST: u32 = 1;
 
 /// The running plane. Dropping it detaches the program; sessions end with it.
 pub struct Plane {
@@ -76,6 +78,7 @@ struct Shared {
     lines: Mapped<Line>,
     seed: u64,
     clock: Clock,
+    policies: Arc<Mutex<Policies>>,
     totals: Mutex<Arc<Totals>>,
     passes: AtomicU64,
     pass_cpu_nanoseconds: AtomicU64,
@@ -103,6 +106,7 @@ impl Plane {
             "BACKENDS",
             BACKENDS_MAX as usize + 1,
         )?));
+        let policies = Arc::new(Mutex::new(Policies::default()));
         let maps = KernelMaps {
             backends: backends.clone(),
             schedule: mapped(&ebpf, "SCHEDULE", SCHEDULE_ELEMENTS as usize)?,
@@ -113,6 +117,7 @@ impl Plane {
                 mapped(&ebpf, "LISTENERS", ENTRIES as usize)?,
             ),
             vips: take(&mut ebpf, "VIPS")?,
+            policies: policies.clone(),
         };
         let counters = CounterMaps {
             listeners: take(&mut ebpf, "LISTENER_COUNTERS")?,
@@ -148,6 +153,7 @@ impl Plane {
             lines,
             seed,
             clock,
+            policies,
             totals: Mutex::default(),
             passes: AtomicU64::new(0),
             pass_cpu_nanoseconds: AtomicU64::new(0),
@@ -420,16 +426,22 @@ impl Shared {
         let mut sweep = Sweep::new(
             sets,
             u64::from(self.l4.max_sessions) * 2,
-            Timeouts::default(),
+            lock(&self.policies).timeouts(),
         );
         let step = sets.div_ceil(PASS_STEPS);
         let mut cpu_before = thread_cpu();
         let mut rest = Duration::ZERO;
-        while !stop.wait(rest.max(PASS_INTERVAL / PASS_STEPS)) {
+        while !stop.wait(rest) {
             let now = self.clock.now();
             let totals = sweep.step(self.table(), now, step);
-            rest = monotonic().saturating_sub(now.monotonic) * PASS_REST;
+            let took = monotonic().saturating_sub(now.monotonic);
+            rest = if sweep.is_pressed() {
+                took * PRESSED_REST
+            } else {
+                (took * PASS_REST).max(PASS_INTERVAL / PASS_STEPS)
+            };
             let Some(totals) = totals else { continue };
+            sweep.set_timeouts(lock(&self.policies).timeouts());
             self.give_numbers_back(&mut sweep, &totals);
             *lock(&self.totals) = Arc::new(totals);
             let cpu = thread_cpu();

@@ -169,7 +169,9 @@ fn look(table: Table<'_>, now: Now, timeouts: &Timeouts, line: &Line, meta: Meta
             listener: None,
             state,
             idle,
-            timeout_left: timeouts.of(state, meta.has_peer()).saturating_sub(idle),
+            timeout_left: timeouts
+                .of(state, meta.has_peer(), line.listener.load(Relaxed))
+                .saturating_sub(idle),
             packets_in: line.packets.load(Relaxed),
             bytes_in: line.bytes.load(Relaxed),
             packets_out: peer.map_or(0, |peer| peer.packets.load(Relaxed)),

@@ -5,10 +5,13 @@
 //! LAST_ACK are not told from TIME_WAIT. Where only the client's direction passes through us (DR, tunnel) the states
 //! are those of IPVS for that case (net/netfilter/ipvs/ip_vs_proto_tcp.c, `tcp_states_dir` "input only").
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weir_l4_common::session::{ACK, FIN, RST, SYN};
+use weir_model::SessionTimeouts;
 
 /// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,13 +30,31 @@ pub enum State {
     TimeWait,
     /// A side has reset the connection.
     Close,
-    /// UDP, no answer seen.
+    /// UDP, no answer seen, or one answer to one packet.
     Udp,
-    /// UDP in both directions; with DR and tunnel: more than one packet.
+    /// UDP in both directions, more than that; with DR and tunnel: more than one packet.
     UdpStream,
 }
 
 impl State {
+    /// Every state.
+    pub const ALL: [Self; 9] = [
+        Self::SynSent,
+        Self::SynRecv,
+        Self::Established,
+        Self::FinWait,
+        Self::CloseWait,
+        Self::TimeWait,
+        Self::Close,
+        Self::Udp,
+        Self::UdpStream,
+    ];
+
+    /// Whether nothing shows yet that the client is where its packets say they are from.
+    pub(crate) fn is_unconfirmed(self) -> bool {
+        matches!(self, Self::SynSent | Self::SynRecv | Self::Udp)
+    }
+
     /// The word in the API and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -56,62 +77,48 @@ impl fmt::Display for State {
     }
 }
 
-/// How long a session may be idle in each state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Default 120 s.
-    pub syn_sent: Duration,
-    /// Default 60 s.
-    pub syn_recv: Duration,
-    /// Default 432,000 s, five days.
-    pub established: Duration,
-    /// Where only the client's direction passes through us. Default 900 s, as in IPVS.
-    pub established_one_way: Duration,
-    /// Default 120 s.
-    pub fin_wait: Duration,
-    /// Default 60 s.
-    pub close_wait: Duration,
-    /// Default 120 s.
-    pub time_wait: Duration,
-    /// Default 10 s.
-    pub close: Duration,
-    /// Default 30 s.
-    pub udp: Duration,
-    /// Default 120 s.
-    pub udp_stream: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            syn_sent: Duration::from_secs(120),
-            syn_recv: Duration::from_secs(60),
-            established: Duration::from_secs(432_000),
-            established_one_way: Duration::from_secs(900),
-            fin_wait: Duration::from_secs(120),
-            close_wait: Duration::from_secs(60),
-            time_wait: Duration::from_secs(120),
-            close: Duration::from_secs(10),
-            udp: Duration::from_secs(30),
-            udp_stream: Duration::from_secs(120),
-        }
-    }
+/// How long sessions may be idle: as the config says, or less while the table is full.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    by_state: SessionTimeouts,
+    /// Of established sessions of some listeners, by number.
+    by_listener: Arc<HashMap<u16, Duration>>,
+    /// At most so long for sessions that nobody has confirmed: half open ones, and single packets of UDP.
+    unconfirmed: Option<Duration>,
 }
 
 impl Timeouts {
-    /// How long a session may be idle.
-    pub(crate) fn of(&self, state: State, two_way: bool) -> Duration {
-        match state {
-            State::SynSent => self.syn_sent,
-            State::SynRecv => self.syn_recv,
-            State::Established if two_way => self.established,
-            State::Established => self.established_one_way,
-            State::FinWait => self.fin_wait,
-            State::CloseWait => self.close_wait,
-            State::TimeWait => self.time_wait,
-            State::Close => self.close,
-            State::Udp => self.udp,
-            State::UdpStream => self.udp_stream,
+    pub(crate) fn new(by_state: SessionTimeouts, by_listener: Arc<HashMap<u16, Duration>>) -> Self {
+        Self {
+            by_state,
+            by_listener,
+            unconfirmed: None,
+        }
+    }
+
+    /// How long a session of a listener may be idle.
+    pub(crate) fn of(&self, state: State, two_way: bool, listener: u16) -> Duration {
+        let by_state = match state {
+            State::SynSent => self.by_state.syn_sent,
+            State::SynRecv => self.by_state.syn_recv,
+            State::Established if two_way => self.by_state.established,
+            State::Established => self.by_state.established_one_way,
+            State::FinWait => self.by_state.fin_wait,
+            State::CloseWait => self.by_state.close_wait,
+            State::TimeWait => self.by_state.time_wait,
+            State::Close => self.by_state.close,
+            State::Udp => self.by_state.udp,
+            State::UdpStream => self.by_state.udp_stream,
+        };
+        let timeout = match state {
+            State::Established | State::UdpStream => {
+                self.by_listener.get(&listener).copied().unwrap_or(by_state)
+            }
+            _ => by_state,
+        };
+        match self.unconfirmed {
+            Some(most) if state.is_unconfirmed() => timeout.min(most),
+            _ => timeout,
         }
     }
 
@@ -121,36 +128,51 @@ impl Timeouts {
     pub(crate) fn under(&self, pressure: f64) -> Self {
         let room = ((1.0 - pressure) / (1.0 - PRESSURE_MIN)).clamp(SHORTEST, 1.0);
         let shorter = |timeout: Duration| timeout.mul_f64(room);
+        let normal = &self.by_state;
         Self {
-            syn_sent: shorter(self.syn_sent),
-            syn_recv: shorter(self.syn_recv),
-            established: self.established,
-            established_one_way: self.established_one_way,
-            fin_wait: shorter(self.fin_wait),
-            close_wait: self.close_wait,
-            time_wait: shorter(self.time_wait),
-            close: shorter(self.close),
-            udp: shorter(self.udp),
-            udp_stream: self.udp_stream,
+            by_state: SessionTimeouts {
+                syn_sent: shorter(normal.syn_sent),
+                syn_recv: shorter(normal.syn_recv),
+                fin_wait: shorter(normal.fin_wait),
+                time_wait: shorter(normal.time_wait),
+                close: shorter(normal.close),
+                udp: shorter(normal.udp),
+                ..normal.clone()
+            },
+            ..self.clone()
         }
+    }
+
+    /// The same, with a limit for what nobody has confirmed.
+    pub(crate) fn unconfirmed_at_most(&mut self, most: Option<Duration>) {
+        self.unconfirmed = most;
+    }
+
+    /// That limit.
+    pub(crate) fn unconfirmed(&self) -> Option<Duration> {
+        self.unconfirmed
     }
 
     /// No session that is idle for less ends, whatever its state. Until then nobody needs to look at both lines.
     pub(crate) fn least(&self, udp: bool) -> Duration {
-        if udp {
-            return self.udp.min(self.udp_stream);
-        }
+        let by_state = &self.by_state;
         let tcp = [
-            self.syn_sent,
-            self.syn_recv,
-            self.established,
-            self.established_one_way,
-            self.fin_wait,
-            self.close_wait,
-            self.time_wait,
-            self.close,
+            by_state.syn_sent,
+            by_state.syn_recv,
+            by_state.established,
+            by_state.established_one_way,
+            by_state.fin_wait,
+            by_state.close_wait,
+            by_state.time_wait,
+            by_state.close,
         ];
-        tcp.into_iter().min().unwrap_or_default()
+        let of_protocol = if udp {
+            by_state.udp.min(by_state.udp_stream)
+        } else {
+            tcp.into_iter().min().unwrap_or_default()
+        };
+        let others = self.by_listener.values().copied().chain(self.unconfirmed);
+        others.fold(of_protocol, Duration::min)
     }
 }
 
@@ -179,7 +201,8 @@ pub(crate) fn two_way(udp: bool, client: Direction, reply: Option<Direction>) ->
         idle: u32::MAX,
     });
     if udp {
-        return if client.packets > 0 && reply.packets > 0 {
+        // As in nf_conntrack_proto_udp.c, one question and its answer are no stream yet.
+        return if reply.packets > 0 && client.packets + reply.packets > 2 {
             State::UdpStream
         } else {
             State::Udp
@@ -271,13 +294,21 @@ mod tests {
     }
 
     #[test]
-    fn udp_is_a_stream_once_it_is_answered() {
+    fn udp_is_a_stream_once_more_than_one_answer_to_one_question_was_seen() {
         assert_eq!(
             two_way(true, direction(0, 9, 0), Some(direction(0, 0, 9))),
             State::Udp
         );
         assert_eq!(
             two_way(true, direction(0, 1, 0), Some(direction(0, 1, 0))),
+            State::Udp
+        );
+        assert_eq!(
+            two_way(true, direction(0, 2, 0), Some(direction(0, 1, 0))),
+            State::UdpStream
+        );
+        assert_eq!(
+            two_way(true, direction(0, 1, 0), Some(direction(0, 2, 0))),
             State::UdpStream
         );
         assert_eq!(one_way(true, direction(0, 1, 0)), State::Udp);
@@ -300,11 +331,11 @@ mod tests {
             State::Close
         );
         assert_eq!(
-            Timeouts::default().of(State::Established, false),
+            Timeouts::default().of(State::Established, false, 1),
             Duration::from_secs(900)
         );
         assert_eq!(
-            Timeouts::default().of(State::Established, true),
+            Timeouts::default().of(State::Established, true, 1),
             Duration::from_secs(432_000)
         );
     }
@@ -314,13 +345,48 @@ mod tests {
         let timeouts = Timeouts::default();
         assert_eq!(timeouts.under(0.0), timeouts);
         assert_eq!(timeouts.under(PRESSURE_MIN), timeouts);
+        let of = |timeouts: &Timeouts, state| timeouts.of(state, true, 1);
         let half = timeouts.under(0.8);
-        assert_eq!(half.time_wait.as_secs_f64().round(), 60.0);
+        assert_eq!(of(&half, State::TimeWait).as_secs_f64().round(), 60.0);
         let full = timeouts.under(1.5);
-        assert_eq!(full.time_wait, Duration::from_secs(6));
-        assert_eq!(full.established, timeouts.established);
-        assert_eq!(full.udp_stream, timeouts.udp_stream);
+        assert_eq!(of(&full, State::TimeWait), Duration::from_secs(6));
+        for state in [State::Established, State::UdpStream, State::CloseWait] {
+            assert_eq!(of(&full, state), of(&timeouts, state));
+        }
         assert!(full.least(false) < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_nobody_has_confirmed_can_be_given_less() {
+        let mut timeouts = Timeouts::default();
+        let most = Duration::from_millis(300);
+        timeouts.unconfirmed_at_most(Some(most));
+        for state in State::ALL {
+            let limited = timeouts.of(state, true, 1) == most;
+            assert_eq!(limited, state.is_unconfirmed(), "{state}");
+        }
+        assert_eq!((timeouts.least(false), timeouts.least(true)), (most, most));
+    }
+
+    #[test]
+    fn a_listener_has_its_own_timeout_for_established_sessions() {
+        let own = Duration::from_secs(7);
+        let timeouts = Timeouts::new(
+            SessionTimeouts::default(),
+            Arc::new(HashMap::from([(3, own)])),
+        );
+        for state in State::ALL {
+            let expected = match state {
+                State::Established | State::UdpStream => own,
+                _ => Timeouts::default().of(state, true, 3),
+            };
+            assert_eq!(timeouts.of(state, true, 3), expected, "{state}");
+            assert_eq!(
+                timeouts.of(state, true, 4),
+                Timeouts::default().of(state, true, 4)
+            );
+        }
+        assert_eq!(timeouts.least(false), own);
     }
 
     #[test]

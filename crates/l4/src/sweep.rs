@@ -11,6 +11,7 @@ use weir_l4_common::hash::FlowKey4;
 use weir_l4_common::session::{ACK, FIN, LINES, PASSED, Place, RST};
 
 use crate::line::{Line, Meta, Table};
+use crate::pressure::Pressure;
 use crate::state::{Direction, State, Timeouts, one_way, two_way};
 use crate::tally::{Count, Tally};
 
@@ -84,6 +85,10 @@ pub(crate) struct Sweep {
     present: Timeouts,
     /// Lines that may be in use.
     room: u64,
+    /// How full the table is just now.
+    pressure: Pressure,
+    /// Unconfirmed sessions have to go early for it.
+    pressed: bool,
     pass: u32,
     /// The next set.
     cursor: u32,
@@ -113,6 +118,8 @@ impl Sweep {
             present: timeouts.clone(),
             timeouts,
             room,
+            pressure: Pressure::new(u64::from(sets) * LINES as u64, room),
+            pressed: false,
             pass: 0,
             cursor: 0,
             totals: Totals::default(),
@@ -130,16 +137,33 @@ impl Sweep {
     pub(crate) fn step(&mut self, table: Table<'_>, now: Now, sets: u32) -> Option<Totals> {
         self.free_dead(table, now);
         let end = self.cursor.saturating_add(sets).min(table.sets());
+        let used_before = self.totals.lines_used;
         for set in self.cursor..end {
             self.visit_set(table, now, set);
         }
         self.judge_batch(table, now);
+        let lines = u64::from(end - self.cursor) * LINES as u64;
+        self.pressure
+            .saw(lines, self.totals.lines_used - used_before);
+        let unconfirmed_most = self.pressure.conclude();
+        self.pressed = unconfirmed_most.is_some();
+        self.present.unconfirmed_at_most(unconfirmed_most);
         self.cursor = end;
         if end < table.sets() {
             None
         } else {
             Some(self.end_pass(table, now))
         }
+    }
+
+    /// Whether the table is so full that the next step should not wait.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.pressed
+    }
+
+    /// What sessions may be idle from the next pass on.
+    pub(crate) fn set_timeouts(&mut self, timeouts: Timeouts) {
+        self.timeouts = timeouts;
     }
 
     /// Forgets what was counted for a listener: its number is about to be given to another one.
@@ -191,6 +215,11 @@ impl Sweep {
             self.totals.sessions += 1;
         }
         let last_seen = line.last_seen.load(Relaxed);
+        if !meta.is_reverse() && is_unconfirmed(line, meta) {
+            let lines = if meta.has_peer() { 2 } else { 1 };
+            self.pressure
+                .saw_unconfirmed(now.duration(now.idle(last_seen)), lines);
+        }
         if now.duration(now.idle(last_seen)) < self.present.least(meta.is_udp()) {
             return;
         }
@@ -216,7 +245,8 @@ impl Sweep {
     fn judge_one_way(&mut self, now: Now, index: u32, line: &Line, meta: Meta, last_seen: u32) {
         let idle = now.idle(last_seen);
         let state = one_way(meta.is_udp(), direction(line, meta, idle));
-        if now.duration(idle) >= self.present.of(state, false)
+        let listener = line.listener.load(Relaxed);
+        if now.duration(idle) >= self.present.of(state, false, listener)
             && !line.has_moved(last_seen)
             && line.retire(meta)
         {
@@ -253,8 +283,12 @@ impl Sweep {
             &table.lines()[peer_index as usize],
         );
         let seen = [line, peer].map(|line| line.last_seen.load(Relaxed));
-        let (state, idle) = session(now, line, meta, Some(peer));
-        if now.duration(idle) < self.present.of(state, true) {
+        let (state, mut idle) = session(now, line, meta, Some(peer));
+        if state == State::SynRecv {
+            // A backend that repeats its answer does not make the client more real.
+            idle = now.idle(seen[0]);
+        }
+        if now.duration(idle) < self.present.of(state, true, line.listener.load(Relaxed)) {
             return;
         }
         // The session stays if another packet came since it was judged. Most packets do not change `meta`, so the
@@ -305,7 +339,9 @@ impl Sweep {
         self.pass = self.pass.wrapping_add(1);
         self.cursor = 0;
         let pressure = self.totals.lines_used as f64 / self.room.max(1) as f64;
-        self.present = self.timeouts.under(pressure);
+        let mut present = self.timeouts.under(pressure);
+        present.unconfirmed_at_most(self.present.unconfirmed());
+        self.present = present;
         self.totals.timeouts = self.present.clone();
         let (expired, orphans) = (self.totals.expired, self.totals.orphans);
         let mut totals = std::mem::replace(
@@ -366,6 +402,15 @@ fn stride(meta: Meta) -> u32 {
         ESTABLISHED_STRIDE
     } else {
         1
+    }
+}
+
+/// [`State::is_unconfirmed`], as far as the client's line tells.
+fn is_unconfirmed(line: &Line, meta: Meta) -> bool {
+    if meta.is_udp() {
+        line.packets.load(Relaxed) <= 1
+    } else {
+        meta.seen() & (ACK | FIN | RST) == 0
     }
 }
 
@@ -767,6 +812,16 @@ mod tests {
                 w.packet(&out, 0);
                 w.packet(&back, 0);
             },
+            30,
+            2,
+        );
+        check(
+            udp,
+            &|w| {
+                w.packet(&out, 0);
+                w.packet(&back, 0);
+                w.packet(&out, 0);
+            },
             120,
             2,
         );
@@ -816,6 +871,41 @@ mod tests {
         for id in 0..20 {
             assert!(world.finds(&Flow::tcp(id).key()), "established ones stay");
         }
+    }
+
+    #[test]
+    fn a_flood_drives_out_its_own_and_no_established_session() {
+        let mut world = World::new(512);
+        for id in 0..100 {
+            world.handshake(Flow::tcp(id));
+        }
+        // Lines for 1024 sessions, and many more half-open ones and single packets in a second.
+        let (mut next, mut opened) = (100, 0);
+        for _ in 0..200 {
+            for _ in 0..10 {
+                let flow = Flow {
+                    id: next,
+                    udp: next % 2 == 0,
+                    mode: Mode::Fullnat,
+                };
+                opened += u32::from(world.open(flow));
+                next += 1;
+            }
+            world.wait(Duration::from_millis(10));
+            for _ in 0..6 {
+                let table = Table::new(&world.lines, SEED);
+                world.sweep.step(table, world.now, 16);
+            }
+        }
+        for id in 0..100 {
+            assert!(world.finds(&Flow::tcp(id).key()), "established: {id}");
+        }
+        assert!(
+            opened > 1_950,
+            "{opened} of 2000 new flows found room: others went for them"
+        );
+        world.passes(3);
+        assert!(world.used() < 1_600, "{} lines in use", world.used());
     }
 
     #[test]
@@ -957,6 +1047,8 @@ mod tests {
     struct Known {
         flow: Flow,
         last_packet: Duration,
+        /// The client has answered the backend: until then, only its own packets keep a session of TCP.
+        confirmed: bool,
     }
 
     proptest! {
@@ -974,7 +1066,7 @@ mod tests {
                         let mode = if one_way { Mode::Dr } else { Mode::Fullnat };
                         let flow = Flow { id, udp, mode };
                         if world.open(flow) {
-                            known.insert(id, Known { flow, last_packet: world.now.monotonic });
+                            known.insert(id, Known { flow, last_packet: world.now.monotonic, confirmed: udp });
                         }
                     }
                     Step::Packet(id, reply, flags) => {
@@ -982,7 +1074,10 @@ mod tests {
                         let reply = reply && session.flow.has_reply();
                         let key = if reply { session.flow.reply_key() } else { session.flow.key() };
                         prop_assert!(world.packet(&key, flags), "{:?} has no line", session.flow);
-                        session.last_packet = world.now.monotonic;
+                        session.confirmed |= !reply && flags & (ACK | FIN | RST) != 0;
+                        if session.confirmed || !reply {
+                            session.last_packet = world.now.monotonic;
+                        }
                         packets.entry(session.flow.listener()).or_default()[usize::from(reply)] += 1;
                     }
                     Step::Reset(id) => {

@@ -10,6 +10,7 @@ mod policy;
 mod resolve;
 mod route;
 mod section;
+mod session;
 mod source;
 #[cfg(test)]
 mod tests;

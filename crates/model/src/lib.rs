@@ -18,6 +18,7 @@ pub mod node;
 pub mod pattern;
 pub mod pool;
 pub mod route;
+pub mod session;
 pub mod snapshot;
 pub mod template;
 
@@ -36,5 +37,6 @@ pub use node::{Api, L4, L7, Node, XdpMode};
 pub use pattern::{Pattern, PatternError};
 pub use pool::{HashKey, Pool, Scheduler, Sticky, StickyMode};
 pub use route::{HostError, HostPattern, PathError, PathMatch, PathPrefix, RequestParts, Route};
+pub use session::SessionTimeouts;
 pub use snapshot::{BackendState, Snapshot};
 pub use template::{Part, Template, TemplateError};

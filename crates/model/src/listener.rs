@@ -26,6 +26,8 @@ pub struct Listener {
     pub routes: Vec<Route>,
     /// Certificates of an `https` listener: at least one; the first is the default. Empty elsewhere.
     pub certificates: Vec<CertificateFiles>,
+    /// How long an established session may be idle, where the XDP program forwards; absent: as `[l4.timeouts]` says.
+    pub idle_timeout: Option<Duration>,
     /// How long the proxy waits, and for what.
     pub timeouts: Timeouts,
     /// What a request's head may be at most.

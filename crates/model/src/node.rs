@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::name::Name;
+use crate::session::SessionTimeouts;
 
 /// `[node]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct L4 {
     pub local_addresses: Vec<IpAddr>,
     /// Sessions that the table is sized for. Default 1,048,576.
     pub max_sessions: u32,
+    /// How long sessions may be idle.
+    pub timeouts: SessionTimeouts,
 }
 
 impl L4 {

@@ -500,6 +500,7 @@ mod tests {
             pool: Some(Name::new("default")),
             routes: routes.iter().map(route).collect(),
             certificates: Vec::new(),
+            idle_timeout: None,
             timeouts: Timeouts::default(),
             limits: HttpLimits::default(),
         }

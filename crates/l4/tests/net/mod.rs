@@ -182,18 +182,22 @@ impl Net {
     }
 
     pub(crate) fn ask_udp(&self) -> String {
-        self.ask_udp_from(0)
+        self.ask_udp_from(0, 1)
     }
 
-    /// Which backend answers a datagram from this port, 0 being any.
-    pub(crate) fn ask_udp_from(&self, port: u16) -> String {
+    /// Which backend answers datagrams, one after the other, from this port, 0 being any.
+    pub(crate) fn ask_udp_from(&self, port: u16, times: u32) -> String {
         let socket = self.client.run(|| UdpSocket::bind((CLIENT, port))).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        socket.send_to(b"?", SocketAddr::V4(VIP)).unwrap();
-        let mut answer = [0; 100];
-        let (len, from) = socket.recv_from(&mut answer).unwrap();
-        assert_eq!(from, SocketAddr::V4(VIP));
-        String::from_utf8_lossy(&answer[..len]).into_owned()
+        let mut last = String::new();
+        for _ in 0..times {
+            socket.send_to(b"?", SocketAddr::V4(VIP)).unwrap();
+            let mut answer = [0; 100];
+            let (len, from) = socket.recv_from(&mut answer).unwrap();
+            assert_eq!(from, SocketAddr::V4(VIP));
+            last = String::from_utf8_lossy(&answer[..len]).into_owned();
+        }
+        last
     }
 
     /// A datagram to the service, and no look at an answer.

@@ -62,6 +62,7 @@ fn listener(routes: Vec<Route>, pool: Option<&str>) -> Arc<Listener> {
         pool: pool.map(Name::new),
         routes,
         certificates: Vec::new(),
+        idle_timeout: None,
         timeouts: Timeouts::default(),
         limits: HttpLimits::default(),
     })

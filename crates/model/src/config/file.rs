@@ -15,6 +15,7 @@ use super::health::read_probe;
 use super::policy::{is_token_byte, read_hash};
 use super::route::{self, RouteTable, read_route};
 use super::section::{Grammar, Read, Section, duration, integer, text, word};
+use super::session::{SESSION_TIMEOUTS, read_idle_timeout, read_session_timeouts};
 use super::source::{At, Span};
 use crate::backend::{Backend, MAX_WEIGHT};
 use crate::health::HealthCheck;
@@ -45,7 +46,13 @@ static NODE: Grammar = Grammar {
 };
 static L4_TABLE: Grammar = Grammar {
     title: "[l4]",
-    keys: &["interfaces", "xdp_mode", "local_addresses", "max_sessions"],
+    keys: &[
+        "interfaces",
+        "xdp_mode",
+        "local_addresses",
+        "max_sessions",
+        "timeouts",
+    ],
     synonyms: &[
         ("interface", "interfaces"),
         ("mode", "xdp_mode"),
@@ -79,11 +86,13 @@ static LISTENER: Grammar = Grammar {
         "pool",
         "route",
         "certificates",
+        "idle_timeout",
         "timeouts",
         "limits",
     ],
     synonyms: &[
         ("listen", "bind"),
+        ("timeout", "idle_timeout"),
         ("address", "bind"),
         ("vip", "bind"),
         ("mode", "forward"),
@@ -212,9 +221,10 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 22] = [
+pub(super) static ALL: [&Grammar; 23] = [
     &NODE,
     &L4_TABLE,
+    &SESSION_TIMEOUTS,
     &L7_TABLE,
     &API,
     &LISTENER,
@@ -348,6 +358,7 @@ pub(super) struct ListenerTable<'t> {
     pub(super) pool: Read<&'t str>,
     pub(super) routes: Read<Vec<RouteTable<'t>>>,
     pub(super) certificates: Read<Vec<CertificateFiles>>,
+    pub(super) idle_timeout: Option<At<Duration>>,
     pub(super) timeouts: Timeouts,
     pub(super) timeouts_span: Option<Span>,
     pub(super) limits: HttpLimits,
@@ -461,6 +472,9 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
         out,
         integer("max_sessions", *MAX_SESSIONS.start(), *MAX_SESSIONS.end()),
     );
+    let timeouts = section
+        .section("timeouts", &SESSION_TIMEOUTS, &ALL, out)
+        .map(|section| read_session_timeouts(&section, out));
     match &interfaces {
         Read::Absent => out.error(
             section.span,
@@ -494,6 +508,7 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
         xdp_mode: xdp_mode.or(XdpMode::default()),
         local_addresses: local_addresses.iter().map(|at| at.value).collect(),
         max_sessions: max_sessions.or(L4::DEFAULT_MAX_SESSIONS),
+        timeouts: timeouts.unwrap_or_default(),
     };
     L4Table {
         span: section.span,
@@ -642,6 +657,7 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         Read::Bad(span) => Read::Bad(span),
         Read::Absent => Read::Absent,
     };
+    let idle_timeout = read_idle_timeout(section, out);
     let timeouts = section
         .section("timeouts", &TIMEOUTS, &ALL, out)
         .map(|section| read_timeouts(&section, out));
@@ -658,6 +674,7 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         pool,
         routes,
         certificates,
+        idle_timeout,
         timeouts: timeouts.unwrap_or_default(),
         timeouts_span: section.key_span("timeouts"),
         limits: limits.unwrap_or_default(),

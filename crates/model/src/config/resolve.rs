@@ -187,6 +187,7 @@ impl<'f, 't> Resolved<'f, 't> {
                 .good()
                 .map(|at| at.value.clone())
                 .unwrap_or_default(),
+            idle_timeout: table.idle_timeout.map(|at| at.value),
             timeouts: table.timeouts.clone(),
             limits: table.limits.clone(),
         })
@@ -497,6 +498,19 @@ fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
         out.error(
             span,
             Complaint::new(Kind::Conflict, message, "they need `forward = \"proxy\"`"),
+        );
+    }
+    if let Some(at) = table.idle_timeout
+        && listener.asked == Some(Forward::Proxy)
+    {
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            "`idle_timeout` on a listener with `forward = \"proxy\"`",
+            "it needs an XDP mode",
+        );
+        out.error(
+            at.span,
+            complaint.help("the proxy has `timeouts = { tunnel = \"1h\" }`"),
         );
     }
 }

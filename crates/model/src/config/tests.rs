@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::{Config, ConfigErrors, Diagnostic};
 use crate::node::{Api, L4, L7, Node, XdpMode};
 use crate::pool::Scheduler;
+use crate::session::SessionTimeouts;
 use crate::{
     Backend, Forward, HealthCheck, HealthProbe, HttpLimits, HttpProbe, StickyMode, Timeouts,
 };
@@ -48,7 +49,7 @@ error: unknown key `pol` in [[listener]]
  --> weir.toml:5:1
   |
 5 | pol = "mysql"
-  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `timeouts` or `limits`
+  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `idle_timeout`, `timeouts` or `limits`
   |
   = help: did you mean `pool`?
 "#,
@@ -157,6 +158,7 @@ backend = [{ address = "198.51.100.1:80" }]
         xdp_mode: XdpMode::Auto,
         local_addresses: Vec::new(),
         max_sessions: 1_048_576,
+        timeouts: SessionTimeouts::default(),
     };
     assert_eq!(
         (config.node.clone(), config.l7.clone()),
