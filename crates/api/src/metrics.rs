@@ -300,6 +300,28 @@ fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt:
         None,
         [whole([], node.late_checks)],
     )?;
+    let expiries = node.tls.certificates.iter().map(|certificate| {
+        let labels = [
+            ("listener", certificate.listener.as_str()),
+            ("file", certificate.file.as_str()),
+        ];
+        whole(labels, certificate.not_after_s)
+    });
+    families.gauge(
+        "weir_tls_certificate_expiry",
+        "When a listener's certificate ends.",
+        Some(&Unit::Seconds),
+        expiries,
+    )?;
+    families.counter(
+        "weir_tls_files_renewed",
+        "Listeners and pools whose TLS files had changed, by whether these could be used.",
+        None,
+        [
+            whole([("result", "succeeded")], node.tls.renewed),
+            whole([("result", "failed")], node.tls.refused),
+        ],
+    )?;
     let process = node.process.iter();
     families.counter(
         "process_cpu",

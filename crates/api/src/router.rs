@@ -245,8 +245,8 @@ mod tests {
     use super::*;
     use crate::token::Token;
     use crate::view::{
-        CheckView, ChecksView, DropView, HealthView, InterfaceView, NodeView, ProcessView,
-        ReloadsView, RouteView, SessionsView, Traffic,
+        CertificateView, CheckView, ChecksView, DropView, HealthView, InterfaceView, NodeView,
+        ProcessView, ReloadsView, RouteView, SessionsView, TlsView, Traffic,
     };
 
     /// A node with one of everything.
@@ -320,6 +320,15 @@ mod tests {
                     },
                 ],
                 late_checks: 8,
+                tls: TlsView {
+                    certificates: vec![CertificateView {
+                        listener: "web".into(),
+                        file: "web.pem".into(),
+                        not_after_s: 1_935_878_400,
+                    }],
+                    renewed: 2,
+                    refused: 1,
+                },
                 process: Some(ProcessView {
                     cpu: Duration::from_millis(1500),
                     resident_bytes: 4096,

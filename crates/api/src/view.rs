@@ -66,8 +66,32 @@ pub struct NodeView {
     pub interfaces: Vec<InterfaceView>,
     /// Health checks that began late.
     pub late_checks: u64,
+    /// What TLS is made of.
+    pub tls: TlsView,
     /// The process; none where the system does not tell.
     pub process: Option<ProcessView>,
+}
+
+/// Certificates, and what became of files that were replaced.
+#[derive(Clone, Debug, Default)]
+pub struct TlsView {
+    /// Every certificate of every listener.
+    pub certificates: Vec<CertificateView>,
+    /// How often changed files were taken over.
+    pub renewed: u64,
+    /// How often changed files could not be used, and those before stayed in force.
+    pub refused: u64,
+}
+
+/// A certificate of a listener.
+#[derive(Clone, Debug)]
+pub struct CertificateView {
+    /// The listener.
+    pub listener: String,
+    /// The file that it is in.
+    pub file: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after_s: u64,
 }
 
 /// The session table.

@@ -13,8 +13,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 use weir_model::{BackendId, Health, HealthCheck};
 
-use crate::probe::{self, Outcome, Rest};
+use crate::probe::{self, Outcome, Rest, Way};
 use crate::schedule::Schedule;
+use crate::tls::TlsClients;
 use crate::verdict::Verdict;
 
 /// Checks under way at one time. Each holds a file descriptor, of which the proxy needs its own; a check that
@@ -70,12 +71,25 @@ pub trait Ask: Send + Sync + 'static {
 }
 
 /// Asks over real sockets.
-#[derive(Debug)]
-pub struct Sockets;
+#[derive(Debug, Default)]
+pub struct Sockets {
+    tls: TlsClients,
+}
 
 impl Ask for Sockets {
     async fn ask(&self, address: SocketAddr, check: &HealthCheck) -> (Outcome, Option<Rest>) {
-        probe::probe(address, &check.probe, check.timeout).await
+        let tls = match &check.tls {
+            None => None,
+            Some(tls) => match self.tls.client(tls) {
+                Ok(client) => Some(client),
+                Err(error) => return (Outcome::Inconclusive(error.to_string()), None),
+            },
+        };
+        let way = Way {
+            tls: tls.as_deref(),
+            proxy_protocol: check.proxy_protocol,
+        };
+        probe::probe(address, &check.probe, &way, check.timeout).await
     }
 }
 
@@ -139,7 +153,7 @@ impl Checker {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new(events: mpsc::Sender<HealthEvent>) -> Self {
-        Self::with(Sockets, events)
+        Self::with(Sockets::default(), events)
     }
 }
 
@@ -463,6 +477,8 @@ mod tests {
             rise: 2,
             fall: 3,
             port: None,
+            tls: None,
+            proxy_protocol: None,
         }
     }
 
@@ -668,7 +684,7 @@ mod tests {
         let task = Task {
             address: address(1),
             settings: Arc::new(tcp(2000)),
-            ask: Arc::new(Sockets),
+            ask: Arc::new(Sockets::default()),
             turns: Arc::clone(&checker.turns),
             events: checker.events.clone(),
             check: shared,
@@ -732,6 +748,8 @@ mod tests {
             rise: 2,
             fall: 3,
             port: None,
+            tls: None,
+            proxy_protocol: None,
         };
         checker.apply([(id.clone(), check)]);
         assert_eq!(next(&mut events).await.health, Health::Up);

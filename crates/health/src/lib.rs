@@ -13,6 +13,7 @@
 pub mod checker;
 pub mod probe;
 pub mod schedule;
+mod tls;
 pub mod verdict;
 
 pub use checker::{Checker, HealthEvent, HealthReport, Reports, Wanted};

@@ -14,10 +14,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
-use weir_model::HealthProbe;
+use weir_model::{HealthProbe, ProxyProtocolVersion};
 
 /// An answer's head is read up to this size; a health endpoint has no reason to send more.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -54,6 +54,9 @@ pub enum Failure {
         /// The highest that counts as healthy.
         max: u16,
     },
+    /// The TLS handshake failed, or the backend's certificate is not trusted.
+    #[error("TLS handshake: {0}")]
+    Handshake(String),
     /// The connection was closed before the answer's head was complete.
     #[error("connection closed before an answer")]
     Closed,
@@ -93,10 +96,24 @@ impl fmt::Display for Seconds {
     }
 }
 
+/// How a backend is reached.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way<'w> {
+    /// What is asked over a connection is asked over TLS.
+    pub tls: Option<&'w weir_tls::Client>,
+    /// The connection begins with a header of this version.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+/// A connection to a backend, in clear or over TLS.
+trait Stream: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Stream for S {}
+
 /// An answered check whose connection is still open.
 #[derive(Debug)]
 pub struct Rest {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     deadline: Instant,
 }
 
@@ -125,11 +142,25 @@ impl Rest {
 pub async fn probe(
     address: SocketAddr,
     probe: &HealthProbe,
+    way: &Way<'_>,
     timeout: Duration,
 ) -> (Outcome, Option<Rest>) {
     let deadline = Instant::now() + timeout;
     let asked = timeout_at(deadline, async {
-        let mut stream = connect(address).await?;
+        let mut socket = connect(address).await?;
+        if let Some(version) = way.proxy_protocol {
+            socket.write_all(own_connection(version)).await?;
+        }
+        // Whether somebody accepts connections has nothing to do with what is spoken over them.
+        let tls = way.tls.filter(|_| !matches!(probe, HealthProbe::Tcp));
+        let mut stream: Box<dyn Stream> = match tls {
+            None => Box::new(socket),
+            Some(client) => {
+                let (config, name) = client.parts(address);
+                let handshake = tokio_rustls::TlsConnector::from(config).connect(name, socket);
+                Box::new(handshake.await.map_err(handshake_failure)?)
+            }
+        };
         match probe {
             HealthProbe::Tcp => {}
             HealthProbe::Exchange { send, expect } => {
@@ -160,6 +191,24 @@ pub async fn probe(
         Ok(Err(Broken::Backend(failure))) => (Outcome::Failed(failure), None),
         Ok(Err(Broken::Ours(error))) => (Outcome::Inconclusive(error.to_string()), None),
         Err(_) => (Outcome::Failed(Failure::Timeout(timeout)), None),
+    }
+}
+
+/// The PROXY header of a connection that nobody else is behind: UNKNOWN, or LOCAL without addresses
+/// (`doc/proxy-protocol.txt` of HAProxy, sections 2.1 and 2.2).
+fn own_connection(version: ProxyProtocolVersion) -> &'static [u8] {
+    match version {
+        ProxyProtocolVersion::V1 => b"PROXY UNKNOWN\r\n",
+        ProxyProtocolVersion::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
+/// A handshake that failed by what was said in it is told apart from a connection that broke.
+fn handshake_failure(error: io::Error) -> Broken {
+    if error.kind() == io::ErrorKind::InvalidData {
+        Failure::Handshake(error.to_string()).into()
+    } else {
+        error.into()
     }
 }
 
@@ -262,7 +311,7 @@ mod tests {
             serve(stream).await;
         };
         let asked = async {
-            let (outcome, rest) = probe(address, &question, TIMEOUT).await;
+            let (outcome, rest) = probe(address, &question, &Way::default(), TIMEOUT).await;
             if let Some(rest) = rest {
                 rest.finish().await;
             }
@@ -316,7 +365,7 @@ mod tests {
             .local_addr()
             .unwrap();
         for question in [HealthProbe::Tcp, http()] {
-            let (outcome, rest) = probe(address, &question, TIMEOUT).await;
+            let (outcome, rest) = probe(address, &question, &Way::default(), TIMEOUT).await;
             assert_eq!(
                 outcome,
                 Outcome::Failed(Failure::Connection("connection refused".into()))
@@ -630,7 +679,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         for _ in 0..50 {
-            let (outcome, _) = probe(address, &HealthProbe::Tcp, TIMEOUT).await;
+            let (outcome, _) = probe(address, &HealthProbe::Tcp, &Way::default(), TIMEOUT).await;
             assert_eq!(outcome, Outcome::Passed);
             drop(listener.accept().await.unwrap());
         }
@@ -670,5 +719,79 @@ mod tests {
         ] {
             assert_eq!(Seconds(Duration::from_millis(ms)).to_string(), text);
         }
+    }
+
+    /// A backend over TLS, with a certificate for an address, and the authority that signed it.
+    fn tls_backend(address: &str) -> (tokio_rustls::TlsAcceptor, String) {
+        use tokio_rustls::rustls::{self, pki_types::PrivateKeyDer};
+        let made = rcgen::generate_simple_self_signed(vec![address.to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        (acceptor, made.cert.pem())
+    }
+
+    #[tokio::test]
+    async fn checks_over_tls_verify_the_backend_as_requests_do() {
+        let folder = std::env::temp_dir().join(format!("weir-health-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let check = async |certificate: &str, proxy_protocol| {
+            let (acceptor, authority) = tls_backend(certificate);
+            let ca_file = folder.join(certificate);
+            std::fs::write(&ca_file, authority).unwrap();
+            let tls = weir_model::UpstreamTls {
+                ca_file: Some(ca_file),
+                ..weir_model::UpstreamTls::default()
+            };
+            let client = weir_tls::Client::new(&std::sync::Arc::new(tls)).unwrap();
+            let way = Way {
+                tls: Some(&client),
+                proxy_protocol,
+            };
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let header = proxy_protocol.map_or(&b""[..], own_connection);
+                let mut read = vec![0; header.len()];
+                stream.read_exact(&mut read).await.unwrap();
+                assert_eq!(read, header);
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            let question = http();
+            let timeout = Duration::from_secs(20);
+            let asked = probe(address, &question, &way, timeout);
+            let ((outcome, rest), ()) = tokio::join!(asked, server);
+            if let Some(rest) = rest {
+                rest.finish().await;
+            }
+            outcome
+        };
+        assert_eq!(check("127.0.0.1", None).await, Outcome::Passed);
+        for version in [ProxyProtocolVersion::V1, ProxyProtocolVersion::V2] {
+            assert_eq!(check("127.0.0.1", Some(version)).await, Outcome::Passed);
+        }
+        let other = check("127.0.0.2", None).await;
+        assert!(
+            matches!(&other, Outcome::Failed(Failure::Handshake(_))),
+            "{other:?}"
+        );
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

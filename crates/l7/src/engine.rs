@@ -7,12 +7,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use weir_model::{L7, Name, Snapshot};
+use weir_tls::TlsError;
 
 use crate::listener;
 use crate::plan::{Plan, Registry};
-use crate::stats::{BackendStats, ListenerStats, Stats};
+use crate::stats::{BackendStats, CertificateStats, ListenerStats, Stats};
 use crate::sticky::Key;
-use crate::tls::CertificateError;
+use crate::tls::Renewal;
 use crate::worker::{Command, Mailbox, Shared, Worker};
 
 /// Why the engine cannot start, or cannot serve a snapshot.
@@ -36,22 +37,25 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
-    /// A listener's certificate cannot be used.
+    /// A file that a listener's TLS needs cannot be used.
     #[error("listener `{listener}`: {source}")]
-    Certificate {
+    ListenerTls {
         /// The listener.
         listener: Name,
         /// What is wrong with it.
-        source: Box<CertificateError>,
+        source: Box<TlsError>,
     },
-    /// TLS cannot be set up.
-    #[error("listener `{listener}`: cannot set up TLS: {source}")]
-    Tls {
-        /// The listener.
-        listener: Name,
-        /// What the library says.
-        source: rustls::Error,
+    /// A file that TLS towards a pool's backends needs cannot be used.
+    #[error("pool `{pool}`: {source}")]
+    PoolTls {
+        /// The pool.
+        pool: Name,
+        /// What is wrong with it.
+        source: Box<TlsError>,
     },
+    /// The thread that looks at certificates cannot be started.
+    #[error("cannot start the thread that looks at certificates: {0}")]
+    Renewal(io::Error),
     /// The system has no random numbers for the key of sticky cookies.
     #[error("cannot make a random key")]
     Key,
@@ -63,6 +67,7 @@ pub struct Engine {
     shared: Arc<Shared>,
     workers: Vec<Handle>,
     registry: Mutex<Registry>,
+    _renewal: Renewal,
 }
 
 #[derive(Debug)]
@@ -95,8 +100,10 @@ impl Engine {
             count => count,
         };
         let key = Key::random().map_err(|_| Error::Key)?;
+        let shared = Arc::<Shared>::default();
         let mut engine = Self {
-            shared: Arc::default(),
+            _renewal: Renewal::start(Arc::clone(&shared)).map_err(Error::Renewal)?,
+            shared,
             workers: Vec::with_capacity(count),
             registry: Mutex::new(Registry::new(count, key)),
         };
@@ -212,12 +219,24 @@ impl Engine {
     /// What was counted since the start.
     pub fn stats(&self) -> Stats {
         let plan = self.shared.plan.load();
-        let mut stats = Stats::default();
+        let mut stats = Stats {
+            tls_files_renewed: self.shared.renewals.renewed.load(Ordering::Relaxed),
+            tls_files_refused: self.shared.renewals.refused.load(Ordering::Relaxed),
+            ..Stats::default()
+        };
         for listener in plan.listeners.iter().flatten() {
             stats.listeners.push(ListenerStats::sum(
                 &listener.listener.name,
                 listener.counters.iter(),
             ));
+            if let Some(tls) = &listener.tls {
+                for expiry in tls.current().expiries() {
+                    stats.certificates.push(CertificateStats {
+                        listener: listener.listener.name.clone(),
+                        expiry: expiry.clone(),
+                    });
+                }
+            }
         }
         for backend in plan.pools.iter().flatten().flat_map(|pool| &pool.backends) {
             stats

@@ -100,6 +100,10 @@ reasons! {
     TlsRecord = "tls_record", Downstream, 0;
     /// A connection on a `tls` listener did not begin with a TLS ClientHello.
     BadClientHello = "bad_client_hello", Downstream, 0;
+    /// A connection on a listener with `proxy_protocol` did not begin with a PROXY header.
+    BadProxyHeader = "bad_proxy_header", Downstream, 0;
+    /// A connection on a listener with `proxy_protocol` came from an address that is not believed.
+    UntrustedProxy = "untrusted_proxy", Downstream, 0;
     /// No route matches, and the listener has no pool of its own.
     NoRoute = "no_route", Internal, 404;
     /// No backend of the pool takes new work.
@@ -108,6 +112,8 @@ reasons! {
     ConnectFailed = "connect_failed", Upstream, 502;
     /// The connection to the backend took too long.
     ConnectTimeout = "connect_timeout", Upstream, 504;
+    /// The TLS handshake with the backend failed, or its certificate is not trusted.
+    UpstreamTls = "upstream_tls", Upstream, 502;
     /// The backend closed the connection before its answer's head was complete.
     UpstreamClosed = "upstream_closed", Upstream, 502;
     /// The backend closed the connection in the middle of its answer's body.

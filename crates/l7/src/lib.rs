@@ -8,6 +8,7 @@
 
 pub mod balance;
 mod buffer;
+mod client;
 pub mod codec;
 mod deadlines;
 mod downstream;
@@ -30,5 +31,5 @@ mod worker;
 
 pub use engine::{Drained, Engine, Error, Prepared};
 pub use errors::{Reason, Side};
-pub use stats::{BackendStats, ListenerStats, Stats};
-pub use tls::CertificateError;
+pub use stats::{BackendStats, CertificateStats, ListenerStats, Stats};
+pub use weir_tls::TlsError;

@@ -7,8 +7,8 @@ use std::ops::Deref;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
-use rustls::server::ProducesTickets;
 use weir_model::{BackendId, Listener, Name, Pool, Protocol, Scheduler, Snapshot};
+use weir_tls::TicketKeys;
 
 use crate::balance::{Ewma, Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
@@ -34,7 +34,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) number: usize,
     pub(crate) listener: Arc<Listener>,
     pub(crate) routes: Routes,
-    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    pub(crate) tls: Option<weir_tls::Server>,
     /// One for each worker.
     pub(crate) counters: Arc<[ListenerCounters]>,
 }
@@ -66,6 +66,8 @@ pub(crate) struct PoolPlan {
     pub(crate) source_hash: Option<SourceHash>,
     pub(crate) maglev: Option<Maglev>,
     pub(crate) cookies: Option<Cookies>,
+    /// The same object for as long as the pool's `tls` is the same.
+    pub(crate) tls: Option<Arc<weir_tls::Client>>,
     /// Turns for the first request of each connection, so that even single requests go round over all workers. A
     /// worker that finds it taken goes by its own.
     pub(crate) turns: Mutex<RoundRobin>,
@@ -104,7 +106,7 @@ struct ListenerCell {
     /// One for each worker.
     counters: Arc<[ListenerCounters]>,
     /// The keys of its session tickets: clients resume their sessions after a reload, too.
-    tickets: Option<Arc<dyn ProducesTickets>>,
+    tickets: Option<Arc<TicketKeys>>,
 }
 
 /// What outlives plans: numbers and counters.
@@ -185,17 +187,14 @@ impl Registry {
                 pools.resize(number + 1, None);
             }
             let weights = weights(pool, snapshot);
-            let same = before
-                .pools
-                .get(number)
-                .and_then(Option::as_ref)
-                .filter(|before| {
-                    (Arc::ptr_eq(&before.pool, pool) || before.pool == *pool)
-                        && before.weights == weights
-                });
+            let before = before.pools.get(number).and_then(Option::as_ref);
+            let same = before.filter(|before| {
+                (Arc::ptr_eq(&before.pool, pool) || before.pool == *pool)
+                    && before.weights == weights
+            });
             pools[number] = Some(match same {
                 Some(same) => Arc::clone(same),
-                None => Arc::new(self.compile_pool(pool, weights)?),
+                None => Arc::new(self.compile_pool(pool, weights, before)?),
             });
         }
         let mut listeners: Vec<Option<Arc<ListenerPlan>>> = Vec::new();
@@ -234,8 +233,27 @@ impl Registry {
         })
     }
 
-    fn compile_pool(&mut self, pool: &Arc<Pool>, weights: Vec<u32>) -> Result<PoolPlan, Error> {
+    fn compile_pool(
+        &mut self,
+        pool: &Arc<Pool>,
+        weights: Vec<u32>,
+        before: Option<&Arc<PoolPlan>>,
+    ) -> Result<PoolPlan, Error> {
         let backup = pool.backup.as_ref().map(|backup| self.pool_number(backup));
+        let tls = match (
+            &pool.tls,
+            before.filter(|before| before.pool.tls == pool.tls),
+        ) {
+            (None, _) => None,
+            (Some(_), Some(before)) => before.tls.clone(),
+            (Some(tls), None) => {
+                let made = weir_tls::Client::new(tls).map_err(|source| Error::PoolTls {
+                    pool: pool.name.clone(),
+                    source: Box::new(source),
+                })?;
+                Some(Arc::new(made))
+            }
+        };
         let backends = pool.backends.iter().map(|backend| {
             let id = BackendId {
                 pool: pool.name.clone(),
@@ -258,6 +276,7 @@ impl Registry {
             .map(|sticky| Cookies::new(sticky, ids(), &self.key));
         Ok(PoolPlan {
             cookies,
+            tls,
             source_hash: (pool.scheduler == Scheduler::SourceHash)
                 .then(|| SourceHash::new(&weights)),
             maglev: maglev.flatten(),
@@ -275,11 +294,19 @@ impl Registry {
         let cell = self.listener_cell(&listener.name);
         let tls = match listener.protocol {
             Protocol::Https => {
+                let refused = |source| Error::ListenerTls {
+                    listener: listener.name.clone(),
+                    source: Box::new(source),
+                };
                 let tickets = match &cell.tickets {
                     Some(tickets) => Arc::clone(tickets),
-                    None => Arc::clone(cell.tickets.insert(tls::tickets(listener)?)),
+                    None => {
+                        let fresh = TicketKeys::automatic().map_err(refused)?;
+                        Arc::clone(cell.tickets.insert(Arc::new(fresh)))
+                    }
                 };
-                Some(tls::server_config(listener, tickets)?)
+                let alpn = tls::alpn(listener);
+                Some(weir_tls::Server::new(listener, &tickets, alpn).map_err(refused)?)
             }
             _ => None,
         };

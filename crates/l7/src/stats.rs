@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use weir_model::{BackendId, Name};
+use weir_tls::CertificateExpiry;
 
 use crate::errors::Reason;
 
@@ -91,6 +92,21 @@ pub struct Stats {
     pub listeners: Vec<ListenerStats>,
     /// Every backend of every pool, in the order of the config.
     pub backends: Vec<BackendStats>,
+    /// Every certificate of every listener.
+    pub certificates: Vec<CertificateStats>,
+    /// How often changed files of TLS were taken over.
+    pub tls_files_renewed: u64,
+    /// How often changed files of TLS could not be used.
+    pub tls_files_refused: u64,
+}
+
+/// When a certificate of a listener ends.
+#[derive(Clone, Debug)]
+pub struct CertificateStats {
+    /// The listener.
+    pub listener: Name,
+    /// The file, and the end.
+    pub expiry: CertificateExpiry,
 }
 
 /// What a listener has counted.

@@ -4,12 +4,13 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::task::{Context, Poll, ready};
 
+use rustls::ClientConnection;
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::edits::TlsFacts;
+use crate::tls::Tls;
 
 /// A stream of bytes to and from one peer. Reads and writes are tried at once; a caller waits only when told to.
 pub(crate) trait Transport {
@@ -34,11 +35,6 @@ pub(crate) trait Transport {
     /// Tells the peer that no more bytes will come; reading goes on.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// What is known of the peer's TLS; none in clear.
-    fn tls(&self) -> Option<TlsFacts<'_>> {
-        None
-    }
-
     /// Makes the end of the connection look like what it is when it is dropped now: a failure.
     fn abort(&mut self);
 }
@@ -59,9 +55,50 @@ impl Plain {
         self.stream.try_io(Interest::READABLE, || Ok(())).is_err()
     }
 
+    /// Shows the bytes that have come without taking them; only when there are more than `seen`, or none will come
+    /// any more.
+    pub(crate) fn poll_peek(
+        &self,
+        cx: &mut Context<'_>,
+        target: &mut [u8],
+        seen: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut bytes = ReadBuf::new(target);
+            let count = ready!(self.stream.poll_peek(cx, &mut bytes))?;
+            if count > seen {
+                return Poll::Ready(Ok(count));
+            }
+            ready!(self.stream.poll_read_ready(cx))?;
+            // What was seen is still there, so the socket counts as readable: it counts anew from the next byte on, or
+            // once the peer has closed, which stays.
+            let _ = self.stream.try_io(Interest::READABLE, || {
+                Err::<(), _>(io::ErrorKind::WouldBlock.into())
+            });
+            if self.stream.poll_read_ready(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// Reads at most as much as `target` holds.
+    pub(crate) fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        target: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            match self.try_read(target) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
     /// One read. One that does not fill its target has emptied the socket: the next waits for epoll without asking
     /// the kernel first (epoll(7), "Possible pitfalls", on edge-triggered stream sockets).
-    fn try_read(&self, target: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn try_read(&self, target: &mut [u8]) -> io::Result<usize> {
         let mut count = None;
         let tried = self.stream.try_io(Interest::READABLE, || {
             let read = (&*SockRef::from(&self.stream)).read(target)?;
@@ -133,5 +170,70 @@ impl Transport for Plain {
     fn abort(&mut self) {
         // Without lingering, close(2) sends a reset. Where that cannot be had, the peer sees an ordinary end.
         let _ = SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+    }
+}
+
+/// A connection to a backend.
+#[derive(Debug)]
+pub(crate) enum Upstream {
+    /// In clear.
+    Plain(Plain),
+    /// Over TLS.
+    Tls(Box<Tls<ClientConnection>>),
+}
+
+impl Upstream {
+    /// Whether nothing has come that someone would have to read, and the peer has not closed.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        match self {
+            Self::Plain(io) => io.is_quiet(),
+            Self::Tls(io) => io.is_quiet(),
+        }
+    }
+}
+
+impl Transport for Upstream {
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        pool: &BufferPool,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(io) => io.poll_read(cx, buffer, pool),
+            Self::Tls(io) => io.poll_read(cx, buffer, pool),
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(io) => io.poll_write(cx, parts),
+            Self::Tls(io) => io.poll_write(cx, parts),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(io) => io.poll_flush(cx),
+            Self::Tls(io) => io.poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(io) => io.poll_shutdown(cx),
+            Self::Tls(io) => io.poll_shutdown(cx),
+        }
+    }
+
+    fn abort(&mut self) {
+        match self {
+            Self::Plain(io) => io.abort(),
+            Self::Tls(io) => io.abort(),
+        }
     }
 }

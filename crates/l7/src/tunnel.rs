@@ -1,11 +1,11 @@
 //! Bytes both ways, until both ways have ended: upgraded connections, TCP proxying, and TLS that is not opened.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::buffer::Buffer;
+use crate::client::Client;
 use crate::codec::client_hello::{self, Hello};
 use crate::codec::h1::Framing;
 use crate::deadlines::{Phase, Watch};
@@ -133,7 +133,7 @@ pub(crate) async fn serve_tcp(
     listener: Rc<LocalListener>,
     watch: Watch,
     io: Plain,
-    client: SocketAddr,
+    client: Client,
 ) {
     worker.refresh();
     let pool = listener.plan.borrow().default_pool();
@@ -143,7 +143,7 @@ pub(crate) async fn serve_tcp(
         &watch,
         io,
         Buffer::default(),
-        client,
+        &client,
         pool,
     )
     .await;
@@ -155,7 +155,7 @@ pub(crate) async fn serve_tls(
     listener: Rc<LocalListener>,
     watch: Watch,
     mut io: Plain,
-    client: SocketAddr,
+    client: Client,
 ) {
     let timeout = listener.plan.borrow().listener.timeouts.request_header;
     watch.arm(timeout, Phase::Busy);
@@ -189,7 +189,7 @@ pub(crate) async fn serve_tls(
             let host = name.unwrap_or_default();
             let request = Bare {
                 name: host.as_bytes(),
-                client: client.ip(),
+                client: client.address.ip(),
             };
             let pool = match listener.plan.borrow().routes.find(&request) {
                 Found::Route(_, Target::Pool(pool)) => Some(*pool),
@@ -197,10 +197,10 @@ pub(crate) async fn serve_tls(
                 Found::Route(_, Target::Split(split)) => Some(split.pick(worker.turn())),
                 Found::Route(_, Target::Here) | Found::Nothing => None,
             };
-            connect_and_relay(&worker, &listener, &watch, io, buffer, client, pool).await;
+            connect_and_relay(&worker, &listener, &watch, io, buffer, &client, pool).await;
         }
         Err(reason) => {
-            failed(&worker, &listener, client, None, reason);
+            failed(&worker, &listener, &client, None, reason);
             worker.buffers.take_back(&mut buffer);
         }
     }
@@ -212,7 +212,7 @@ async fn connect_and_relay(
     watch: &Watch,
     mut io: Plain,
     mut buffer: Buffer,
-    client: SocketAddr,
+    client: &Client,
     pool: Option<usize>,
 ) {
     match connect(worker, listener, watch, client, pool).await {
@@ -239,7 +239,7 @@ async fn connect(
     worker: &Worker,
     listener: &LocalListener,
     watch: &Watch,
-    client: SocketAddr,
+    client: &Client,
     pool: Option<usize>,
 ) -> Result<(Connection, Work), (Reason, Option<Work>)> {
     let Some(pool) = pool.and_then(|number| worker.pool(listener, number)) else {
@@ -251,13 +251,17 @@ async fn connect(
         let excluded = failed.as_ref().map(|(work, _)| &*work.backend);
         let Some(work) = pool.pick(&Choice {
             excluded,
-            ..Choice::of(client, worker.deadlines.now_ms())
+            ..Choice::of(client.address, worker.deadlines.now_ms())
         }) else {
             return Err(failed.map_or((Reason::NoBackend, None), |(work, reason)| {
                 (reason, Some(work))
             }));
         };
-        match work.backend.connect_in_time(watch, timeout).await {
+        match work
+            .backend
+            .connect_in_time(watch, timeout, client, &worker.buffers)
+            .await
+        {
             Ok(connection) => {
                 if failed.is_some() {
                     work.backend.counters().retries.add(1);
@@ -280,7 +284,7 @@ async fn connect(
 fn failed(
     worker: &Worker,
     listener: &LocalListener,
-    client: SocketAddr,
+    client: &Client,
     backend: Option<&LocalBackend>,
     reason: Reason,
 ) {
@@ -290,6 +294,7 @@ fn failed(
     }
     let backend = backend.map(|backend| tracing::field::display(&backend.id));
     let listener = &listener.plan.borrow().listener.name;
+    let client = client.address;
     if reason.side() == Side::Downstream {
         tracing::debug!(%listener, %client, backend, %reason, "connection failed");
     } else {

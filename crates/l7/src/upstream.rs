@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -14,18 +14,20 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpSocket, TcpStream};
-use weir_model::{BackendId, HashKey, Scheduler};
+use weir_model::{BackendId, HashKey, ProxyProtocolVersion, Scheduler};
 
 use crate::balance::{
     LeastConn, P2c, RoundRobin, client_hash, connection_hash, ewma, p2c, rehash, stable_hash,
 };
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, BufferPool};
+use crate::client::Client;
 use crate::codec::h1::RequestHead;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::plan::{BackendCell, BackendPlan, PoolPlan};
 use crate::stats::BackendCounters;
-use crate::transport::Plain;
+use crate::tls;
+use crate::transport::{Plain, Transport, Upstream};
 
 /// Idle connections to one backend that a worker keeps. More than these were needed only in a burst.
 const IDLE_MAX: usize = 256;
@@ -53,12 +55,14 @@ pub(crate) struct LocalBackend {
     /// Still in the config; a connection to a backend that is gone is not kept.
     current: Cell<bool>,
     idle: RefCell<Vec<Connection>>,
+    tls: Option<Arc<weir_tls::Client>>,
+    proxy_protocol: Option<ProxyProtocolVersion>,
 }
 
 /// A connection to a backend.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) io: Plain,
+    pub(crate) io: Upstream,
     /// What was read and not yet used; without memory while the connection is idle.
     pub(crate) buffer: Buffer,
     /// It has carried a request before.
@@ -155,9 +159,19 @@ impl LocalPool {
     /// A view of `plan`; backends that `before` had keep their connections.
     pub(crate) fn new(plan: &Arc<PoolPlan>, before: Option<&Self>, worker: usize) -> Self {
         let mut known: HashMap<SocketAddr, Rc<LocalBackend>> = HashMap::new();
+        // Idle connections of the old kind are of no use where the kind of connection has changed.
+        let is_same_kind = before.is_some_and(|before| {
+            let (before, now) = (&before.plan.pool, &plan.pool);
+            before.tls == now.tls && before.proxy_protocol == now.proxy_protocol
+        });
         for backend in before.iter().flat_map(|before| &before.backends) {
-            known.insert(backend.id.address, Rc::clone(backend));
+            if is_same_kind {
+                known.insert(backend.id.address, Rc::clone(backend));
+            } else {
+                backend.retire();
+            }
         }
+        let (tls, proxy_protocol) = (plan.tls.clone(), plan.pool.proxy_protocol);
         let fresh = |plan: &BackendPlan| {
             Rc::new(LocalBackend {
                 id: plan.id.clone(),
@@ -165,6 +179,8 @@ impl LocalPool {
                 worker,
                 current: Cell::new(true),
                 idle: RefCell::default(),
+                tls: tls.clone(),
+                proxy_protocol,
             })
         };
         let backends = plan.backends.iter();
@@ -294,7 +310,7 @@ impl LocalPool {
     pub(crate) fn reap(&self, now_ms: u64) {
         for backend in &self.backends {
             let mut idle = backend.idle.borrow_mut();
-            idle.retain(|connection| {
+            idle.retain_mut(|connection| {
                 now_ms < connection.idle_since_ms + IDLE_MAX_MS && connection.io.is_quiet()
             });
             let reaped = backend
@@ -315,6 +331,10 @@ impl LocalBackend {
 
     /// An idle connection that is alive, the one used last first: the others may grow old enough to be closed.
     pub(crate) fn reuse(&self) -> Option<Connection> {
+        // The PROXY header at its beginning has told of another client.
+        if self.proxy_protocol.is_some() {
+            return None;
+        }
         let mut idle = self.idle.borrow_mut();
         loop {
             let mut connection = idle.pop()?;
@@ -327,19 +347,21 @@ impl LocalBackend {
         }
     }
 
-    /// Opens a connection; the caller's watch limits how long that takes.
+    /// Opens a connection for a client, TLS and PROXY header included; the caller's watch limits how long that takes.
     pub(crate) async fn connect_in_time(
         &self,
         watch: &Watch,
         timeout: Duration,
+        client: &Client,
+        buffers: &BufferPool,
     ) -> Result<Connection, Reason> {
         watch.arm(timeout, Phase::Busy);
-        let mut connecting = pin!(self.connect());
+        let mut connecting = pin!(self.connect(client, buffers));
         poll_fn(|cx| match connecting.as_mut().poll(cx) {
             Poll::Ready(Ok(connection)) => Poll::Ready(Ok(connection)),
-            Poll::Ready(Err(error)) => {
-                tracing::debug!(backend = %self.id, %error, "cannot connect");
-                Poll::Ready(Err(connect_reason(&error)))
+            Poll::Ready(Err((reason, error))) => {
+                tracing::debug!(backend = %self.id, %error, %reason, "cannot connect");
+                Poll::Ready(Err(reason))
             }
             Poll::Pending if watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),
             Poll::Pending => Poll::Pending,
@@ -347,16 +369,38 @@ impl LocalBackend {
         .await
     }
 
-    async fn connect(&self) -> io::Result<Connection> {
-        let stream = connect(self.id.address).await?;
+    async fn connect(
+        &self,
+        client: &Client,
+        buffers: &BufferPool,
+    ) -> Result<Connection, (Reason, io::Error)> {
+        let failed = |error| (connect_reason(&error), error);
+        let stream = connect(self.id.address).await.map_err(failed)?;
         self.counters().connections_opened.add(1);
         self.counters().connections_active.add(1);
         let open = OpenGuard {
             cell: Arc::clone(&self.cell),
             worker: self.worker,
         };
+        let mut io = Plain::new(stream);
+        if let Some(version) = self.proxy_protocol {
+            let header = client.proxy_header(version);
+            send_whole(&mut io, &header).await.map_err(failed)?;
+        }
+        let io = match &self.tls {
+            None => Upstream::Plain(io),
+            Some(tls) => {
+                let refused = |error| (Reason::UpstreamTls, error);
+                let session = tls
+                    .connection(self.id.address)
+                    .map_err(|error| refused(io::Error::other(error)))?;
+                Upstream::Tls(Box::new(
+                    tls::connect(io, session, buffers).await.map_err(refused)?,
+                ))
+            }
+        };
         Ok(Connection {
-            io: Plain::new(stream),
+            io,
             buffer: Buffer::default(),
             reused: false,
             idle_since_ms: 0,
@@ -367,7 +411,7 @@ impl LocalBackend {
     /// Keeps a connection for the next request. Its buffer is empty and without memory.
     pub(crate) fn keep(&self, mut connection: Connection, now_ms: u64) {
         let mut idle = self.idle.borrow_mut();
-        if self.current.get() && idle.len() < IDLE_MAX {
+        if self.current.get() && idle.len() < IDLE_MAX && self.proxy_protocol.is_none() {
             connection.idle_since_ms = now_ms;
             idle.push(connection);
             self.counters().connections_idle.add(1);
@@ -403,6 +447,15 @@ pub(crate) fn connect_reason(error: &io::Error) -> Reason {
         | (_, Some(ENFILE | EMFILE | ENOBUFS)) => Reason::OutOfResources,
         _ => Reason::ConnectFailed,
     }
+}
+
+/// Sends bytes that a fresh socket has room for.
+async fn send_whole(io: &mut Plain, bytes: &[u8]) -> io::Result<()> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        sent += poll_fn(|cx| io.poll_write(cx, &[IoSlice::new(&bytes[sent..])])).await?;
+    }
+    Ok(())
 }
 
 /// A TCP connection to `address`, without Nagle's algorithm: what is written is meant to leave.

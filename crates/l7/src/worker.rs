@@ -17,6 +17,7 @@ use crate::deadlines::{Deadlines, TICK};
 use crate::edits::RequestId;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan, Plan};
+use crate::tls::Renewals;
 use crate::upstream::LocalPool;
 
 /// Bytes that are read at once. Large bodies cost less than with 32 KiB, small ones the same (`bench l7`).
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     /// Counts up after each change of `plan`.
     pub(crate) generation: AtomicU64,
     pub(crate) draining: AtomicBool,
+    /// How often files of TLS were taken over.
+    pub(crate) renewals: Renewals,
 }
 
 /// How the engine reaches a worker.
@@ -107,6 +110,9 @@ impl Worker {
         Builder::new_current_thread()
             .enable_io()
             .enable_time()
+            // For slow signatures: as much time as the worker has itself, and no more.
+            .max_blocking_threads(1)
+            .thread_name("weir-l7-sign")
             .build_local(LocalOptions::default())
     }
 

@@ -7,6 +7,7 @@ mod file;
 mod health;
 mod near;
 mod policy;
+mod proxy_protocol;
 mod resolve;
 mod route;
 mod section;
@@ -14,6 +15,7 @@ mod session;
 mod source;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -1,6 +1,10 @@
 //! How backends are checked, and what a check concludes.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::proxy_protocol::ProxyProtocolVersion;
+use crate::tls::UpstreamTls;
 
 /// What the checks of a pool's backends do, how often, and how many results in a row change a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +22,10 @@ pub struct HealthCheck {
     pub fall: u32,
     /// The port that is asked, in place of the backend's own.
     pub port: Option<u16>,
+    /// The pool's: what is asked over a connection is asked over TLS, as its requests are. Absent where `port` is given.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// The pool's: checks begin with a PROXY header that says that they are our own. Absent where `port` is given.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
 }
 
 impl HealthCheck {

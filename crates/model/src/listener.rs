@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::name::Name;
+use crate::proxy_protocol::ProxyProtocolIn;
 use crate::route::Route;
+use crate::tls::ListenerTls;
 
 /// One service address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub struct Listener {
     pub certificates: Vec<CertificateFiles>,
     /// How long an established session may be idle, where the XDP program forwards; absent: as `[l4.timeouts]` says.
     pub idle_timeout: Option<Duration>,
+    /// The rest of TLS on an `https` listener; elsewhere as by default.
+    pub tls: ListenerTls,
+    /// Absent: connections come from the clients themselves. TCP only.
+    pub proxy_protocol: Option<ProxyProtocolIn>,
     /// How long the proxy waits, and for what.
     pub timeouts: Timeouts,
     /// What a request's head may be at most.
@@ -35,6 +41,18 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The files that it is made of: certificates, keys, authorities, ticket keys.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let pairs = self.certificates.iter();
+        let auth = self.tls.client_auth.iter();
+        pairs
+            .flat_map(|pair| [&pair.cert_file, &pair.key_file])
+            .chain(auth.clone().map(|auth| &auth.ca_file))
+            .chain(auth.filter_map(|auth| auth.crl_file.as_ref()))
+            .chain(&self.tls.ticket_key_file)
+            .map(PathBuf::as_path)
+    }
+
     /// The pools that it sends to: its own, then those of its routes; a name may come twice.
     pub fn pool_names(&self) -> impl Iterator<Item = &Name> {
         self.pool

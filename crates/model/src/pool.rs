@@ -1,10 +1,13 @@
 //! A pool: backends that serve the same thing, and how work is spread over them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::health::HealthCheck;
 use crate::name::Name;
+use crate::proxy_protocol::ProxyProtocolVersion;
+use crate::tls::UpstreamTls;
 
 /// Backends that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,10 @@ pub struct Pool {
     pub backup: Option<Name>,
     /// How long a backend that comes back, or joins, takes to get its whole share of the work; absent: it gets it at once.
     pub slow_start: Option<Duration>,
+    /// Connections to the backends are TLS; absent: in clear. Proxied listeners only.
+    pub tls: Option<Arc<UpstreamTls>>,
+    /// Connections to the backends begin with a PROXY header. Proxied listeners other than `udp` only.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
     /// At least one; no address twice.
     pub backends: Vec<Backend>,
 }

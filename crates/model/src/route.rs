@@ -483,6 +483,7 @@ mod tests {
     use super::*;
     use crate::condition::ValueTest;
     use crate::listener::{Forward, HttpLimits, Protocol, Timeouts};
+    use crate::tls::ListenerTls;
 
     type Line<'a> = (&'a [&'a str], Option<&'a str>, &'a str);
 
@@ -501,6 +502,8 @@ mod tests {
             routes: routes.iter().map(route).collect(),
             certificates: Vec::new(),
             idle_timeout: None,
+            tls: ListenerTls::default(),
+            proxy_protocol: None,
             timeouts: Timeouts::default(),
             limits: HttpLimits::default(),
         }

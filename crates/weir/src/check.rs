@@ -39,15 +39,22 @@ pub(crate) fn check(file: &Path) -> Result<ExitCode> {
 fn unreadable(config: &Config) -> Vec<String> {
     let mut found = Vec::new();
     for listener in &config.listeners {
-        for file in listener
-            .certificates
-            .iter()
-            .flat_map(|pair| [&pair.cert_file, &pair.key_file])
-        {
+        for file in listener.files() {
             if let Err(error) = fs::File::open(file) {
                 found.push(format!(
                     "listener `{}`: {} cannot be read: {error}",
                     listener.name,
+                    file.display()
+                ));
+            }
+        }
+    }
+    for pool in &config.pools {
+        for file in pool.tls.iter().flat_map(|tls| tls.files()) {
+            if let Err(error) = fs::File::open(file) {
+                found.push(format!(
+                    "pool `{}`: {} cannot be read: {error}",
+                    pool.name,
                     file.display()
                 ));
             }

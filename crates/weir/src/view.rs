@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use weir_api::View;
 use weir_api::view::{
-    BackendView, CheckView, ChecksView, DropView, InterfaceView, ListenerView, NodeView, Page,
-    PoolView, RouteView, SessionFilter, SessionView, SessionsView, SplitView, Traffic,
+    BackendView, CertificateView, CheckView, ChecksView, DropView, InterfaceView, ListenerView,
+    NodeView, Page, PoolView, RouteView, SessionFilter, SessionView, SessionsView, SplitView,
+    TlsView, Traffic,
 };
 use weir_health::HealthReport;
 use weir_l7::{BackendStats, ListenerStats, Reason};
@@ -58,6 +59,7 @@ impl View for Node {
                 .map(interface)
                 .collect(),
             late_checks: self.health.late(),
+            tls: tls(&self.planes.l7_stats()),
             process: procfs::process(),
         }
     }
@@ -220,6 +222,20 @@ fn of_listener(listener: &Listener, mut traffic: Traffic) -> Traffic {
         (traffic.packets_in, traffic.packets_out) = (None, None);
     }
     traffic
+}
+
+/// What TLS of layer 7 is made of.
+fn tls(stats: &weir_l7::Stats) -> TlsView {
+    let certificate = |stats: &weir_l7::CertificateStats| CertificateView {
+        listener: stats.listener.to_string(),
+        file: stats.expiry.file.display().to_string(),
+        not_after_s: stats.expiry.not_after_s,
+    };
+    TlsView {
+        certificates: stats.certificates.iter().map(certificate).collect(),
+        renewed: stats.tls_files_renewed,
+        refused: stats.tls_files_refused,
+    }
 }
 
 /// What layer 7 counted for a listener.

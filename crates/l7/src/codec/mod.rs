@@ -2,3 +2,4 @@
 
 pub mod client_hello;
 pub mod h1;
+pub mod proxy_protocol;

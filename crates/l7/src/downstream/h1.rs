@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{IoSlice, Write};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use weir_model::{Action, FixedAnswer, HeaderEdits, Route};
 
 use crate::buffer::Buffer;
+use crate::client::Client;
 use crate::codec::h1::{Framing, Method, Progress, Replaced, RequestHead, ResponseHead, Version};
 use crate::deadlines::{Phase, Watch};
 use crate::downstream::exchange::{End, Exchange, State};
@@ -34,8 +35,7 @@ struct Downstream<T> {
     worker: Rc<Worker>,
     listener: Rc<LocalListener>,
     io: T,
-    client: SocketAddr,
-    local: SocketAddr,
+    client: Client,
     forwarded: Forwarded,
     buffer: Buffer,
     request: RequestHead,
@@ -160,16 +160,14 @@ pub(crate) async fn serve<T: Transport>(
     listener: Rc<LocalListener>,
     watch: Watch,
     io: T,
-    (client, local): (SocketAddr, SocketAddr),
-    proto: &'static str,
+    client: Client,
 ) {
     let mut downstream = Downstream {
         worker,
         listener,
         io,
+        forwarded: Forwarded::new(&client),
         client,
-        local,
-        forwarded: Forwarded::new(client.ip(), proto),
         buffer: Buffer::default(),
         request: RequestHead::default(),
         response: ResponseHead::default(),
@@ -305,7 +303,7 @@ impl<T: Transport> Downstream<T> {
         let view = Arrived {
             request: &self.request,
             head,
-            client: self.client.ip(),
+            client: self.client.address.ip(),
         };
         let found = plan.routes.find(&view);
         let (route, number) = match found {
@@ -338,7 +336,7 @@ impl<T: Transport> Downstream<T> {
                 let mut out = self.worker.buffers.head();
                 let local;
                 let fallback = if self.request.authority.is_empty() {
-                    local = self.local.to_string();
+                    local = self.client.local.to_string();
                     local.as_bytes()
                 } else {
                     b""
@@ -372,8 +370,12 @@ impl<T: Transport> Downstream<T> {
             (None, Some((index, route))) => match &route.action {
                 Action::Redirect(redirect) => {
                     added.extend_from_slice(b"Location: ");
-                    plan.routes
-                        .write_location((index, redirect), &view, self.local, &mut added);
+                    plan.routes.write_location(
+                        (index, redirect),
+                        &view,
+                        self.client.local,
+                        &mut added,
+                    );
                     added.extend_from_slice(b"\r\n");
                     Begun::Here(OwnAnswer {
                         status: redirect.status,
@@ -418,14 +420,14 @@ impl<T: Transport> Downstream<T> {
     /// What the variables of header fields stand for.
     fn facts<'f>(&'f self, plan: &'f ListenerPlan, view: &'f Arrived<'f>) -> Facts<'f> {
         Facts {
-            client: self.client,
-            local: self.local,
-            scheme: if plan.tls.is_some() { "https" } else { "http" },
+            client: self.client.address,
+            local: self.client.local,
+            scheme: self.client.scheme(),
             method: view.method(),
             authority: view.authority(),
             target: view.target(),
             request_id: self.worker.request_id(),
-            tls: self.io.tls(),
+            tls: self.client.tls_facts(),
             listener: plan.listener.name.as_str(),
         }
     }
@@ -451,7 +453,7 @@ impl<T: Transport> Downstream<T> {
         let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
         loop {
             let choice = Choice {
-                client: self.client,
+                client: self.client.address,
                 request_hash,
                 first: self.first,
                 wanted,
@@ -486,7 +488,12 @@ impl<T: Transport> Downstream<T> {
                 Some(connection) => Ok(connection),
                 None => {
                     work.backend
-                        .connect_in_time(&self.watch, plan.listener.timeouts.connect)
+                        .connect_in_time(
+                            &self.watch,
+                            plan.listener.timeouts.connect,
+                            &self.client,
+                            &self.worker.buffers,
+                        )
                         .await
                 }
             };
@@ -622,10 +629,11 @@ impl<T: Transport> Downstream<T> {
         }
         let listener = &self.listener.plan.borrow().listener.name;
         let backend = backend.map(|backend| tracing::field::display(&backend.id));
+        let client = self.client.address;
         if reason.side() == Side::Downstream {
-            tracing::debug!(%listener, client = %self.client, backend, %reason, "request failed");
+            tracing::debug!(%listener, %client, backend, %reason, "request failed");
         } else {
-            tracing::warn!(%listener, client = %self.client, backend, %reason, "request failed");
+            tracing::warn!(%listener, %client, backend, %reason, "request failed");
         }
     }
 

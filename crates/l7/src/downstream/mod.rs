@@ -2,19 +2,23 @@
 
 mod exchange;
 mod h1;
+mod proxy_header;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use rustls::ServerConnection;
 use tokio::net::TcpStream;
 use weir_model::Protocol;
 
+use crate::client::{Client, Handshake};
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::listener::LocalListener;
-use crate::tls::Tls;
+use crate::tls::{self, Tls};
 use crate::transport::Plain;
 use crate::tunnel;
 use crate::worker::Worker;
@@ -30,14 +34,30 @@ pub(crate) async fn serve(
     let Ok(local) = stream.local_addr() else {
         return;
     };
+    let mut client = Client::new(client, local);
     let watch = poll_fn(|cx| Poll::Ready(Watch::new(&worker.deadlines, listener.number, cx))).await;
-    let io = Plain::new(stream);
-    let protocol = listener.plan.borrow().listener.protocol;
+    let mut io = Plain::new(stream);
+    let plan = Rc::clone(&listener.plan.borrow());
+    if let Some(rules) = &plan.listener.proxy_protocol {
+        watch.arm(plan.listener.timeouts.request_header, Phase::Busy);
+        let read = proxy_header::read(rules, &mut io, &watch, &worker, &mut client);
+        if let Err(reason) = read.await {
+            listener.counters().count_error(reason);
+            if worker.may_log() {
+                let (listener, client) = (&plan.listener.name, client.address);
+                tracing::debug!(%listener, %client, %reason, "connection refused");
+            }
+            return;
+        }
+    }
+    let protocol = plan.listener.protocol;
+    drop(plan);
     match protocol {
-        Protocol::Http => h1::serve(worker, listener, watch, io, (client, local), "http").await,
+        Protocol::Http => h1::serve(worker, listener, watch, io, client).await,
         Protocol::Https => {
-            if let Some(io) = handshake(&worker, &listener, &watch, io, client).await {
-                h1::serve(worker, listener, watch, io, (client, local), "https").await;
+            if let Some(io) = handshake(&worker, &listener, &watch, io, &client).await {
+                client.tls = Some(Box::new(Handshake::of(io.session())));
+                h1::serve(worker, listener, watch, io, client).await;
             }
         }
         Protocol::Tcp => tunnel::serve_tcp(worker, listener, watch, io, client).await,
@@ -52,20 +72,19 @@ async fn handshake(
     listener: &LocalListener,
     watch: &Watch,
     io: Plain,
-    client: SocketAddr,
-) -> Option<Tls> {
+    client: &Client,
+) -> Option<Tls<ServerConnection>> {
     let plan = Rc::clone(&listener.plan.borrow());
-    let config = plan.tls.clone()?;
+    let side = plan.tls.as_ref()?.current();
     watch.arm(plan.listener.timeouts.request_header, Phase::Busy);
-    let result = match Tls::new(io, config) {
-        Ok(mut tls) => poll_fn(|cx| match tls.poll_handshake(cx, &worker.buffers) {
+    let result = {
+        let mut handshake = pin!(tls::accept(io, &side, &worker.buffers));
+        poll_fn(|cx| match handshake.as_mut().poll(cx) {
             Poll::Ready(result) => Poll::Ready(result.map_err(|error| error.to_string())),
             Poll::Pending if watch.is_expired() => Poll::Ready(Err("timeout".to_owned())),
             Poll::Pending => Poll::Pending,
         })
         .await
-        .map(|()| tls),
-        Err(error) => Err(error.to_string()),
     };
     let counters = listener.counters();
     match result {
@@ -76,6 +95,7 @@ async fn handshake(
         Err(error) => {
             counters.handshakes_failed.add(1);
             counters.count_error(Reason::TlsHandshake);
+            let client = client.address;
             tracing::debug!(listener = %plan.listener.name, %client, error, "TLS handshake failed");
             None
         }

@@ -63,6 +63,8 @@ fn listener(routes: Vec<Route>, pool: Option<&str>) -> Arc<Listener> {
         routes,
         certificates: Vec::new(),
         idle_timeout: None,
+        tls: weir_model::ListenerTls::default(),
+        proxy_protocol: None,
         timeouts: Timeouts::default(),
         limits: HttpLimits::default(),
     })

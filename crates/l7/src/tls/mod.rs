@@ -1,8 +1,14 @@
-//! TLS on the clients' side.
+//! TLS connections, to clients and to backends.
 
-mod certificates;
+mod handshake;
+mod renewal;
 mod stream;
 
-pub use certificates::CertificateError;
-pub(crate) use certificates::{server_config, tickets};
+pub(crate) use handshake::{accept, connect};
+pub(crate) use renewal::{Renewal, Renewals};
 pub(crate) use stream::Tls;
+
+/// What is spoken over TLS on a listener, the preferred protocol first (RFC 7301).
+pub(crate) fn alpn(_listener: &weir_model::Listener) -> &'static [&'static [u8]] {
+    &[b"http/1.1"]
+}

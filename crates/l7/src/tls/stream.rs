@@ -1,43 +1,86 @@
 //! A TLS connection as a transport: rustls over a socket, with the worker's buffers.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::sync::Arc;
+use std::ops::DerefMut;
 use std::task::{Context, Poll, ready};
 
-use rustls::{ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{ConnectionCommon, IoState, SideData};
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::edits::TlsFacts;
 use crate::transport::{Plain, Transport};
 
 /// Bytes of plaintext that are encrypted ahead of the socket: one record of the largest size, and its like.
 const AHEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// A TLS connection to a client.
+/// A TLS connection.
 #[derive(Debug)]
-pub(crate) struct Tls {
+pub(crate) struct Tls<S> {
     io: Plain,
-    session: Box<ServerConnection>,
+    session: Box<S>,
     /// Records that were read from the socket and not yet given to the session.
     records: Buffer,
     /// The session holds plaintext.
     readable: bool,
 }
 
-impl Tls {
-    pub(crate) fn new(io: Plain, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        let mut session = ServerConnection::new(config)?;
+/// A connection whose session is elsewhere.
+pub(super) struct Parts {
+    io: Plain,
+    records: Buffer,
+}
+
+impl Parts {
+    pub(super) fn with<S>(self, session: Box<S>) -> Tls<S> {
+        Tls {
+            io: self.io,
+            session,
+            records: self.records,
+            readable: false,
+        }
+    }
+}
+
+impl<S> Tls<S> {
+    /// The session of the protocol.
+    pub(crate) fn session(&self) -> &S {
+        &self.session
+    }
+
+    pub(super) fn take_apart(self) -> (Parts, Box<S>) {
+        let parts = Parts {
+            io: self.io,
+            records: self.records,
+        };
+        (parts, self.session)
+    }
+}
+
+impl<S, D> Tls<S>
+where
+    S: DerefMut<Target = ConnectionCommon<D>>,
+    D: SideData,
+{
+    pub(super) fn new(io: Plain, session: S) -> Self {
+        Self::with_records(io, session, Buffer::default())
+    }
+
+    /// A connection of which records have been read.
+    pub(super) fn with_records(io: Plain, mut session: S, records: Buffer) -> Self {
         session.set_buffer_limit(Some(AHEAD_BYTES_MAX));
-        Ok(Self {
+        Self {
             io,
             session: Box::new(session),
-            records: Buffer::default(),
+            records,
             readable: false,
-        })
+        }
+    }
+
+    pub(super) fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
     }
 
     /// Goes on with the handshake.
-    pub(crate) fn poll_handshake(
+    pub(super) fn poll_handshake(
         &mut self,
         cx: &mut Context<'_>,
         pool: &BufferPool,
@@ -55,8 +98,26 @@ impl Tls {
         }
     }
 
-    /// Gives records to the session, read from the socket where none are left. 0 is the end of the connection.
+    /// Gives records to the session and has it take them in. 0 is the end of the connection.
     fn poll_records(&mut self, cx: &mut Context<'_>, pool: &BufferPool) -> Poll<io::Result<usize>> {
+        let taken = ready!(self.poll_fill(cx, pool))?;
+        if taken > 0 {
+            let processed = self.session.process_new_packets();
+            if processed.is_err() {
+                // The alert that says why; whether it arrives makes no difference any more.
+                let _ = self.poll_flush(cx);
+            }
+            self.processed(processed)?;
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Gives records to the session, read from the socket where none are left. 0 is the end of the connection.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        pool: &BufferPool,
+    ) -> Poll<io::Result<usize>> {
         if self.records.is_empty() {
             let Poll::Ready(read) = self.io.poll_read(cx, &mut self.records, pool) else {
                 pool.take_back(&mut self.records);
@@ -70,15 +131,53 @@ impl Tls {
         }
         let taken = self.session.read_tls(&mut self.records.filled())?;
         self.records.consume(taken);
-        match self.session.process_new_packets() {
-            Ok(state) => self.readable = state.plaintext_bytes_to_read() > 0,
-            Err(error) => {
-                // The alert that says why; whether it arrives makes no difference any more.
-                let _ = self.poll_flush(cx);
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
-            }
+        if self.records.is_empty() {
+            // An idle connection needs no memory, and nobody can tell when the next bytes come.
+            pool.take_back(&mut self.records);
         }
         Poll::Ready(Ok(taken))
+    }
+
+    /// Notes what came out of the records that the session was given.
+    pub(super) fn processed(
+        &mut self,
+        processed: Result<IoState, rustls::Error>,
+    ) -> io::Result<()> {
+        match processed {
+            Ok(state) => {
+                self.readable = state.plaintext_bytes_to_read() > 0;
+                Ok(())
+            }
+            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+        }
+    }
+
+    /// Whether no plaintext has come and the peer has not closed. Records of the protocol itself, as the tickets that
+    /// come after a handshake, are taken in on the way.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        while !self.io.is_quiet() {
+            let quiet = match self.session.read_tls(&mut Source(&self.io)) {
+                Ok(0) => false,
+                Ok(_) => self.session.process_new_packets().is_ok_and(|state| {
+                    state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed()
+                }),
+                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+            };
+            if !quiet {
+                return false;
+            }
+        }
+        let is_empty = |state: IoState| state.plaintext_bytes_to_read() == 0;
+        self.records.is_empty() && self.session.process_new_packets().is_ok_and(is_empty)
+    }
+}
+
+/// A socket that is read at once or not at all.
+struct Source<'s>(&'s Plain);
+
+impl Read for Source<'_> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(target)
     }
 }
 
@@ -105,7 +204,11 @@ impl Write for Sink<'_, '_, '_> {
     }
 }
 
-impl Transport for Tls {
+impl<S, D> Transport for Tls<S>
+where
+    S: DerefMut<Target = ConnectionCommon<D>>,
+    D: SideData,
+{
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -176,16 +279,6 @@ impl Transport for Tls {
         self.session.send_close_notify();
         ready!(self.poll_flush(cx))?;
         self.io.poll_shutdown(cx)
-    }
-
-    fn tls(&self) -> Option<TlsFacts<'_>> {
-        let version = match self.session.protocol_version() {
-            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "",
-        };
-        let sni = self.session.server_name().unwrap_or_default();
-        Some(TlsFacts { version, sni })
     }
 
     fn abort(&mut self) {

@@ -294,7 +294,7 @@ fn certificates_that_cannot_be_used_are_named() {
             .engine
             .prepare(Arc::new(proxy.snapshot(&text)))
             .unwrap_err();
-        assert!(matches!(error, Error::Certificate { .. }), "{error}");
+        assert!(matches!(error, Error::ListenerTls { .. }), "{error}");
         error.to_string()
     };
     let named = |text: &str, file: &str| {

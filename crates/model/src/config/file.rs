@@ -13,16 +13,20 @@ use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::duration::format_duration;
 use super::health::read_probe;
 use super::policy::{is_token_byte, read_hash};
+use super::proxy_protocol::{PROXY_PROTOCOL, PROXY_PROTOCOL_VERSIONS, read_proxy_protocol};
 use super::route::{self, RouteTable, read_route};
 use super::section::{Grammar, Read, Section, duration, integer, text, word};
 use super::session::{SESSION_TIMEOUTS, read_idle_timeout, read_session_timeouts};
 use super::source::{At, Span};
+use super::tls::{LISTENER_TLS, POOL_TLS, read_listener_tls, read_pool_tls};
 use crate::backend::{Backend, MAX_WEIGHT};
 use crate::health::HealthCheck;
 use crate::listener::{CertificateFiles, Forward, HttpLimits, Protocol, Timeouts};
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, XdpMode};
 use crate::pool::{HashKey, Scheduler, Sticky, StickyMode};
+use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
+use crate::tls::{ListenerTls, UpstreamTls};
 
 static ROOT: Grammar = Grammar {
     title: "the file",
@@ -87,6 +91,8 @@ static LISTENER: Grammar = Grammar {
         "route",
         "certificates",
         "idle_timeout",
+        "tls",
+        "proxy_protocol",
         "timeouts",
         "limits",
     ],
@@ -98,7 +104,8 @@ static LISTENER: Grammar = Grammar {
         ("mode", "forward"),
         ("backend", "pool"),
         ("default_pool", "pool"),
-        ("tls", "certificates"),
+        ("ssl", "tls"),
+        ("accept_proxy", "proxy_protocol"),
         ("cert_file", "certificates"),
         ("key_file", "certificates"),
     ],
@@ -147,6 +154,8 @@ static POOL: Grammar = Grammar {
         "sticky",
         "backup_pool",
         "slow_start",
+        "tls",
+        "proxy_protocol",
         "backend",
     ],
     synonyms: &[
@@ -165,6 +174,8 @@ static POOL: Grammar = Grammar {
         ("server", "backend"),
         ("servers", "backend"),
         ("cookie", "sticky"),
+        ("ssl", "tls"),
+        ("send_proxy", "proxy_protocol"),
     ],
     example: "[[pool]]",
 };
@@ -221,7 +232,7 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 23] = [
+pub(super) static ALL: [&Grammar; 26] = [
     &NODE,
     &L4_TABLE,
     &SESSION_TIMEOUTS,
@@ -230,11 +241,14 @@ pub(super) static ALL: [&Grammar; 23] = [
     &LISTENER,
     &route::ROUTE,
     &CERTIFICATE,
+    &LISTENER_TLS,
+    &PROXY_PROTOCOL,
     &TIMEOUTS,
     &LIMITS,
     &POOL,
     &HEALTH,
     &STICKY,
+    &POOL_TLS,
     &BACKEND,
     // The tables in a route.
     route::TABLES[0],
@@ -359,6 +373,10 @@ pub(super) struct ListenerTable<'t> {
     pub(super) routes: Read<Vec<RouteTable<'t>>>,
     pub(super) certificates: Read<Vec<CertificateFiles>>,
     pub(super) idle_timeout: Option<At<Duration>>,
+    pub(super) tls: ListenerTls,
+    pub(super) tls_span: Option<Span>,
+    pub(super) proxy_protocol: Option<ProxyProtocolIn>,
+    pub(super) proxy_protocol_span: Option<Span>,
     pub(super) timeouts: Timeouts,
     pub(super) timeouts_span: Option<Span>,
     pub(super) limits: HttpLimits,
@@ -376,6 +394,8 @@ pub(super) struct PoolTable<'t> {
     pub(super) sticky: Option<At<Sticky>>,
     pub(super) backup: Read<&'t str>,
     pub(super) slow_start: Option<Duration>,
+    pub(super) tls: Option<At<UpstreamTls>>,
+    pub(super) proxy_protocol: Read<ProxyProtocolVersion>,
     pub(super) backends: Vec<BackendTable>,
 }
 
@@ -572,7 +592,11 @@ fn read_api(section: &Section<'_>, out: &mut Findings<'_>) -> ApiTable {
     }
 }
 
-fn read_path(section: &Section<'_>, key: &'static str, out: &mut Findings<'_>) -> Read<PathBuf> {
+pub(super) fn read_path(
+    section: &Section<'_>,
+    key: &'static str,
+    out: &mut Findings<'_>,
+) -> Read<PathBuf> {
     let written = section.read(key, out, |value| {
         let written = text(key)(value)?;
         if written.is_empty() || written.len() > MAX_PATH || written.contains('\0') {
@@ -658,6 +682,12 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         Read::Absent => Read::Absent,
     };
     let idle_timeout = read_idle_timeout(section, out);
+    let tls = section
+        .section("tls", &LISTENER_TLS, &ALL, out)
+        .map(|section| read_listener_tls(&section, out));
+    let proxy_protocol = section
+        .section("proxy_protocol", &PROXY_PROTOCOL, &ALL, out)
+        .map(|section| read_proxy_protocol(&section, out));
     let timeouts = section
         .section("timeouts", &TIMEOUTS, &ALL, out)
         .map(|section| read_timeouts(&section, out));
@@ -675,6 +705,10 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         routes,
         certificates,
         idle_timeout,
+        tls: tls.unwrap_or_default(),
+        tls_span: section.key_span("tls"),
+        proxy_protocol,
+        proxy_protocol_span: section.key_span("proxy_protocol"),
         timeouts: timeouts.unwrap_or_default(),
         timeouts_span: section.key_span("timeouts"),
         limits: limits.unwrap_or_default(),
@@ -754,6 +788,21 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         out,
         duration("slow_start", MIN_SLOW_START, MAX_SLOW_START),
     );
+    let tls = section
+        .section("tls", &POOL_TLS, &ALL, out)
+        .map(|section| At {
+            value: read_pool_tls(&section, out),
+            span: section.span,
+        });
+    let proxy_protocol = section.read(
+        "proxy_protocol",
+        out,
+        word(
+            "proxy_protocol",
+            &PROXY_PROTOCOL_VERSIONS,
+            &[("1", "v1"), ("2", "v2")],
+        ),
+    );
     let backends = match section.sections("backend", &BACKEND, &ALL, out) {
         Read::Good(list) => {
             if list.value.is_empty() && !has_items(section, "backend") {
@@ -791,6 +840,8 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         sticky,
         backup,
         slow_start: slow_start.good().map(|at| at.value),
+        tls,
+        proxy_protocol,
         backends,
     }
 }
@@ -867,6 +918,9 @@ fn read_health(section: &Section<'_>, out: &mut Findings<'_>) -> HealthCheck {
         rise: rise.or(HealthCheck::DEFAULT_RISE),
         fall: fall.or(HealthCheck::DEFAULT_FALL),
         port: port.good().map(|at| at.value),
+        // The pool's, once it is known whole.
+        tls: None,
+        proxy_protocol: None,
     }
 }
 

@@ -13,6 +13,7 @@ use super::route::RouteTable;
 use super::section::Read;
 use super::source::Span;
 use crate::action::Scheme;
+use crate::health::HealthCheck;
 use crate::listener::{Forward, Listener, Protocol};
 use crate::name::Name;
 use crate::pool::{HashKey, Pool, Scheduler};
@@ -40,6 +41,8 @@ pub(super) fn resolve(file: &File<'_>, out: &mut Findings<'_>) -> Option<Config>
     for listener in &listeners {
         check_protocol(listener, out);
         check_routes(listener, out);
+        check_tls(listener, out);
+        check_proxy_protocol(listener, out);
         check_xdp_listener(listener, file, out);
     }
     let binds = Binds::new(&listeners, out);
@@ -188,6 +191,8 @@ impl<'f, 't> Resolved<'f, 't> {
                 .map(|at| at.value.clone())
                 .unwrap_or_default(),
             idle_timeout: table.idle_timeout.map(|at| at.value),
+            tls: table.tls.clone(),
+            proxy_protocol: table.proxy_protocol.clone(),
             timeouts: table.timeouts.clone(),
             limits: table.limits.clone(),
         })
@@ -195,6 +200,8 @@ impl<'f, 't> Resolved<'f, 't> {
 }
 
 fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
+    let tls = table.tls.as_ref().map(|at| Arc::new(at.value.clone()));
+    let proxy_protocol = table.proxy_protocol.good().map(|at| at.value);
     Some(Pool {
         name: Name::new(table.name.good()?.value),
         scheduler: table
@@ -203,10 +210,20 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
             .map(|at| at.value)
             .unwrap_or_default(),
         hash: table.hash.good().map(|at| at.value.clone()),
-        health: table.health.clone(),
+        health: table.health.clone().map(|health| {
+            // A port of its own is another service, which has its own ways.
+            let is_same = health.port.is_none();
+            HealthCheck {
+                tls: tls.clone().filter(|_| is_same),
+                proxy_protocol: proxy_protocol.filter(|_| is_same),
+                ..health
+            }
+        }),
         sticky: table.sticky.as_ref().map(|at| at.value.clone()),
         backup: table.backup.good().map(|at| Name::new(at.value)),
         slow_start: table.slow_start,
+        tls,
+        proxy_protocol,
         backends: table
             .backends
             .iter()
@@ -511,6 +528,45 @@ fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
         out.error(
             at.span,
             complaint.help("the proxy has `timeouts = { tunnel = \"1h\" }`"),
+        );
+    }
+}
+
+/// TLS is opened by `https` only.
+fn check_tls(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
+    if let (Some(span), Some(protocol)) = (listener.table.tls_span, listener.protocol)
+        && protocol != Protocol::Https
+    {
+        let message = format!("`tls` on a listener of protocol `{protocol}`");
+        let complaint = Complaint::new(Kind::Conflict, message, "only `https` opens TLS");
+        out.error(
+            span,
+            complaint.help("for TLS towards the backends, write `tls = { … }` in their [[pool]]"),
+        );
+    }
+}
+
+/// The PROXY header is the beginning of a connection, which only the proxy sees.
+fn check_proxy_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
+    let (Some(span), Some(protocol)) = (listener.table.proxy_protocol_span, listener.protocol)
+    else {
+        return;
+    };
+    if protocol.is_udp() {
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            "`proxy_protocol` on a listener of protocol `udp`",
+            "datagrams have no connection that could begin with a header",
+        );
+        out.error(span, complaint);
+    } else if listener.is_xdp() {
+        let message = format!(
+            "`proxy_protocol` on a listener with `forward = \"{}\"`",
+            listener.asked_word()
+        );
+        out.error(
+            span,
+            Complaint::new(Kind::Conflict, message, "it needs `forward = \"proxy\"`"),
         );
     }
 }
@@ -926,6 +982,7 @@ fn check_users(
                 .note(user.span, format!("{} is here", listener.subject())),
         );
     }
+    check_connection(pool, users, listeners, out);
     let Some(xdp) = users.iter().find(|user| listener_of(user).is_xdp()) else {
         return;
     };
@@ -1033,6 +1090,61 @@ fn check_hash(
         out.error(
             hash.span,
             complaint.note(user.span, format!("{} is here", listener.subject())),
+        );
+    }
+}
+
+/// TLS and PROXY headers towards backends need a connection that is ours.
+fn check_connection(
+    pool: &PoolTable<'_>,
+    users: &[Use],
+    listeners: &[Resolved<'_, '_>],
+    out: &mut Findings<'_>,
+) {
+    let keys = [
+        ("tls", pool.tls.as_ref().map(|at| at.span)),
+        (
+            "proxy_protocol",
+            pool.proxy_protocol.good().map(|at| at.span),
+        ),
+    ];
+    for (key, span) in keys {
+        let Some(span) = span else { continue };
+        let unfit = users.iter().find(|user| {
+            let listener = &listeners[user.listener];
+            listener.is_xdp() || listener.protocol.is_some_and(Protocol::is_udp)
+        });
+        if let Some(user) = unfit {
+            let listener = &listeners[user.listener];
+            let message = format!(
+                "{} has `{key}`, and {} sends packets to it, not connections",
+                pool.subject,
+                listener.subject()
+            );
+            let complaint = Complaint::new(
+                Kind::Conflict,
+                message,
+                "expected listeners with `forward = \"proxy\"` and a protocol other than `udp`",
+            );
+            out.error(
+                span,
+                complaint.note(user.span, format!("{} is here", listener.subject())),
+            );
+        }
+    }
+    if let Some(tls) = pool.tls.as_ref()
+        && !tls.value.verify
+    {
+        let message = format!("certificates of {} are not verified", pool.subject);
+        let complaint = Complaint::new(
+            Kind::Unused,
+            message,
+            "whoever is between here and the backends can read and change everything",
+        );
+        out.warn(
+            tls.span,
+            complaint
+                .help("write `ca_file = \"…\"` with the backends' own authority or certificates"),
         );
     }
 }

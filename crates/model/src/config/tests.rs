@@ -49,7 +49,7 @@ error: unknown key `pol` in [[listener]]
  --> weir.toml:5:1
   |
 5 | pol = "mysql"
-  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `idle_timeout`, `timeouts` or `limits`
+  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `idle_timeout`, `tls`, `proxy_protocol`, `timeouts` or `limits`
   |
   = help: did you mean `pool`?
 "#,
@@ -192,7 +192,12 @@ backend = [{ address = "198.51.100.1:80" }]
         rise,
         fall,
         port,
-    } = pool.health.clone().unwrap();
+        tls: None,
+        proxy_protocol: None,
+    } = pool.health.clone().unwrap()
+    else {
+        panic!("nothing of the pool's connection is set")
+    };
     assert_eq!(probe, HealthProbe::Http(HttpProbe::default()));
     assert_eq!(port, None);
     assert_eq!(

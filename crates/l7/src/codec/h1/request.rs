@@ -226,6 +226,7 @@ impl RequestHead {
                     self.left_out.add(line_of(index));
                 }
                 10 if name.eq_ignore_ascii_case("keep-alive") => self.left_out.add(line_of(index)),
+                11 | 17 if is_identity(name) => self.left_out.add(line_of(index)),
                 14 if name.eq_ignore_ascii_case("content-length") => {
                     let value = content_length(value).ok_or(Reason::BadContentLength)?;
                     match length {
@@ -464,6 +465,18 @@ impl RequestHead {
             .into_iter()
             .chain(self.forwarded_for_more.iter().copied())
     }
+}
+
+/// Whether a field says who the client is (RFC 9440). Only we may say that, so a client's own are left out; also with
+/// `_` for `-`, which many backends take for the same (RFC 3875, section 4.1.18).
+fn is_identity(name: &str) -> bool {
+    let is = |known: &str| {
+        name.len() == known.len()
+            && name.bytes().zip(known.bytes()).all(|(byte, known)| {
+                byte.to_ascii_lowercase() == known || (byte == b'_' && known == b'-')
+            })
+    };
+    is("client-cert") || is("client-cert-chain")
 }
 
 /// How many bytes of empty lines stand before the request line.
