@@ -84,7 +84,13 @@ pub(crate) struct BufferPool {
     kept_max: usize,
     buffers: RefCell<Vec<Buffer>>,
     heads: RefCell<Vec<Vec<u8>>>,
+    outputs: RefCell<Vec<Vec<u8>>>,
 }
+
+/// What is to be sent on one HTTP/2 connection, as long as no large bodies are among it.
+const OUTPUT_CAPACITY: usize = 16 * 1024;
+/// One that holds a full output and its frames' headers is kept; one that a large block of fields made larger is not.
+const KEPT_OUTPUT_CAPACITY_MAX: usize = 160 * 1024;
 
 /// A head that grew beyond this is not kept: one client's long head must not stay as memory for ever.
 const KEPT_HEAD_CAPACITY_MAX: usize = 4096;
@@ -97,6 +103,7 @@ impl BufferPool {
             kept_max,
             buffers: RefCell::default(),
             heads: RefCell::default(),
+            outputs: RefCell::default(),
         }
     }
 
@@ -131,6 +138,24 @@ impl BufferPool {
             .borrow_mut()
             .pop()
             .unwrap_or_else(|| Vec::with_capacity(1024))
+    }
+
+    /// An empty vector for what is to be sent on an HTTP/2 connection.
+    pub(crate) fn output(&self) -> Vec<u8> {
+        self.outputs
+            .borrow_mut()
+            .pop()
+            .unwrap_or_else(|| Vec::with_capacity(OUTPUT_CAPACITY))
+    }
+
+    /// Takes it back.
+    pub(crate) fn take_output_back(&self, mut output: Vec<u8>) {
+        let mut kept = self.outputs.borrow_mut();
+        let is_usual = (OUTPUT_CAPACITY..=KEPT_OUTPUT_CAPACITY_MAX).contains(&output.capacity());
+        if is_usual && kept.len() < self.kept_max {
+            output.clear();
+            kept.push(output);
+        }
     }
 
     /// Takes a head's vector back.

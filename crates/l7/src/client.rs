@@ -44,6 +44,11 @@ impl Handshake {
                 .map(|certificate| certificate.to_vec()),
         }
     }
+
+    /// Whether the client and we have agreed on HTTP/2.
+    pub(crate) fn is_http2(&self) -> bool {
+        self.alpn.as_deref() == Some(b"h2")
+    }
 }
 
 impl Client {

@@ -136,6 +136,38 @@ reasons! {
     TooMany = "too_many", Internal, 503;
     /// This node has no file descriptor, port or memory left for a connection to a backend.
     OutOfResources = "out_of_resources", Internal, 503;
+    /// HTTP/2: a frame that is none, or that does not belong where it is (RFC 9113).
+    BadFrame = "bad_frame", Downstream, 400;
+    /// HTTP/2: a header block that cannot be decoded.
+    BadCompression = "bad_compression", Downstream, 400;
+    /// HTTP/2: more data than the window allows, or a window that is too large.
+    WindowExceeded = "window_exceeded", Downstream, 400;
+    /// HTTP/2: pseudo-fields that are unknown, missing, twice, after other fields, or have no such value.
+    BadPseudoField = "bad_pseudo_field", Downstream, 400;
+    /// HTTP/2: a field that only HTTP/1.1 has, as `Connection`, or `TE` other than `trailers`.
+    ConnectionField = "connection_field", Downstream, 400;
+    /// HTTP/2: a body that is not as long as `Content-Length` says.
+    LengthMismatch = "length_mismatch", Downstream, 400;
+    /// HTTP/2: more streams at once than the limit; refused, so that they can be tried again.
+    TooManyStreams = "too_many_streams", Downstream, 503;
+    /// HTTP/2: a header list many times as large as the limit, out of a small block.
+    FieldBomb = "field_bomb", Downstream, 431;
+    /// HTTP/2: a header block in too many frames.
+    ContinuationFlood = "continuation_flood", Downstream, 400;
+    /// HTTP/2: too many requests taken back (rapid reset).
+    ResetFlood = "reset_flood", Downstream, 429;
+    /// HTTP/2: too many frames that make us reset a stream (made-you-reset).
+    MadeResetFlood = "made_reset_flood", Downstream, 429;
+    /// HTTP/2: too many PING frames.
+    PingFlood = "ping_flood", Downstream, 429;
+    /// HTTP/2: too many SETTINGS frames.
+    SettingsFlood = "settings_flood", Downstream, 429;
+    /// HTTP/2: too many DATA frames without data.
+    EmptyDataFlood = "empty_data_flood", Downstream, 429;
+    /// HTTP/2: too much data that a window of a few bytes cuts to pieces.
+    WindowStallFlood = "window_stall_flood", Downstream, 429;
+    /// HTTP/2: too many frames that say nothing.
+    FrameFlood = "frame_flood", Downstream, 429;
 }
 
 impl Reason {

@@ -1,4 +1,4 @@
-//! The proxy engine: HTTP/1.1, TLS and TCP in user space.
+//! The proxy engine: HTTP/1.1, HTTP/2, TLS and TCP in user space.
 //!
 //! [`Engine`] serves the listeners of a [`weir_model::Snapshot`]. One worker thread per core has its own listening
 //! sockets, buffers, deadlines and upstream connections; on the path of a request workers share nothing but the
@@ -16,6 +16,7 @@ mod edits;
 mod engine;
 pub mod errors;
 mod forwarded;
+mod h2;
 mod listener;
 mod plan;
 mod relay;

@@ -14,6 +14,9 @@ use crate::tls::Tls;
 
 /// A stream of bytes to and from one peer. Reads and writes are tried at once; a caller waits only when told to.
 pub(crate) trait Transport {
+    /// It ends with the one message that it carries each way, as a stream of HTTP/2 does.
+    const CARRIES_ONE: bool = false;
+
     /// Reads into `buffer`, which is lent from `pool` only when there is something to read. 0 is the end.
     fn poll_read(
         &mut self,
@@ -37,6 +40,11 @@ pub(crate) trait Transport {
 
     /// Makes the end of the connection look like what it is when it is dropped now: a failure.
     fn abort(&mut self);
+
+    /// Whether the peer has given up what is under way, as far as it is known without reading.
+    fn is_gone(&self) -> bool {
+        false
+    }
 }
 
 /// A TCP connection.

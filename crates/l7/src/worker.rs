@@ -92,6 +92,8 @@ pub(crate) struct Worker {
     /// Failures that may still be logged this second, and those that were not.
     log_left: Cell<u32>,
     unlogged: Cell<u64>,
+    /// What the next connection's seed is made from.
+    seed: Cell<u64>,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     generation: Cell<u64>,
@@ -125,6 +127,7 @@ impl Worker {
             draining: Cell::new(false),
             log_left: Cell::new(LOG_PER_SECOND),
             unlogged: Cell::new(0),
+            seed: Cell::new(RandomState::new().hash_one(index)),
             shared,
             mailbox,
             generation: Cell::new(0),
@@ -184,6 +187,12 @@ impl Worker {
             ..id
         });
         id
+    }
+
+    /// A number that no other connection gets, and that others do not know.
+    pub(crate) fn next_seed(&self) -> u64 {
+        self.seed.set(self.seed.get().wrapping_add(1 << 32));
+        self.seed.get()
     }
 
     /// Whether one more failure may be logged.

@@ -5,6 +5,7 @@ mod diagnostic;
 mod duration;
 mod file;
 mod health;
+mod http2;
 mod near;
 mod policy;
 mod proxy_protocol;

@@ -11,6 +11,7 @@ pub mod condition;
 pub mod config;
 pub mod header_edits;
 pub mod health;
+mod http2;
 pub mod ip_prefix;
 pub mod listener;
 pub mod name;
@@ -32,6 +33,7 @@ pub use config::{
 };
 pub use header_edits::{HeaderEdits, HeaderField, HeaderVariable};
 pub use health::{Health, HealthCheck, HealthProbe, HttpProbe};
+pub use http2::Http2;
 pub use ip_prefix::{IpPrefix, IpPrefixError};
 pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
 pub use name::{Name, NameError};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::http2::Http2;
 use crate::name::Name;
 use crate::proxy_protocol::ProxyProtocolIn;
 use crate::route::Route;
@@ -38,6 +39,8 @@ pub struct Listener {
     pub timeouts: Timeouts,
     /// What a request's head may be at most.
     pub limits: HttpLimits,
+    /// HTTP/2, and what clients may do over it.
+    pub http2: Http2,
 }
 
 impl Listener {
@@ -70,7 +73,7 @@ pub enum Protocol {
     Udp,
     /// TLS that is routed by SNI and not opened.
     Tls,
-    /// HTTP/1.x in clear.
+    /// HTTP in clear.
     Http,
     /// HTTP over TLS, opened here.
     Https,

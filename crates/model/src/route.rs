@@ -506,6 +506,7 @@ mod tests {
             proxy_protocol: None,
             timeouts: Timeouts::default(),
             limits: HttpLimits::default(),
+            http2: crate::http2::Http2::default(),
         }
     }
 

@@ -2,4 +2,5 @@
 
 pub mod client_hello;
 pub mod h1;
+pub mod h2;
 pub mod proxy_protocol;

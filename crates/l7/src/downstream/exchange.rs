@@ -134,6 +134,9 @@ impl<T: Transport> Exchange<'_, T> {
     }
 
     fn advance(&mut self, cx: &mut Context<'_>) -> Result<Option<End>, Reason> {
+        if self.io.is_gone() {
+            return Err(Reason::DownstreamClosed);
+        }
         if !self.state.upload_over {
             self.advance_upload(cx)?;
         }

@@ -14,9 +14,11 @@ use crate::client::Client;
 use crate::codec::h1::{Framing, Method, Progress, Replaced, RequestHead, ResponseHead, Version};
 use crate::deadlines::{Phase, Watch};
 use crate::downstream::exchange::{End, Exchange, State};
+use crate::downstream::h2;
 use crate::edits::{self, Facts, write_fields};
 use crate::errors::{Reason, Side, phrase};
 use crate::forwarded::Forwarded;
+use crate::h2::StreamIo;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
@@ -35,8 +37,8 @@ struct Downstream<T> {
     worker: Rc<Worker>,
     listener: Rc<LocalListener>,
     io: T,
-    client: Client,
-    forwarded: Forwarded,
+    client: Rc<Client>,
+    forwarded: Rc<Forwarded>,
     buffer: Buffer,
     request: RequestHead,
     response: ResponseHead,
@@ -45,6 +47,8 @@ struct Downstream<T> {
     watch: Watch,
     /// No request has been answered yet.
     first: bool,
+    /// A client may begin with the preface of HTTP/2.
+    may_be_http2: bool,
 }
 
 /// What becomes of the connection.
@@ -57,6 +61,8 @@ enum Next {
     /// The client must not take what it has for the whole answer.
     Abort,
     Tunnel(Connection, Work),
+    /// The client speaks HTTP/2.
+    Http2,
 }
 
 /// What becomes of a request.
@@ -152,6 +158,8 @@ enum Read {
     /// The client closed, or was silent, between two requests.
     Ended,
     Refused(Reason),
+    /// The preface of HTTP/2.
+    Http2,
 }
 
 /// Serves a connection until its end.
@@ -162,12 +170,14 @@ pub(crate) async fn serve<T: Transport>(
     io: T,
     client: Client,
 ) {
-    let mut downstream = Downstream {
+    // Over TLS it is agreed on in the handshake.
+    let may_be_http2 = client.tls.is_none() && listener.plan.borrow().listener.http2.enabled;
+    let downstream = Downstream {
         worker,
         listener,
         io,
-        forwarded: Forwarded::new(&client),
-        client,
+        forwarded: Rc::new(Forwarded::new(&client)),
+        client: Rc::new(client),
         buffer: Buffer::default(),
         request: RequestHead::default(),
         response: ResponseHead::default(),
@@ -175,37 +185,90 @@ pub(crate) async fn serve<T: Transport>(
         download: Relay::default(),
         watch,
         first: true,
+        may_be_http2,
     };
-    let next = downstream.serve_requests().await;
-    match next {
-        Next::Request | Next::Close => downstream.close().await,
-        Next::Linger => downstream.linger().await,
-        Next::Abort => downstream.io.abort(),
-        Next::Tunnel(connection, work) => {
-            downstream.give_heads_back();
-            let Downstream {
-                worker,
-                listener,
-                io,
-                buffer,
-                watch,
-                ..
-            } = downstream;
-            tunnel::relay(&worker, &listener, io, buffer, connection, &watch).await;
-            drop(work);
-            return;
-        }
+    if let Some(switched) = downstream.serve().await {
+        let Downstream {
+            worker,
+            listener,
+            io,
+            client,
+            buffer,
+            watch,
+            ..
+        } = switched;
+        h2::serve(worker, listener, watch, io, client, buffer).await;
     }
-    downstream.give_heads_back();
-    downstream.worker.buffers.take_back(&mut downstream.buffer);
+}
+
+/// Serves the request of one stream of an HTTP/2 connection.
+pub(crate) async fn serve_stream(
+    worker: Rc<Worker>,
+    listener: Rc<LocalListener>,
+    io: StreamIo,
+    client: Rc<Client>,
+    forwarded: Rc<Forwarded>,
+    first: bool,
+) {
+    let watch = poll_fn(|cx| {
+        io.watch(cx);
+        Poll::Ready(Watch::new(&worker.deadlines, listener.number, cx))
+    })
+    .await;
+    let downstream = Downstream {
+        worker,
+        listener,
+        io,
+        client,
+        forwarded,
+        buffer: Buffer::default(),
+        request: RequestHead::default(),
+        response: ResponseHead::default(),
+        upload: Relay::default(),
+        download: Relay::default(),
+        watch,
+        first,
+        may_be_http2: false,
+    };
+    downstream.serve().await;
 }
 
 impl<T: Transport> Downstream<T> {
+    /// Serves until the end. Comes back with a connection whose client speaks HTTP/2.
+    async fn serve(self) -> Option<Self> {
+        let mut downstream = self;
+        let next = downstream.serve_requests().await;
+        match next {
+            Next::Http2 => return Some(downstream),
+            Next::Request | Next::Close => downstream.close().await,
+            Next::Linger => downstream.linger().await,
+            Next::Abort => downstream.io.abort(),
+            Next::Tunnel(connection, work) => {
+                downstream.give_heads_back();
+                let Downstream {
+                    worker,
+                    listener,
+                    io,
+                    buffer,
+                    watch,
+                    ..
+                } = downstream;
+                tunnel::relay(&worker, &listener, io, buffer, connection, &watch).await;
+                drop(work);
+                return None;
+            }
+        }
+        downstream.give_heads_back();
+        downstream.worker.buffers.take_back(&mut downstream.buffer);
+        None
+    }
+
     async fn serve_requests(&mut self) -> Next {
         loop {
             match self.read_head().await {
                 Read::Head => {}
                 Read::Ended => return Next::Close,
+                Read::Http2 => return Next::Http2,
                 Read::Refused(reason) => {
                     self.count(reason, None);
                     return match reason.status() {
@@ -215,6 +278,7 @@ impl<T: Transport> Downstream<T> {
                 }
             }
             match self.answer().await {
+                Next::Request if T::CARRIES_ONE => return Next::Close,
                 Next::Request => self.first = false,
                 next => return next,
             }
@@ -259,6 +323,9 @@ impl<T: Transport> Downstream<T> {
         loop {
             if self.buffer.len() > *scanned {
                 let bytes = self.buffer.filled();
+                if self.first && self.may_be_http2 && bytes.starts_with(b"PRI * ") {
+                    return Poll::Ready(Read::Http2);
+                }
                 if *scanned == 0
                     || may_be_complete(bytes, *scanned)
                     || bytes.len() >= limits.header_bytes

@@ -2,6 +2,7 @@
 
 mod exchange;
 mod h1;
+mod h2;
 mod proxy_header;
 
 use std::future::poll_fn;
@@ -14,6 +15,7 @@ use rustls::ServerConnection;
 use tokio::net::TcpStream;
 use weir_model::Protocol;
 
+use crate::buffer::Buffer;
 use crate::client::{Client, Handshake};
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
@@ -56,8 +58,15 @@ pub(crate) async fn serve(
         Protocol::Http => h1::serve(worker, listener, watch, io, client).await,
         Protocol::Https => {
             if let Some(io) = handshake(&worker, &listener, &watch, io, &client).await {
-                client.tls = Some(Box::new(Handshake::of(io.session())));
-                h1::serve(worker, listener, watch, io, client).await;
+                let handshake = Handshake::of(io.session());
+                let is_http2 = handshake.is_http2();
+                client.tls = Some(Box::new(handshake));
+                if is_http2 {
+                    let client = Rc::new(client);
+                    h2::serve(worker, listener, watch, io, client, Buffer::default()).await;
+                } else {
+                    h1::serve(worker, listener, watch, io, client).await;
+                }
             }
         }
         Protocol::Tcp => tunnel::serve_tcp(worker, listener, watch, io, client).await,

@@ -67,6 +67,7 @@ fn listener(routes: Vec<Route>, pool: Option<&str>) -> Arc<Listener> {
         proxy_protocol: None,
         timeouts: Timeouts::default(),
         limits: HttpLimits::default(),
+        http2: weir_model::Http2::default(),
     })
 }
 

@@ -9,6 +9,10 @@ pub(crate) use renewal::{Renewal, Renewals};
 pub(crate) use stream::Tls;
 
 /// What is spoken over TLS on a listener, the preferred protocol first (RFC 7301).
-pub(crate) fn alpn(_listener: &weir_model::Listener) -> &'static [&'static [u8]] {
-    &[b"http/1.1"]
+pub(crate) fn alpn(listener: &weir_model::Listener) -> &'static [&'static [u8]] {
+    if listener.http2.enabled {
+        &[b"h2", b"http/1.1"]
+    } else {
+        &[b"http/1.1"]
+    }
 }

@@ -5,6 +5,7 @@ mod backup;
 mod balance;
 mod bodies;
 mod change;
+mod h2;
 mod harness;
 mod pki;
 mod proxy_protocol;

@@ -13,17 +13,17 @@ use weir_l7::{Error, Reason};
 use crate::harness::*;
 
 /// Files that are gone after the test.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("weir-l7-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
 
     /// A certificate for these names, and its key: the config's entry.
-    fn certificate(&self, file: &str, names: &[&str]) -> String {
+    pub fn certificate(&self, file: &str, names: &[&str]) -> String {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         std::fs::write(self.0.join(format!("{file}.pem")), made.cert.pem()).unwrap();

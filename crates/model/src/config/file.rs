@@ -12,6 +12,7 @@ use super::address::{backend_address, ip_address, listen_address};
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::duration::format_duration;
 use super::health::read_probe;
+use super::http2::{HTTP2, read_http2};
 use super::policy::{is_token_byte, read_hash};
 use super::proxy_protocol::{PROXY_PROTOCOL, PROXY_PROTOCOL_VERSIONS, read_proxy_protocol};
 use super::route::{self, RouteTable, read_route};
@@ -21,6 +22,7 @@ use super::source::{At, Span};
 use super::tls::{LISTENER_TLS, POOL_TLS, read_listener_tls, read_pool_tls};
 use crate::backend::{Backend, MAX_WEIGHT};
 use crate::health::HealthCheck;
+use crate::http2::Http2;
 use crate::listener::{CertificateFiles, Forward, HttpLimits, Protocol, Timeouts};
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, XdpMode};
@@ -95,10 +97,13 @@ static LISTENER: Grammar = Grammar {
         "proxy_protocol",
         "timeouts",
         "limits",
+        "http2",
     ],
     synonyms: &[
         ("listen", "bind"),
         ("timeout", "idle_timeout"),
+        ("h2", "http2"),
+        ("h2c", "http2"),
         ("address", "bind"),
         ("vip", "bind"),
         ("mode", "forward"),
@@ -232,7 +237,7 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 26] = [
+pub(super) static ALL: [&Grammar; 27] = [
     &NODE,
     &L4_TABLE,
     &SESSION_TIMEOUTS,
@@ -245,6 +250,7 @@ pub(super) static ALL: [&Grammar; 26] = [
     &PROXY_PROTOCOL,
     &TIMEOUTS,
     &LIMITS,
+    &HTTP2,
     &POOL,
     &HEALTH,
     &STICKY,
@@ -381,6 +387,8 @@ pub(super) struct ListenerTable<'t> {
     pub(super) timeouts_span: Option<Span>,
     pub(super) limits: HttpLimits,
     pub(super) limits_span: Option<Span>,
+    pub(super) http2: Http2,
+    pub(super) http2_span: Option<Span>,
 }
 
 pub(super) struct PoolTable<'t> {
@@ -694,6 +702,9 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
     let limits = section
         .section("limits", &LIMITS, &ALL, out)
         .map(|section| read_limits(&section, out));
+    let http2 = section
+        .section("http2", &HTTP2, &ALL, out)
+        .map(|section| read_http2(&section, out));
     ListenerTable {
         span: section.span,
         subject: section.subject(),
@@ -713,6 +724,8 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         timeouts_span: section.key_span("timeouts"),
         limits: limits.unwrap_or_default(),
         limits_span: section.key_span("limits"),
+        http2: http2.unwrap_or_default(),
+        http2_span: section.key_span("http2"),
     }
 }
 

@@ -195,6 +195,7 @@ impl<'f, 't> Resolved<'f, 't> {
             proxy_protocol: table.proxy_protocol.clone(),
             timeouts: table.timeouts.clone(),
             limits: table.limits.clone(),
+            http2: table.http2.clone(),
         })
     }
 }
@@ -502,6 +503,19 @@ fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
                 Kind::Conflict,
                 message,
                 "they need protocol `http` or `https`",
+            ),
+        );
+    }
+    if let Some(span) = table.http2_span
+        && !listener.is_http()
+    {
+        let message = format!("HTTP/2 on a listener of protocol `{protocol}`");
+        out.error(
+            span,
+            Complaint::new(
+                Kind::Conflict,
+                message,
+                "it needs protocol `http` or `https`",
             ),
         );
     }

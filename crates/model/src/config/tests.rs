@@ -49,7 +49,7 @@ error: unknown key `pol` in [[listener]]
  --> weir.toml:5:1
   |
 5 | pol = "mysql"
-  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `idle_timeout`, `tls`, `proxy_protocol`, `timeouts` or `limits`
+  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `idle_timeout`, `tls`, `proxy_protocol`, `timeouts`, `limits` or `http2`
   |
   = help: did you mean `pool`?
 "#,

@@ -1,0 +1,200 @@
+//! A stream of an HTTP/2 connection as a transport.
+//!
+//! What is above reads and writes the text of one HTTP/1.1 message, as it does on a connection of HTTP/1.1; the codec
+//! makes frames of it and text of frames. The streams of a connection and the task that moves its bytes share the
+//! codec. All of them run on one thread, and none keeps it borrowed while it waits.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use crate::buffer::{Buffer, BufferPool};
+use crate::codec::h2::connection::Inbox;
+use crate::codec::h2::sending::Written;
+use crate::codec::h2::{Connection, ErrorCode, Key};
+use crate::transport::Transport;
+use crate::worker::Worker;
+
+/// A connection, as its streams and the task that moves its bytes share it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    connection: RefCell<Connection>,
+    /// The task that moves the bytes.
+    mover: RefCell<Option<Waker>>,
+    /// It has been told that there is something to do.
+    told: Cell<bool>,
+    worker: Rc<Worker>,
+}
+
+impl Session {
+    pub(crate) fn new(connection: Connection, worker: Rc<Worker>) -> Rc<Self> {
+        Rc::new(Self {
+            worker,
+            connection: RefCell::new(connection),
+            mover: RefCell::default(),
+            told: Cell::new(false),
+        })
+    }
+
+    /// The codec. Nobody keeps it over a wait.
+    pub(crate) fn connection(&self) -> RefMut<'_, Connection> {
+        self.connection.borrow_mut()
+    }
+
+    /// Puts memory behind what is to be sent.
+    pub(crate) fn lend_memory(&self, connection: &mut Connection) {
+        if !connection.has_output_memory() {
+            connection.lend_output_memory(self.worker.buffers.output());
+        }
+    }
+
+    /// Takes it back, where everything was sent.
+    pub(crate) fn take_memory_back(&self, connection: &mut Connection) {
+        self.worker
+            .buffers
+            .take_output_back(connection.take_output_memory());
+    }
+
+    /// The task that calls moves the bytes from now on.
+    pub(crate) fn begin_move(&self, cx: &Context<'_>) {
+        self.told.set(false);
+        let mut mover = self.mover.borrow_mut();
+        match &mut *mover {
+            Some(known) => known.clone_from(cx.waker()),
+            None => *mover = Some(cx.waker().clone()),
+        }
+    }
+
+    /// There is something to send, or a stream has gone. The mover is woken once, however many streams say so: what
+    /// they have written by the time that it runs goes out in one piece.
+    pub(crate) fn tell(&self) {
+        if !self.told.replace(true)
+            && let Some(mover) = &*self.mover.borrow()
+        {
+            mover.wake_by_ref();
+        }
+    }
+}
+
+/// One stream. Dropped before its end, it is reset.
+#[derive(Debug)]
+pub(crate) struct StreamIo {
+    session: Rc<Session>,
+    key: Key,
+    /// The direction away from here has ended.
+    shut: bool,
+}
+
+impl StreamIo {
+    pub(crate) fn new(session: Rc<Session>, key: Key) -> Self {
+        Self {
+            session,
+            key,
+            shut: false,
+        }
+    }
+
+    /// Wakes the task that calls when anything happens to the stream.
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        self.session.connection().set_waker(self.key, cx.waker());
+    }
+}
+
+impl Drop for StreamIo {
+    fn drop(&mut self) {
+        self.session.connection().release_stream(self.key);
+        self.session.tell();
+    }
+}
+
+impl Transport for StreamIo {
+    const CARRIES_ONE: bool = true;
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        pool: &BufferPool,
+    ) -> Poll<io::Result<usize>> {
+        let mut connection = self.session.connection();
+        let count = match connection.inbox(self.key) {
+            Inbox::Text(text) => {
+                pool.lend(buffer);
+                let spare = buffer.spare();
+                let count = text.len().min(spare.len());
+                spare[..count].copy_from_slice(&text[..count]);
+                count
+            }
+            Inbox::Ended => return Poll::Ready(Ok(0)),
+            // A request that was not served may be sent elsewhere, as if its connection had been closed before.
+            Inbox::Reset(ErrorCode::RefusedStream) => return Poll::Ready(Ok(0)),
+            Inbox::Reset(_) => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            // What was not read by now will not be.
+            Inbox::Empty if self.shut && !connection.is_tunnel(self.key) => {
+                return Poll::Ready(Ok(0));
+            }
+            Inbox::Empty => {
+                connection.set_waker(self.key, cx.waker());
+                return Poll::Pending;
+            }
+        };
+        buffer.advance(count);
+        connection.consume(self.key, count);
+        if !connection.output().is_empty() {
+            self.session.tell();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut connection = self.session.connection();
+        self.session.lend_memory(&mut connection);
+        let mut taken = 0;
+        for part in parts {
+            match connection.write(self.key, part) {
+                Written::Taken(count) => {
+                    taken += count;
+                    if count < part.len() {
+                        break;
+                    }
+                }
+                Written::Blocked if taken == 0 => {
+                    connection.set_waker(self.key, cx.waker());
+                    // Turns are given by who sends.
+                    self.session.tell();
+                    return Poll::Pending;
+                }
+                Written::Closed if taken == 0 => {
+                    return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
+                Written::Blocked | Written::Closed => break,
+            }
+        }
+        self.session.tell();
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shut = true;
+        self.session.connection().finish(self.key);
+        self.session.tell();
+        Poll::Ready(Ok(()))
+    }
+
+    fn abort(&mut self) {
+        self.session.connection().abort(self.key);
+    }
+
+    fn is_gone(&self) -> bool {
+        self.session.connection().is_reset(self.key)
+    }
+}
