@@ -14,23 +14,28 @@ struct Object {
     exports: &'static [&'static str],
 }
 
-const FORWARD_MAPS: [&str; 17] = [
+const FORWARD_MAPS: [&str; 22] = [
     "SESSIONS4",
+    "SESSIONS6",
     "SCHEDULE",
     "BACKENDS",
     "CONFIG",
     "LINKS",
     "LINK_OF",
     "LOCALS",
+    "LOCALS6",
     "LISTENER_SLOTS",
     "LISTENERS",
     "VIPS",
     "DROPS",
     "LISTENER_COUNTERS",
     "BACKEND_COUNTERS",
+    "OPENING4",
+    "OPENING6",
     "EVENTS",
     "CLOCK",
     "SETS",
+    "SETS6",
     "SEED",
 ];
 
@@ -42,6 +47,7 @@ const OBJECTS: [Object; 3] = [
             "weir_clock",
             "weir_is_taken",
             "weir_listener",
+            "weir_is_taken6",
             "LICENSE",
         ],
     },

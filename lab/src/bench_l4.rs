@@ -223,18 +223,21 @@ impl Forward {
             let local = u32::from(Ipv4Addr::new(192, 0, 2, 1)) + n;
             weir.set("LOCALS", n, local.to_be_bytes())?;
         }
-        weir.set("CONFIG", 0, LOCALS.to_ne_bytes())?;
+        let mut settings = [0u8; 8];
+        settings[..4].copy_from_slice(&LOCALS.to_ne_bytes());
+        weir.set("CONFIG", 0, settings)?;
         let port = if matches!(mode, Mode::Dr | Mode::Tunnel) {
             80u16
         } else {
             8080
         };
         for n in 1..=BACKENDS {
-            let mut backend = [0u8; 16];
-            backend[0..4].copy_from_slice(&Ipv4Addr::new(10, 0, 2, n as u8).octets());
-            backend[4..6].copy_from_slice(&port.to_be_bytes());
-            backend[8..14].copy_from_slice(&[2, 0, 0, 0, 2, n as u8]);
-            backend[15] = 1;
+            let mut backend = [0u8; 32];
+            let addr = Ipv4Addr::new(10, 0, 2, n as u8).to_ipv6_mapped();
+            backend[0..16].copy_from_slice(&addr.octets());
+            backend[16..18].copy_from_slice(&port.to_be_bytes());
+            backend[24..30].copy_from_slice(&[2, 0, 0, 0, 2, n as u8]);
+            backend[31] = 1;
             weir.set("BACKENDS", n, backend)?;
         }
         for element in 0..BACKENDS / 4 {

@@ -258,23 +258,27 @@ fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt:
         "weir_sessions",
         "Layer 4 sessions now.",
         None,
-        sessions.clone().map(|s| whole([], s.open)),
+        sessions
+            .clone()
+            .map(|s| whole([("family", s.family)], s.open)),
     )?;
     families.gauge(
         "weir_sessions_max",
         "Layer 4 sessions that the table is sized for.",
         None,
-        sessions.map(|s| whole([], s.max)),
+        sessions.map(|s| whole([("family", s.family)], s.max)),
     )?;
     let sessions = node.sessions.iter();
-    let expired = sessions.clone().map(|s| whole([], s.expired));
+    let expired = sessions
+        .clone()
+        .map(|s| whole([("family", s.family)], s.expired));
     families.counter(
         "weir_sessions_expired",
         "Layer 4 sessions that ended because they were idle.",
         None,
         expired,
     )?;
-    let bytes = sessions.map(|s| whole([], s.table_bytes));
+    let bytes = sessions.map(|s| whole([("family", s.family)], s.table_bytes));
     families.gauge(
         "weir_sessions_table",
         "Memory of the session table.",

@@ -303,12 +303,13 @@ mod tests {
                     reason: "not_tcp_syn",
                     count: 4,
                 }],
-                sessions: Some(SessionsView {
+                sessions: vec![SessionsView {
+                    family: "ipv6",
                     open: 10,
                     max: 1000,
                     expired: 3,
                     table_bytes: 4096,
-                }),
+                }],
                 interfaces: vec![
                     InterfaceView {
                         name: "eth0".into(),
@@ -687,8 +688,8 @@ mod tests {
             r#"weir_config_reloads_total{result="failed"} 1"#,
             "weir_config_last_reload_success 0",
             r#"weir_drops_total{reason="not_tcp_syn"} 4"#,
-            "weir_sessions 10",
-            "weir_sessions_expired_total 3",
+            "weir_sessions{family=\"ipv6\"} 10",
+            "weir_sessions_expired_total{family=\"ipv6\"} 3",
             "weir_health_checks_late_total 8",
             r#"weir_interface_attached{interface="eth0",mode="native"} 1"#,
             r#"weir_interface_attached{interface="eth1",mode="none"} 0"#,

@@ -60,8 +60,8 @@ pub struct NodeView {
     pub reloads: ReloadsView,
     /// Packets that layer 4 dropped, by reason, from all listeners.
     pub drops: Vec<DropView>,
-    /// The session table; none where layer 4 does not run.
-    pub sessions: Option<SessionsView>,
+    /// The session tables of both families; none where layer 4 does not run.
+    pub sessions: Vec<SessionsView>,
     /// Interfaces that layer 4 is attached to, or should be.
     pub interfaces: Vec<InterfaceView>,
     /// Health checks that began late.
@@ -94,9 +94,11 @@ pub struct CertificateView {
     pub not_after_s: u64,
 }
 
-/// The session table.
+/// A session table.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionsView {
+    /// `ipv4` or `ipv6`: that of the clients' packets.
+    pub family: &'static str,
     /// Sessions now.
     pub open: u64,
     /// What the table is sized for.

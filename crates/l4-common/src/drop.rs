@@ -44,6 +44,12 @@ impl Drop {
         Self::TooBig,
     ];
 
+    /// The reason with this number.
+    #[inline(always)]
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        Self::ALL.get(number as usize).copied()
+    }
+
     /// The label in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

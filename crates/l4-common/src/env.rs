@@ -2,11 +2,13 @@
 
 use crate::drop::Drop;
 use crate::event::Event;
+use crate::family::{Addr6, V4, V6};
 use crate::frame::Frame;
-use crate::hash::FlowKey4;
+use crate::hash::{FlowKey4, FlowKey6};
 use crate::link::Link;
+use crate::open::Opening;
 use crate::service::{Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings};
-use crate::session::Set4;
+use crate::session::{Set4, Set6};
 
 /// The machine: the kernel behind the XDP program, or memory in tests and fuzzers. A handle, passed by value.
 pub trait Env: Copy {
@@ -20,12 +22,22 @@ pub trait Env: Copy {
     fn jiffies(&self) -> u32;
     /// Seed of the flow hash.
     fn seed(&self) -> u64;
-    /// Number of sets in the session table.
-    fn sets(&self) -> u32;
-    /// The set with this index; it stays valid for the packet's time.
-    fn set(&self, index: u32) -> Option<*mut Set4>;
+    /// Number of sets in the session table of IPv4.
+    fn sets4(&self) -> u32;
+    /// Number of sets in the session table of IPv6.
+    fn sets6(&self) -> u32;
+    /// The set of IPv4 with this index; it stays valid for the packet's time.
+    fn set4(&self, index: u32) -> Option<*mut Set4>;
+    /// The set of IPv6 with this index.
+    fn set6(&self, index: u32) -> Option<*mut Set6>;
     /// Whether a flow with this hash has a line: [`crate::table::is_taken`].
-    fn is_taken(&self, key: &FlowKey4, hash: u64) -> bool;
+    fn is_taken4(&self, key: &FlowKey4, hash: u64) -> bool;
+    /// The same for IPv6.
+    fn is_taken6(&self, key: &FlowKey6, hash: u64) -> bool;
+    /// This core's memory for a session of IPv4 that is being opened.
+    fn opening4(&self) -> Option<*mut Opening<V4>>;
+    /// The same for IPv6.
+    fn opening6(&self) -> Option<*mut Opening<V6>>;
     /// What may change while the program runs.
     fn settings(&self) -> Settings;
     /// An interface that packets leave by.
@@ -34,14 +46,16 @@ pub trait Env: Copy {
     fn link_of(&self, ifindex: u32) -> Option<u8>;
     /// The listener at this address, port and protocol; it stays as it is for the packet's time.
     fn listener(&self, key: &ListenerKey) -> Option<&'static Listener>;
-    /// Whether the address, in network byte order and IPv4 as a mapped one, is that of a listener.
+    /// Whether the address, in network byte order and IPv4 as [`crate::service::mapped`], is that of a listener.
     fn is_vip(&self, addr: &[u32; 4]) -> bool;
     /// The backend number in this slot of the scheduling tables.
     fn slot(&self, index: u32) -> Option<u16>;
     /// The backend with this number.
     fn backend(&self, number: u16) -> Option<Backend>;
-    /// A local address, in network byte order.
-    fn local(&self, index: u32) -> Option<u32>;
+    /// A local address of IPv4, in network byte order.
+    fn local4(&self, index: u32) -> Option<u32>;
+    /// A local address of IPv6.
+    fn local6(&self, index: u32) -> Option<Addr6>;
     /// This core's counters of a listener.
     fn listener_counters(&self, number: u16) -> Option<*mut ListenerCounters>;
     /// This core's counters of a backend.
@@ -51,7 +65,9 @@ pub trait Env: Copy {
     /// Tells user space, if it can hear.
     fn tell(&self, event: Event);
     /// The kernel's next hop for a packet from `src` to `dst`, both in network byte order.
-    fn next_hop(&self, src: u32, dst: u32) -> NextHop;
+    fn next_hop4(&self, src: u32, dst: u32) -> NextHop;
+    /// The same for IPv6.
+    fn next_hop6(&self, src: Addr6, dst: Addr6) -> NextHop;
 }
 
 /// The kernel's answer to where a packet goes next.
@@ -68,8 +84,9 @@ pub enum NextHop {
     NoNeighbour {
         /// Kernel's index of the interface.
         ifindex: u32,
-        /// The neighbour's address, network byte order.
-        addr: u32,
+        /// The neighbour's address, network byte order, IPv4 as [`crate::service::mapped`]: a route of IPv4 may lead
+        /// through a neighbour of IPv6.
+        addr: [u32; 4],
     },
     /// There is no route, or forwarding is off.
     None,

@@ -1,6 +1,6 @@
 //! What the XDP program tells user space through the ring buffer, besides counters.
 
-/// One record of the ring buffer. 16 bytes.
+/// One record of the ring buffer. 28 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -8,8 +8,8 @@ pub struct Event {
     pub kind: u32,
     /// The interface concerned, 0 if none.
     pub ifindex: u32,
-    /// IPv4 address concerned, as in the packet, 0 if none.
-    pub addr: u32,
+    /// Address concerned, as in the packet, IPv4 as [`crate::service::mapped`]; zeros if none.
+    pub addr: [u32; 4],
     /// The listener concerned, 0 if none.
     pub listener: u32,
 }

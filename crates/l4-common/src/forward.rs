@@ -6,145 +6,115 @@ use crate::checksum;
 use crate::drop::Drop;
 use crate::env::{Env, NextHop, Verdict};
 use crate::event::{Event, EventKind};
-use crate::frame::{Frame, Head};
-use crate::hash::FlowKey4;
+use crate::family::{Family, V4, V6};
+use crate::frame::Head;
 use crate::link::{LINK_NONE, Link};
 use crate::open;
 use crate::packet::{
-    DONT_FRAGMENT, ETH_LEN, ETHERTYPE_IPV4, FRAGMENT_MASK, FRAGMENT_OFFSET, IPV4_LEN, IPV4_PLAIN,
-    PROTO_ICMP, PROTO_IPIP, PROTO_TCP, PROTO_UDP, TCP_HEAD, UDP_HEAD, at,
+    ETH_LEN, FRAGMENT_MASK, FRAGMENT_OFFSET, IPV4_LEN, IPV6_LEN, L4_LEN, UDP_HEAD, at, eth, ip6, l4,
 };
+use crate::parse::{Other, Packet};
 use crate::service::{ListenerKey, Mode, mapped};
 use crate::session::{
-    ACK, FIN, GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST,
-    SEEN_SHIFT, SYN, UDP, seen,
+    GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
+    SYN, UDP, seen,
 };
 use crate::table::AtHome;
+use crate::tunnel::{self, Tunnelled};
 use crate::{ping, table};
-
-/// Bytes that tunnel mode puts in front of the packet.
-pub const OUTER_LEN: usize = IPV4_LEN;
-/// Time to live of outer headers; the kernel's default for what it sends.
-pub const OUTER_TTL: u8 = 64;
-
-/// A whole TCP or UDP packet without IPv4 options.
-#[derive(Clone, Copy)]
-pub(crate) struct Packet {
-    pub(crate) frame: Frame,
-    pub(crate) head: Head<UDP_HEAD>,
-    pub(crate) key: FlowKey4,
-    /// TCP flags FIN, SYN, RST and ACK; 0 for UDP.
-    pub(crate) flags: u8,
-}
-
-/// Every other packet.
-enum Other {
-    /// Nothing that we know.
-    Foreign,
-    Icmp,
-    /// A fragment, or a packet with IPv4 options.
-    Unusual,
-    /// Lengths contradict each other.
-    Malformed,
-}
-
-impl Packet {
-    #[inline(always)]
-    fn parse(env: impl Env) -> Result<Self, Other> {
-        let frame = env.frame();
-        let head = frame.head::<UDP_HEAD>().ok_or(Other::Foreign)?;
-        if head.load::<{ at::ETHERTYPE }, u16>() != ETHERTYPE_IPV4 {
-            return Err(Other::Foreign);
-        }
-        let plain = head.load::<{ at::IP_VERSION }, u8>() == IPV4_PLAIN;
-        let whole = head.load::<{ at::IP_FRAGMENT }, u16>() & FRAGMENT_MASK == 0;
-        if !plain || !whole {
-            return Err(Other::Unusual);
-        }
-        let udp = match head.load::<{ at::IP_PROTO }, u8>() {
-            PROTO_TCP => false,
-            PROTO_UDP => true,
-            PROTO_ICMP => return Err(Other::Icmp),
-            _ => return Err(Other::Foreign),
-        };
-        let l4_len = if udp { UDP_HEAD } else { TCP_HEAD } - ETH_LEN;
-        let ip_len = usize::from(u16::from_be(head.load::<{ at::IP_LEN }, u16>()));
-        if ip_len < l4_len || ip_len + ETH_LEN > frame.len() {
-            return Err(Other::Malformed);
-        }
-        let mut flags = 0;
-        if !udp {
-            let tcp = frame.head::<TCP_HEAD>().ok_or(Other::Malformed)?;
-            flags = tcp.load::<{ at::TCP_FLAGS }, u8>() & (FIN | SYN | RST | ACK);
-        }
-        let key = FlowKey4 {
-            src: head.load::<{ at::IP_SRC }, u32>(),
-            dst: head.load::<{ at::IP_DST }, u32>(),
-            ports: head.load::<{ at::PORTS }, u32>(),
-            udp,
-        };
-        Ok(Self {
-            frame,
-            head,
-            key,
-            flags,
-        })
-    }
-}
 
 /// Decides on one packet, and rewrites it where it is ours.
 ///
 /// What only few packets need is in functions of their own, which begin with the packet again: what they want of
-/// stack and registers then costs the others nothing.
+/// stack and registers then costs the others nothing. IPv6 is such a function, so that IPv4 does not pay for it.
 #[inline(always)]
 pub fn forward(env: impl Env) -> Verdict {
-    let packet = match Packet::parse(env) {
-        Ok(packet) => packet,
-        Err(Other::Foreign) => return Verdict::Pass,
-        Err(Other::Icmp) => return Verdict::from_bits(ping::answer(env)),
-        Err(Other::Unusual) => return Verdict::from_bits(unusual(env)),
-        Err(Other::Malformed) => return Verdict::from_bits(malformed(env)),
-    };
-    let hash = packet.key.hash(env.seed());
-    match table::find_at_home(env, &packet.key, &Place::of(hash, env.sets())) {
-        // SAFETY: the table found the line, and lines never leave its memory; this direction of the session is the
-        // only writer of the line.
-        AtHome::Line(line) if packet.flags != SYN => unsafe { rewrite(env, &packet, line) },
-        AtHome::Absent => Verdict::from_bits(open(env, hash)),
-        _ => match search(env, hash) {
-            NOT_FOUND => Verdict::from_bits(open(env, hash)),
-            verdict => Verdict::from_bits(verdict),
+    match V4::parse(env.frame()) {
+        Ok(packet) => match at_home(env, &packet) {
+            Ok(verdict) => verdict,
+            Err(next) => elsewhere::<V4>(env, next),
         },
+        Err(Other::Foreign) => Verdict::Pass,
+        Err(Other::NotIpv4) => match forward6(env) {
+            // Called from here, so that the stack of what follows begins here as well.
+            OPEN => elsewhere::<V6>(env, OPEN),
+            SEARCH => elsewhere::<V6>(env, SEARCH),
+            bits => Verdict::from_bits(bits),
+        },
+        Err(Other::Icmp) => Verdict::from_bits(ping::answer4(env)),
+        Err(Other::Unusual) => Verdict::from_bits(unusual(env)),
+        Err(Other::Malformed) => Verdict::from_bits(malformed(env)),
     }
 }
 
-/// What [`search`] answers when the flow has no line.
-const NOT_FOUND: u64 = u64::MAX;
+/// No verdict: the flow has no line, and [`open`] is to be called.
+const OPEN: u64 = u64::MAX;
+/// No verdict: [`search`] has to look.
+const SEARCH: u64 = u64::MAX - 1;
+
+/// What is not IPv4.
+#[inline(never)]
+fn forward6(env: impl Env) -> u64 {
+    match V6::parse(env.frame()) {
+        Ok(packet) => at_home(env, &packet).map_or_else(|next| next, Verdict::bits),
+        Err(Other::Icmp) => ping::answer6(env),
+        Err(Other::Malformed) => malformed6(env),
+        // Nobody looks behind extension headers yet.
+        Err(Other::Foreign | Other::NotIpv4 | Other::Unusual) => Verdict::Pass.bits(),
+    }
+}
+
+/// A packet of TCP or UDP: the verdict if its line is in its home set and it opens nothing, or else what to do next.
+#[inline(always)]
+fn at_home<F: Tunnelled>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u64> {
+    let hash = packet.key.hash(env.seed());
+    match table::find_at_home(env, &packet.key, &Place::of(hash, F::sets(env))) {
+        // SAFETY: the table found the line, and lines never leave its memory; this direction of the session is the
+        // only writer of the line.
+        AtHome::Line(line) if packet.flags != SYN => Ok(unsafe { rewrite(env, packet, line) }),
+        AtHome::Absent => Err(OPEN),
+        _ => Err(SEARCH),
+    }
+}
+
+/// Any other packet of TCP or UDP.
+#[inline(always)]
+fn elsewhere<F: Tunnelled>(env: impl Env, mut next: u64) -> Verdict {
+    if next == SEARCH {
+        next = search::<F>(env);
+    }
+    if next == OPEN {
+        next = open::<F>(env);
+    }
+    Verdict::from_bits(next)
+}
 
 /// A packet whose line may be in another set than its home, or a SYN of a flow that has a line.
 #[inline(never)]
-fn search(env: impl Env, hash: u64) -> u64 {
-    let Ok(packet) = Packet::parse(env) else {
+fn search<F: Tunnelled>(env: impl Env) -> u64 {
+    let Ok(packet) = F::parse(env.frame()) else {
         return Verdict::Pass.bits();
     };
-    match table::find(env, &packet.key, &Place::of(hash, env.sets())) {
+    let hash = packet.key.hash(env.seed());
+    match table::find(env, &packet.key, &Place::of(hash, F::sets(env))) {
         // SAFETY: the table found the line.
         Some(line) if packet.flags != SYN || unsafe { !open::reopens(env, line) } => {
-            // SAFETY: as in `forward`.
+            // SAFETY: as in `at_home`.
             unsafe { rewrite(env, &packet, line) }.bits()
         }
-        _ => NOT_FOUND,
+        _ => OPEN,
     }
 }
 
 /// A packet of a flow that has no line.
 #[inline(never)]
-fn open(env: impl Env, hash: u64) -> u64 {
-    let Ok(packet) = Packet::parse(env) else {
+fn open<F: Tunnelled>(env: impl Env) -> u64 {
+    let Ok(packet) = F::parse(env.frame()) else {
         return Verdict::Pass.bits();
     };
+    let hash = packet.key.hash(env.seed());
     match open::session(env, &packet, hash) {
-        // SAFETY: as in `forward`.
+        // SAFETY: as in `at_home`.
         Ok(line) => unsafe { rewrite(env, &packet, line) },
         Err(verdict) => verdict,
     }
@@ -156,9 +126,14 @@ fn open(env: impl Env, hash: u64) -> u64 {
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(always)]
-unsafe fn rewrite(env: impl Env, packet: &Packet, line: *mut Line4) -> Verdict {
+unsafe fn rewrite<F: Tunnelled>(env: impl Env, packet: &Packet<F>, line: *mut Line<F>) -> Verdict {
     let Packet {
-        frame, head, flags, ..
+        frame,
+        eth,
+        ip,
+        l4,
+        flags,
+        ..
     } = packet;
     // SAFETY: by the caller's promise. Single fields are read and written through the pointer: no reference to the
     // whole line is held while other cores read it.
@@ -179,8 +154,8 @@ unsafe fn rewrite(env: impl Env, packet: &Packet, line: *mut Line4) -> Verdict {
             return dropped(env, (*line).listener, Drop::NoNextHop);
         }
         let length = frame.len();
-        let ttl = head.load::<{ at::IP_TTL }, u8>();
-        if ttl <= 1 {
+        let hops = F::hops(ip);
+        if hops <= 1 {
             return dropped(env, (*line).listener, Drop::TtlExpired);
         }
         let tunnel = meta >> MODE_SHIFT & 3 == Mode::Tunnel as u32;
@@ -194,111 +169,35 @@ unsafe fn rewrite(env: impl Env, packet: &Packet, line: *mut Line4) -> Verdict {
             seen_byte.write_volatile(seen(meta) & !RST | *flags);
         }
 
-        // One less in the first byte of its word: as a difference, 0xfeff in network byte order.
-        head.store::<{ at::IP_TTL }, u8>(ttl - 1);
-        const TTL_DELTA: u32 = 0xfeffu16.to_be() as u32;
         if !tunnel {
-            let delta = TTL_DELTA + u32::from((*line).ip_delta);
-            let delta = ((delta & 0xffff) + (delta >> 16)) as u16;
-            head.store::<{ at::IP_CHECKSUM }, u16>(checksum::apply(
-                head.load::<{ at::IP_CHECKSUM }, u16>(),
-                delta,
-            ));
-            head.store::<{ at::IP_SRC }, u32>((*line).new_src);
-            head.store::<{ at::IP_DST }, u32>((*line).new_dst);
-            head.store::<{ at::PORTS }, u32>((*line).new_ports);
+            F::take_hop(ip, hops, (*line).ip_delta);
+            F::set_addresses(ip, (*line).new_src, (*line).new_dst);
+            l4.store::<{ l4::PORTS }, u32>((*line).new_ports);
             if meta & UDP == 0 {
-                let Some(tcp) = frame.head::<TCP_HEAD>() else {
+                let Some(tcp) = packet.tcp() else {
                     return Verdict::Drop;
                 };
-                let old = tcp.load::<{ at::TCP_CHECKSUM }, u16>();
-                tcp.store::<{ at::TCP_CHECKSUM }, u16>(checksum::apply(old, (*line).l4_delta));
+                let old = tcp.load::<{ l4::TCP_CHECKSUM }, u16>();
+                tcp.store::<{ l4::TCP_CHECKSUM }, u16>(checksum::apply(old, (*line).l4_delta));
             } else {
-                let old = head.load::<{ at::UDP_CHECKSUM }, u16>();
+                let old = l4.load::<{ l4::UDP_CHECKSUM }, u16>();
                 // Zero says that there is no checksum (RFC 768), and a computed zero is sent as all ones.
                 if old != 0 {
                     let new = checksum::apply(old, (*line).l4_delta);
-                    head.store::<{ at::UDP_CHECKSUM }, u16>(if new == 0 { 0xffff } else { new });
+                    l4.store::<{ l4::UDP_CHECKSUM }, u16>(if new == 0 { 0xffff } else { new });
                 }
             }
-            head.store_mac::<{ at::ETH_DST }>((*line).mac);
-            head.store_mac::<{ at::ETH_SRC }>(link.mac);
+            eth.store_mac::<{ eth::DST }>((*line).mac);
+            eth.store_mac::<{ eth::SRC }>(link.mac);
             return send(env, &link);
         }
-        let old = head.load::<{ at::IP_CHECKSUM }, u16>();
-        head.store::<{ at::IP_CHECKSUM }, u16>(checksum::apply(old, TTL_DELTA as u16));
-        encapsulate(env, head, line, &link)
+        F::take_hop(ip, hops, 0);
+        tunnel::encapsulate(env, packet, line, &link)
     }
 }
 
-/// Puts the outer header of tunnel mode in front (RFC 2003).
-///
-/// # Safety
-/// As for `rewrite`.
 #[inline(always)]
-unsafe fn encapsulate(
-    env: impl Env,
-    head: &Head<UDP_HEAD>,
-    line: *mut Line4,
-    link: &Link,
-) -> Verdict {
-    let tos = head.load::<{ at::IP_TOS }, u8>();
-    let id = head.load::<{ at::IP_ID }, u16>();
-    let dont_fragment = head.load::<{ at::IP_FRAGMENT }, u16>() & DONT_FRAGMENT;
-    // SAFETY: by the caller's promise.
-    let (new_src, new_dst, constant, mac, listener) = unsafe {
-        (
-            (*line).new_src,
-            (*line).new_dst,
-            (*line).ip_delta,
-            (*line).mac,
-            (*line).listener,
-        )
-    };
-    let outer_len = u32::from(u16::from_be(head.load::<{ at::IP_LEN }, u16>())) + OUTER_LEN as u32;
-    if outer_len > u32::from(link.mtu) {
-        return dropped(env, listener, Drop::TooBig);
-    }
-    if !env.move_start(-(OUTER_LEN as i32)) {
-        return dropped(env, listener, Drop::NoHeadroom);
-    }
-    let frame = env.frame();
-    let Some(outer) = frame.head::<{ ETH_LEN + OUTER_LEN }>() else {
-        return Verdict::Drop;
-    };
-    let outer_len = (outer_len as u16).to_be();
-    outer.store_mac::<{ at::ETH_DST }>(mac);
-    outer.store_mac::<{ at::ETH_SRC }>(link.mac);
-    outer.store::<{ at::ETHERTYPE }, u16>(ETHERTYPE_IPV4);
-    outer.store::<{ at::IP_VERSION }, u8>(IPV4_PLAIN);
-    outer.store::<{ at::IP_TOS }, u8>(tos);
-    outer.store::<{ at::IP_LEN }, u16>(outer_len);
-    outer.store::<{ at::IP_ID }, u16>(id);
-    outer.store::<{ at::IP_FRAGMENT }, u16>(dont_fragment);
-    outer.store::<{ at::IP_TTL }, u8>(OUTER_TTL);
-    outer.store::<{ at::IP_PROTO }, u8>(PROTO_IPIP);
-    let tos_word = u16::from_ne_bytes([0, tos]);
-    let sum = u64::from(constant)
-        + u64::from(tos_word)
-        + u64::from(outer_len)
-        + u64::from(id)
-        + u64::from(dont_fragment);
-    outer.store::<{ at::IP_CHECKSUM }, u16>(!checksum::fold(sum));
-    outer.store::<{ at::IP_SRC }, u32>(new_src);
-    outer.store::<{ at::IP_DST }, u32>(new_dst);
-    send(env, link)
-}
-
-/// The folded sum of what is the same in every outer header of a session: version, time to live, protocol, addresses.
-#[inline(always)]
-pub fn outer_constant(src: u32, dst: u32) -> u16 {
-    let fixed = u64::from(u16::from_ne_bytes([IPV4_PLAIN, 0]))
-        + u64::from(u16::from_ne_bytes([OUTER_TTL, PROTO_IPIP]));
-    checksum::fold(fixed + u64::from(src) + u64::from(dst))
-}
-
-#[inline(always)]
-fn send(env: impl Env, link: &Link) -> Verdict {
+pub(crate) fn send(env: impl Env, link: &Link) -> Verdict {
     if link.ifindex == env.ingress_ifindex() {
         Verdict::Transmit
     } else {
@@ -322,7 +221,7 @@ pub(crate) fn dropped(env: impl Env, listener: u16, reason: Drop) -> Verdict {
 /// # Safety
 /// As for `rewrite`.
 #[inline(never)]
-unsafe fn refresh_next_hop(env: impl Env, line: *mut Line4) {
+unsafe fn refresh_next_hop<F: Family>(env: impl Env, line: *mut Line<F>) {
     // SAFETY: by the caller's promise; only this direction writes the line's next hop.
     unsafe {
         let next = if (*line).meta() & REVERSE == 0 {
@@ -330,7 +229,7 @@ unsafe fn refresh_next_hop(env: impl Env, line: *mut Line4) {
                 .filter(|backend| backend.link != LINK_NONE)
                 .map(|backend| (backend.mac, backend.link))
         } else {
-            match env.next_hop((*line).new_src, (*line).new_dst) {
+            match F::next_hop(env, (*line).new_src, (*line).new_dst) {
                 NextHop::Found { ifindex, mac } => env.link_of(ifindex).map(|link| (mac, link)),
                 NextHop::NoNeighbour { ifindex, addr } => {
                     let kind = EventKind::NeighbourWanted as u32;
@@ -377,6 +276,29 @@ fn malformed(env: impl Env) -> u64 {
     .bits()
 }
 
+/// The same for IPv6.
+#[inline(never)]
+fn malformed6(env: impl Env) -> u64 {
+    let Some(head) = env.frame().head::<{ ETH_LEN + IPV6_LEN + L4_LEN }>() else {
+        return Verdict::Pass.bits();
+    };
+    let ip = head.part::<ETH_LEN, IPV6_LEN>();
+    let l4 = head.part::<{ ETH_LEN + IPV6_LEN }, L4_LEN>();
+    let addr = [
+        ip.load::<{ ip6::DST }, u32>(),
+        ip.load::<{ ip6::DST + 4 }, u32>(),
+        ip.load::<{ ip6::DST + 8 }, u32>(),
+        ip.load::<{ ip6::DST + 12 }, u32>(),
+    ];
+    let key = ListenerKey {
+        addr,
+        port: l4.load::<{ l4::PORTS + 2 }, u16>(),
+        proto: ip.load::<{ ip6::NEXT }, u8>(),
+        zero: 0,
+    };
+    refuse_if_ours(env, &key, Drop::Malformed).bits()
+}
+
 /// Packets with IPv4 options, and first fragments: dropped where they are for a listener, as no session can be
 /// found for what follows them.
 #[inline(never)]
@@ -406,13 +328,20 @@ fn unusual(env: impl Env) -> u64 {
 #[inline(always)]
 fn refuse(env: impl Env, head: &Head<UDP_HEAD>, port: u16, reason: Drop) -> Verdict {
     let proto = head.load::<{ at::IP_PROTO }, u8>();
-    let addr = head.load::<{ at::IP_DST }, u32>();
-    match env.listener(&ListenerKey {
-        addr: mapped(addr),
+    let addr = mapped(head.load::<{ at::IP_DST }, u32>());
+    let key = ListenerKey {
+        addr,
         port,
         proto,
         zero: 0,
-    }) {
+    };
+    refuse_if_ours(env, &key, reason)
+}
+
+/// Drops a packet to this address and port if there is a listener; the kernel gets it otherwise.
+#[inline(always)]
+fn refuse_if_ours(env: impl Env, key: &ListenerKey, reason: Drop) -> Verdict {
+    match env.listener(key) {
         Some(listener) => dropped(env, listener.id, reason),
         None => Verdict::Pass,
     }

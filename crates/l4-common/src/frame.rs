@@ -56,6 +56,16 @@ impl Frame {
             Some(Head { start })
         }
     }
+
+    /// As many as `N` bytes where a part of the frame begins, if the frame is that long.
+    #[inline(always)]
+    pub fn at<const N: usize, const M: usize>(&self, part: &Head<M>) -> Option<Head<N>> {
+        if part.start as usize + N > self.end as usize {
+            None
+        } else {
+            Some(Head { start: part.start })
+        }
+    }
 }
 
 /// Integers that are read from and written to frames as they lie there.
@@ -63,8 +73,18 @@ pub trait Word: Copy {}
 impl Word for u8 {}
 impl Word for u16 {}
 impl Word for u32 {}
+impl Word for u64 {}
 
 impl<const N: usize> Head<N> {
+    /// The `M` bytes of it from `OFFSET` on.
+    #[inline(always)]
+    pub fn part<const OFFSET: usize, const M: usize>(&self) -> Head<M> {
+        const { assert!(OFFSET + M <= N) };
+        Head {
+            start: self.start.wrapping_add(OFFSET),
+        }
+    }
+
     /// The word at `OFFSET`, in memory order.
     #[inline(always)]
     pub fn load<const OFFSET: usize, T: Word>(&self) -> T {

@@ -1,17 +1,24 @@
 //! The hash of a flow: where its session line is, which slot of a scheduling table it takes.
 
-/// The key of one direction of an IPv4 flow, as it stands in the packet.
+use crate::family::{Family, V4, V6};
+
+/// The key of one direction of a flow, as it stands in the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FlowKey4 {
+pub struct FlowKey<F: Family> {
     /// Source address, network byte order.
-    pub src: u32,
+    pub src: F::Addr,
     /// Destination address, network byte order.
-    pub dst: u32,
+    pub dst: F::Addr,
     /// The first four bytes of the TCP or UDP header: source port, then destination port.
     pub ports: u32,
     /// Whether it is UDP; TCP otherwise.
     pub udp: bool,
 }
+
+/// The key of one direction of an IPv4 flow.
+pub type FlowKey4 = FlowKey<V4>;
+/// The key of one direction of an IPv6 flow.
+pub type FlowKey6 = FlowKey<V6>;
 
 impl FlowKey4 {
     /// Source and destination address as one word, as they lie in the header.
@@ -19,7 +26,9 @@ impl FlowKey4 {
     pub fn addresses(&self) -> u64 {
         u64::from(self.src) | u64::from(self.dst) << 32
     }
+}
 
+impl<F: Family> FlowKey<F> {
     /// Source port, network byte order.
     #[inline(always)]
     pub fn src_port(&self) -> u16 {
@@ -52,9 +61,8 @@ impl FlowKey4 {
     /// ([`port_in_slice`]).
     #[inline(always)]
     pub fn hash(&self, seed: u64) -> u64 {
-        let mut h = self.addresses() ^ seed ^ u64::from(self.udp) << 63;
-        h = (h ^ h >> 32).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        h = (h ^ h >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let h = F::mix(self, seed);
+        let h = (h ^ h >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
         let ports = self.ports.wrapping_mul(PORT_FACTOR);
         let upper = ((h >> 32) as u32).wrapping_add(ports);
         let lower = h as u32 ^ ports.rotate_right(12);
@@ -62,6 +70,8 @@ impl FlowKey4 {
     }
 }
 
+/// Factor of the first step of splitmix64's finalizer.
+pub(crate) const FIRST_FACTOR: u64 = 0xbf58_476d_1ce4_e5b9;
 /// Factor of the ports in a flow's hash; near the golden ratio, so that ports in a row lie far apart.
 const PORT_FACTOR: u32 = 0x9e37_79b1;
 /// Its inverse modulo 2^16.
@@ -94,8 +104,8 @@ pub fn port_in_slice(hash: u64, slice: u16) -> u16 {
 
 /// Hash of a client's address, or of address and port, for scheduling. Not seeded: every node of a group picks alike.
 #[inline(always)]
-pub fn client(addr: u32, port: u16) -> u32 {
-    let mut h = (u64::from(addr) | u64::from(port) << 32).wrapping_add(0x9e37_79b9_7f4a_7c15);
+pub fn client<F: Family>(addr: F::Addr, port: u16) -> u32 {
+    let mut h = (F::word(addr) ^ u64::from(port) << 32).wrapping_add(0x9e37_79b9_7f4a_7c15);
     h = (h ^ h >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ h >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     (h ^ h >> 31) as u32
@@ -112,6 +122,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::family::Addr6;
 
     proptest! {
         #[test]
@@ -120,11 +131,16 @@ mod tests {
             let found = port_in_slice(bare.hash(seed), wanted);
             let flow = FlowKey4 { ports: u32::from(port) | u32::from(found) << 16, ..bare };
             prop_assert_eq!(slice(flow.hash(seed)), wanted);
+            let addr = |addr: u32| Addr6 { high: u64::from(addr) << 7, low: u64::from(!addr) };
+            let bare = FlowKey6 { src: addr(src), dst: addr(dst), ports: u32::from(port), udp };
+            let found = port_in_slice(bare.hash(seed), wanted);
+            let flow = FlowKey6 { ports: u32::from(port) | u32::from(found) << 16, ..bare };
+            prop_assert_eq!(slice(flow.hash(seed)), wanted);
         }
     }
 
     /// How far the fullest of `buckets` is above the mean, when flows of these keys are put into them.
-    fn worst(keys: impl Iterator<Item = FlowKey4>, buckets: usize) -> f64 {
+    fn worst<F: Family>(keys: impl Iterator<Item = FlowKey<F>>, buckets: usize) -> f64 {
         let mut counts = [0u32; 256];
         let mut total = 0;
         for key in keys {
@@ -146,5 +162,26 @@ mod tests {
         assert!(worst(ports_in_a_row, 256) < 1.5);
         let clients_in_a_row = (0..25_600).map(|n| key(0x6440_0000 + n, 40_000));
         assert!(worst(clients_in_a_row, 256) < 1.5);
+    }
+
+    #[test]
+    fn flows_of_ipv6_that_are_alike_are_spread() {
+        let key = |high: u64, low: u64, sport: u16| FlowKey6 {
+            src: Addr6 {
+                high: (0x2001_0db8_0000_0000 + high).to_be(),
+                low: low.to_be(),
+            },
+            dst: Addr6 {
+                high: 0x2001_0db8_0203_0000_u64.to_be(),
+                low: 0x10_u64.to_be(),
+            },
+            ports: u32::from(sport.to_be()) | 0x5000 << 16,
+            udp: false,
+        };
+        assert!(worst((0..25_600).map(|n| key(0, 1, 1024 + n as u16)), 256) < 1.5);
+        assert!(worst((0..25_600).map(|n| key(0, n, 40_000)), 256) < 1.5);
+        assert!(worst((0..25_600).map(|n| key(n << 16, 1, 40_000)), 256) < 1.5);
+        assert!(worst((0..25_600).map(|n| key(n, n, 40_000)), 256) < 1.5);
+        assert!(worst((0..25_600).map(|n| key(0, n << 40, 40_000)), 256) < 1.5);
     }
 }

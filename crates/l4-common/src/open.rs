@@ -7,19 +7,21 @@ use crate::checksum::{difference32, fold};
 use crate::drop::Drop;
 use crate::env::{Env, Verdict};
 use crate::event::{Event, EventKind};
-use crate::forward::{Packet, dropped, outer_constant};
-use crate::frame::Head;
-use crate::hash::{self, FlowKey4, reduce};
+use crate::family::Family;
+use crate::forward::dropped;
+use crate::hash::{self, FlowKey, reduce};
 use crate::link::LINK_NONE;
-use crate::packet::{PROTO_TCP, PROTO_UDP, UDP_HEAD, at};
+use crate::packet::{PROTO_TCP, PROTO_UDP, eth};
+use crate::parse::Packet;
 use crate::service::{
-    BACKEND_ACCEPTS, LOCAL_PORT_MIN, Listener, ListenerCounters, ListenerKey, Mode, Pick, mapped,
+    BACKEND_ACCEPTS, Backend, LOCAL_PORT_MIN, Listener, ListenerCounters, ListenerKey, Mode, Pick,
 };
 use crate::session::{
-    ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line4, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
-    SYN, UDP, seen,
+    ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT, SYN,
+    UDP, seen,
 };
 use crate::table;
+use crate::tunnel::{self, Tunnelled};
 
 /// Local ports that are tried for a new session. With nine of ten in use, one session in thirty finds none.
 const PORT_TRIES: u16 = 32;
@@ -31,7 +33,7 @@ const PORT_TRIES: u16 = 32;
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(never)]
-pub(crate) unsafe fn reopens(env: impl Env, line: *mut Line4) -> bool {
+pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) -> bool {
     // SAFETY: by the caller's promise.
     unsafe {
         let meta = (*line).meta();
@@ -41,7 +43,7 @@ pub(crate) unsafe fn reopens(env: impl Env, line: *mut Line4) -> bool {
         let peer = match Mode::from_bits((meta >> MODE_SHIFT) as u8) {
             Mode::Fullnat | Mode::Nat => {
                 let key = (*line).peer_key();
-                table::find(env, &key, &Place::of(key.hash(env.seed()), env.sets()))
+                table::find(env, &key, &Place::of(key.hash(env.seed()), F::sets(env)))
             }
             Mode::Dr | Mode::Tunnel => None,
         };
@@ -54,7 +56,7 @@ pub(crate) unsafe fn reopens(env: impl Env, line: *mut Line4) -> bool {
         // The rules may have changed since: the listener is gone or of another kind, the backend takes nothing new.
         let key = (*line).key();
         let listener_key = ListenerKey {
-            addr: mapped(key.dst),
+            addr: F::widen(key.dst),
             port: key.dst_port(),
             proto: PROTO_TCP,
             zero: 0,
@@ -85,138 +87,277 @@ pub(crate) unsafe fn reopens(env: impl Env, line: *mut Line4) -> bool {
     }
 }
 
-/// Opens a session for a packet to a listener: the line of its direction.
-#[inline(always)]
-pub(crate) fn session(env: impl Env, packet: &Packet, hash: u64) -> Result<*mut Line4, Verdict> {
-    let key = &packet.key;
-    let proto = if key.udp { PROTO_UDP } else { PROTO_TCP };
-    let listener_key = ListenerKey {
-        addr: mapped(key.dst),
-        port: key.dst_port(),
-        proto,
-        zero: 0,
-    };
-    let listener = env.listener(&listener_key).ok_or(Verdict::Pass)?;
-    try_session(env, packet, hash, listener).map_err(|reason| {
-        let kind = match reason {
-            Drop::PortsExhausted => Some(EventKind::PortsExhausted),
-            Drop::TableFull => Some(EventKind::TableFull),
-            _ => None,
-        };
-        if let Some(kind) = kind {
-            let listener = u32::from(listener.id);
-            env.tell(Event {
-                kind: kind as u32,
-                ifindex: 0,
-                addr: key.dst,
-                listener,
-            });
-        }
-        dropped(env, listener.id, reason)
-    })
+/// What is known of a session that is being opened. It is in memory of the core's own, one step after the other adds to it:
+/// all functions of a BPF program together have a stack of 512 bytes, and keys of IPv6 are large.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Opening<F: Family> {
+    /// The packet that opens it.
+    key: FlowKey<F>,
+    /// What replies will look like, where they come back through us.
+    reply: FlowKey<F>,
+    new_src: F::Addr,
+    new_dst: F::Addr,
+    new_ports: u32,
+    flags: u8,
+    /// The interface that the packet came in by, as its index in `LINKS`.
+    link: u8,
+    /// The backend's number.
+    number: u16,
+    hash: u64,
+    listener: Listener,
+    backend: Backend,
+    /// Where the packet came from: the next hop of replies, until the kernel is asked for it.
+    mac: [u8; 6],
 }
 
+/// A step of opening has gone well.
+const DONE: u32 = 0;
+/// There is no listener: the packet is the kernel's.
+const PASS: u32 = u32::MAX;
+
+/// A step has not: why.
 #[inline(always)]
-fn try_session(
+fn failed(reason: Drop) -> u32 {
+    reason as u32 + 1
+}
+
+/// Opens a session for a packet to a listener: the line of its direction.
+#[inline(always)]
+pub(crate) fn session<F: Tunnelled>(
     env: impl Env,
-    packet: &Packet,
+    packet: &Packet<F>,
     hash: u64,
-    listener: &Listener,
-) -> Result<*mut Line4, Drop> {
-    let Packet {
-        head, key, flags, ..
-    } = packet;
-    if !key.udp && *flags != SYN {
-        return Err(Drop::NoSession);
+) -> Result<*mut Line<F>, Verdict> {
+    let opening = F::opening(env).ok_or(Verdict::Drop)?;
+    // SAFETY: the environment gave this core's memory, which nobody else uses while the packet is on its way.
+    let opening = unsafe { &mut *opening };
+    opening.key = packet.key;
+    opening.flags = packet.flags;
+    opening.hash = hash;
+    opening.mac = packet.eth.load_mac::<{ eth::SRC }>();
+    let mut code = choose(env, opening);
+    if code == DONE {
+        code = aim(env, opening);
+    }
+    if code == DONE && has_replies(opening) {
+        code = open_replies(env, opening);
+    }
+    if code != DONE {
+        return Err(refuse(env, opening, code));
+    }
+    match open_requests(env, opening) {
+        Some(line) => Ok(line.as_ptr()),
+        None => Err(refuse(env, opening, failed(Drop::TableFull))),
+    }
+}
+
+/// What becomes of the packet if a step failed.
+#[inline(always)]
+fn refuse<F: Tunnelled>(env: impl Env, opening: &Opening<F>, code: u32) -> Verdict {
+    let Some(reason) = code.checked_sub(1).and_then(Drop::from_number) else {
+        return Verdict::Pass;
+    };
+    let kind = match reason {
+        Drop::PortsExhausted => Some(EventKind::PortsExhausted),
+        Drop::TableFull => Some(EventKind::TableFull),
+        _ => None,
+    };
+    if let Some(kind) = kind {
+        env.tell(Event {
+            kind: kind as u32,
+            ifindex: 0,
+            addr: F::widen(opening.key.dst),
+            listener: u32::from(opening.listener.id),
+        });
+    }
+    dropped(env, opening.listener.id, reason)
+}
+
+/// Whether replies come back through us.
+#[inline(always)]
+fn has_replies<F: Tunnelled>(opening: &Opening<F>) -> bool {
+    let mode = opening.listener.mode;
+    mode == Mode::Fullnat as u8 || mode == Mode::Nat as u8
+}
+
+/// The first step: the listener, and whose turn it is.
+#[inline(never)]
+fn choose<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
+    let key = &opening.key;
+    let Some(listener) = env.listener(&ListenerKey {
+        addr: F::widen(key.dst),
+        port: key.dst_port(),
+        proto: if key.udp { PROTO_UDP } else { PROTO_TCP },
+        zero: 0,
+    }) else {
+        return PASS;
+    };
+    opening.listener = *listener;
+    if !key.udp && opening.flags != SYN {
+        return failed(Drop::NoSession);
     }
     if listener.table_len == 0 {
-        return Err(Drop::NoBackend);
+        return failed(Drop::NoBackend);
     }
-    let counters = env.listener_counters(listener.id).ok_or(Drop::NoBackend)?;
+    let Some(counters) = env.listener_counters(listener.id) else {
+        return failed(Drop::NoBackend);
+    };
     // SAFETY: the environment gave this core's counters, which nobody else writes.
     let turn = unsafe { pick(counters, listener, key) };
-    let number = env
-        .slot(listener.table_base + turn)
-        .ok_or(Drop::NoBackend)?;
-    let backend = env.backend(number).ok_or(Drop::NoBackend)?;
+    let Some(number) = env.slot(listener.table_base + turn) else {
+        return failed(Drop::NoBackend);
+    };
+    let Some(backend) = env.backend(number) else {
+        return failed(Drop::NoBackend);
+    };
+    opening.number = number;
+    opening.backend = backend;
     if backend.link == LINK_NONE {
-        return Err(Drop::NoNextHop);
+        return failed(Drop::NoNextHop);
     }
-    let mode = Mode::from_bits(listener.mode);
-    let mut reply_line = None;
-    let (new_src, new_dst, new_ports) = match mode {
+    DONE
+}
+
+/// The second step: what packets are rewritten to.
+#[inline(never)]
+fn aim<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
+    let key = &opening.key;
+    let Some(backend) = F::narrow(opening.backend.addr) else {
+        return failed(Drop::NoBackend);
+    };
+    let backend_port = u32::from(opening.backend.port);
+    match Mode::from_bits(opening.listener.mode) {
         Mode::Fullnat => {
-            let local = local(env, hash).ok_or(Drop::PortsExhausted)?;
-            let backend_port = u32::from(backend.port) | u32::from(key.udp) << 16;
-            let slice = hash::slice(hash).wrapping_add(beside(env.sets()));
-            let port = free_port(env, local, backend.addr, backend_port, u32::from(slice));
-            if port == 0 {
-                return Err(Drop::PortsExhausted);
-            }
-            let new_ports = port | u32::from(backend.port) << 16;
-            let reply = FlowKey4 {
-                src: local,
-                dst: backend.addr,
-                ports: new_ports,
+            let Some(local) = local::<F>(env, opening.hash) else {
+                return failed(Drop::PortsExhausted);
+            };
+            opening.reply = FlowKey {
+                src: backend,
+                dst: local,
+                ports: backend_port,
                 udp: key.udp,
+            };
+            let slice = hash::slice(opening.hash).wrapping_add(beside(F::sets(env)));
+            let port = free_port(env, &opening.reply, u32::from(slice));
+            if port == 0 {
+                return failed(Drop::PortsExhausted);
             }
-            .reversed();
-            reply_line = Some(open_reverse(env, head, key, listener, number, &reply)?);
-            (local, backend.addr, new_ports)
+            opening.reply.ports = backend_port | port << 16;
+            opening.new_src = local;
+            opening.new_dst = backend;
+            opening.new_ports = port | backend_port << 16;
         }
         Mode::Nat => {
-            let new_ports = key.ports & 0xffff | u32::from(backend.port) << 16;
-            let reply = FlowKey4 {
-                src: key.src,
-                dst: backend.addr,
-                ports: new_ports,
+            let new_ports = key.ports & 0xffff | backend_port << 16;
+            opening.reply = FlowKey {
+                src: backend,
+                dst: key.src,
+                ports: new_ports.rotate_left(16),
                 udp: key.udp,
-            }
-            .reversed();
-            if env.is_taken(&reply, reply.hash(env.seed())) {
+            };
+            let reply = &opening.reply;
+            if F::is_taken(env, reply, reply.hash(env.seed())) {
                 // The same client port talks to this backend through another VIP.
-                return Err(Drop::PortsExhausted);
+                return failed(Drop::PortsExhausted);
             }
-            reply_line = Some(open_reverse(env, head, key, listener, number, &reply)?);
-            (key.src, backend.addr, new_ports)
+            opening.new_src = key.src;
+            opening.new_dst = backend;
+            opening.new_ports = new_ports;
         }
-        Mode::Dr => (key.src, key.dst, key.ports),
-        Mode::Tunnel => (
-            local(env, hash).ok_or(Drop::PortsExhausted)?,
-            backend.addr,
-            key.ports,
-        ),
-    };
+        Mode::Dr => {
+            opening.new_src = key.src;
+            opening.new_dst = key.dst;
+            opening.new_ports = key.ports;
+        }
+        Mode::Tunnel => {
+            let Some(local) = local::<F>(env, opening.hash) else {
+                return failed(Drop::PortsExhausted);
+            };
+            opening.new_src = local;
+            opening.new_dst = backend;
+            opening.new_ports = key.ports;
+        }
+    }
+    DONE
+}
+
+/// The third step, where replies come back through us: claims, fills and publishes their line. Until the kernel is asked
+/// for the way, with the first reply, they go back the way the request came.
+#[inline(never)]
+fn open_replies<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
+    let hash = opening.reply.hash(env.seed());
     let Some(line) = table::claim(env, hash) else {
-        if let Some(reply_line) = reply_line {
-            table::retire(reply_line.as_ptr());
-        }
-        return Err(Drop::TableFull);
+        return failed(Drop::TableFull);
     };
+    opening.link = env.link_of(env.ingress_ifindex()).unwrap_or(0);
+    let back = opening.key.reversed();
     let rewrite = Rewrite {
-        new_src,
-        new_dst,
-        new_ports,
-        mac: backend.mac,
-        link: backend.link,
-        mode,
-        reverse: false,
-        listener: listener.id,
-        backend: number,
+        new_src: back.src,
+        new_dst: back.dst,
+        new_ports: back.ports,
+        mac: opening.mac,
+        link: opening.link,
+        mode: Mode::from_bits(opening.listener.mode),
+        reverse: true,
+        listener: opening.listener.id,
+        backend: opening.number,
     };
     // SAFETY: the line is claimed by us and not published.
-    unsafe { fill(env, line.as_ptr(), key, &rewrite) };
-    if !table::publish(env, line, hash, rewrite.bits(env, key.udp)) {
-        // Another core has opened the same session in this moment.
-        if let Some(reply_line) = reply_line {
-            table::retire(reply_line.as_ptr());
-        }
-        return table::find(env, key, &Place::of(hash, env.sets())).ok_or(Drop::TableFull);
+    unsafe { fill(env, line.as_ptr(), &opening.reply, &rewrite) };
+    if table::publish(env, line, hash, rewrite.bits(env, opening.key.udp)) {
+        DONE
+    } else {
+        // Another core took the same port in this moment; the client's next try finds another.
+        failed(Drop::PortsExhausted)
     }
-    // SAFETY: as above.
-    unsafe { (*counters).sessions += 1 };
-    count_backend_session(env, number);
-    Ok(line.as_ptr())
+}
+
+/// The last step: claims, fills and publishes the line of the packet itself, and counts the session.
+#[inline(never)]
+fn open_requests<F: Tunnelled>(
+    env: impl Env,
+    opening: &mut Opening<F>,
+) -> Option<NonNull<Line<F>>> {
+    let hash = opening.hash;
+    let Some(line) = table::claim(env, hash) else {
+        retire_replies(env, opening);
+        return None;
+    };
+    let rewrite = Rewrite {
+        new_src: opening.new_src,
+        new_dst: opening.new_dst,
+        new_ports: opening.new_ports,
+        mac: opening.backend.mac,
+        link: opening.backend.link,
+        mode: Mode::from_bits(opening.listener.mode),
+        reverse: false,
+        listener: opening.listener.id,
+        backend: opening.number,
+    };
+    // SAFETY: the line is claimed by us and not published.
+    unsafe { fill(env, line.as_ptr(), &opening.key, &rewrite) };
+    if !table::publish(env, line, hash, rewrite.bits(env, opening.key.udp)) {
+        // Another core has opened the same session in this moment.
+        retire_replies(env, opening);
+        let line = table::find(env, &opening.key, &Place::of(hash, F::sets(env)))?;
+        return NonNull::new(line);
+    }
+    count_session(env, opening.listener.id, opening.number);
+    Some(line)
+}
+
+/// The packet's own line could not be opened: takes that of the replies back.
+#[inline(never)]
+fn retire_replies<F: Tunnelled>(env: impl Env, opening: &Opening<F>) -> u32 {
+    if has_replies(opening) {
+        let reply = &opening.reply;
+        let place = Place::of(reply.hash(env.seed()), F::sets(env));
+        if let Some(line) = table::find(env, reply, &place) {
+            table::retire(line);
+        }
+    }
+    DONE
 }
 
 /// Index into the listener's scheduling table.
@@ -224,7 +365,11 @@ fn try_session(
 /// # Safety
 /// `counters` must be this core's counters of the listener.
 #[inline(always)]
-unsafe fn pick(counters: *mut ListenerCounters, listener: &Listener, key: &FlowKey4) -> u32 {
+unsafe fn pick<F: Tunnelled>(
+    counters: *mut ListenerCounters,
+    listener: &Listener,
+    key: &FlowKey<F>,
+) -> u32 {
     if listener.pick == Pick::Next as u8 {
         // SAFETY: by the caller's promise.
         unsafe {
@@ -236,16 +381,15 @@ unsafe fn pick(counters: *mut ListenerCounters, listener: &Listener, key: &FlowK
     } else {
         let address_alone = listener.pick == Pick::HashAddress as u8;
         let port = if address_alone { 0 } else { key.src_port() };
-        reduce(hash::client(key.src, port), listener.table_len)
+        reduce(hash::client::<F>(key.src, port), listener.table_len)
     }
 }
 
 /// A local address for the flow with this hash.
 #[inline(always)]
-fn local(env: impl Env, hash: u64) -> Option<u32> {
-    let locals = env.settings().locals;
-    env.local(reduce(hash as u32, locals))
-        .filter(|addr| locals != 0 && *addr != 0)
+fn local<F: Tunnelled>(env: impl Env, hash: u64) -> Option<F::Addr> {
+    let locals = F::locals(env.settings());
+    F::local(env, reduce(hash as u32, locals)).filter(|_| locals != 0)
 }
 
 /// How many slices further the replies' line should be. Where a slice is less than a set, the next set, so that a set
@@ -259,25 +403,20 @@ fn beside(sets: u32) -> u16 {
     }
 }
 
-/// A local port, so that the replies' flow from this backend to the local address is free; network byte order, 0 if
-/// there is none. The first choice is the one that puts the replies' line into `slice`; then those of the slices around it.
+/// A local port, so that the flow of replies to it is free; network byte order, 0 if there is none. `reply` has everything
+/// but the port, which is its destination's. The first choice is the one that puts the replies' line into `slice`; then
+/// those of the slices around it.
 #[inline(never)]
-fn free_port(env: impl Env, local: u32, backend: u32, backend_port: u32, slice: u32) -> u32 {
-    let udp = backend_port >> 16 != 0;
-    let mut reply = FlowKey4 {
-        src: backend,
-        dst: local,
-        ports: backend_port & 0xffff,
-        udp,
-    };
+fn free_port<F: Tunnelled>(env: impl Env, reply: &FlowKey<F>, slice: u32) -> u32 {
     let bare = reply.hash(env.seed());
     let mut slice = slice as u16;
     let mut tries = 0u16;
     while tries < PORT_TRIES {
         let port = hash::port_in_slice(bare, slice);
         if u16::from_be(port) >= LOCAL_PORT_MIN {
-            reply.ports = backend_port & 0xffff | u32::from(port) << 16;
-            if !env.is_taken(&reply, reply.hash(env.seed())) {
+            let ports = reply.ports | u32::from(port) << 16;
+            let reply = FlowKey { ports, ..*reply };
+            if !F::is_taken(env, &reply, reply.hash(env.seed())) {
                 return u32::from(port);
             }
         }
@@ -292,45 +431,10 @@ fn free_port(env: impl Env, local: u32, backend: u32, backend_port: u32, slice: 
     0
 }
 
-/// Claims, fills and publishes the line of the replies to `key`, which arrive as `reply`. Until the kernel is asked
-/// for the way, with the first reply, they go back the way the request came.
-#[inline(always)]
-fn open_reverse(
-    env: impl Env,
-    head: &Head<UDP_HEAD>,
-    key: &FlowKey4,
-    listener: &Listener,
-    number: u16,
-    reply: &FlowKey4,
-) -> Result<NonNull<Line4>, Drop> {
-    let hash = reply.hash(env.seed());
-    let line = table::claim(env, hash).ok_or(Drop::TableFull)?;
-    let back = key.reversed();
-    let rewrite = Rewrite {
-        new_src: back.src,
-        new_dst: back.dst,
-        new_ports: back.ports,
-        mac: head.load_mac::<{ at::ETH_SRC }>(),
-        link: env.link_of(env.ingress_ifindex()).unwrap_or(0),
-        mode: Mode::from_bits(listener.mode),
-        reverse: true,
-        listener: listener.id,
-        backend: number,
-    };
-    // SAFETY: the line is claimed by us and not published.
-    unsafe { fill(env, line.as_ptr(), reply, &rewrite) };
-    if table::publish(env, line, hash, rewrite.bits(env, key.udp)) {
-        Ok(line)
-    } else {
-        // Another core took the same port in this moment; the client's next try finds another.
-        Err(Drop::PortsExhausted)
-    }
-}
-
 /// What a new line says about its packets.
-struct Rewrite {
-    new_src: u32,
-    new_dst: u32,
+struct Rewrite<F: Tunnelled> {
+    new_src: F::Addr,
+    new_dst: F::Addr,
     new_ports: u32,
     mac: [u8; 6],
     link: u8,
@@ -340,7 +444,7 @@ struct Rewrite {
     backend: u16,
 }
 
-impl Rewrite {
+impl<F: Tunnelled> Rewrite<F> {
     /// The bits of `meta`. A reply's line gets a route generation that is not the present one.
     #[inline(always)]
     fn bits(&self, env: impl Env, udp: bool) -> u32 {
@@ -360,10 +464,16 @@ impl Rewrite {
 /// # Safety
 /// `line` must be a line of the session table that the caller has claimed and not published.
 #[inline(always)]
-unsafe fn fill(env: impl Env, line: *mut Line4, key: &FlowKey4, rewrite: &Rewrite) {
-    let addresses = difference32(key.src, rewrite.new_src) + difference32(key.dst, rewrite.new_dst);
+unsafe fn fill<F: Tunnelled>(
+    env: impl Env,
+    line: *mut Line<F>,
+    key: &FlowKey<F>,
+    rewrite: &Rewrite<F>,
+) {
+    let addresses =
+        F::difference(key.src, rewrite.new_src) + F::difference(key.dst, rewrite.new_dst);
     let ip_delta = if rewrite.mode as u8 == Mode::Tunnel as u8 {
-        outer_constant(rewrite.new_src, rewrite.new_dst)
+        tunnel::constant::<F>(rewrite.new_src, rewrite.new_dst)
     } else {
         fold(addresses)
     };

@@ -1,43 +1,96 @@
-//! Echo: a VIP answers ping, whether or not the kernel has the address (RFC 792).
+//! Echo: a VIP answers ping, whether or not the kernel has the address (RFC 792, RFC 4443).
 
 use crate::checksum::{apply, difference32, fold};
 use crate::env::{Env, Verdict};
-use crate::packet::{UDP_HEAD, at};
+use crate::family::{Addr6, Family, V4, V6};
+use crate::frame::Head;
+use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, L4_LEN, eth, ip4, ip6, l4};
 use crate::service::mapped;
 
 /// Type 8, code 0, and type 0, code 0, as they lie in the packet.
 const ECHO_REQUEST: u16 = u16::from_ne_bytes([8, 0]);
 const ECHO_REPLY: u16 = 0;
-/// Time to live of an answer.
-const TTL: u8 = 64;
+/// Type 128, code 0, and type 129, code 0.
+const ECHO_REQUEST6: u16 = u16::from_ne_bytes([128, 0]);
+const ECHO_REPLY6: u16 = u16::from_ne_bytes([129, 0]);
+/// Time to live, and hop limit, of an answer.
+const HOPS: u8 = 64;
 
-/// Turns an echo request to a VIP into its answer; everything else of ICMP is the kernel's.
+/// Turns an echo request to a VIP into its answer; everything else of ICMP is the kernel's. The packet has an IPv4 header
+/// without options.
 #[inline(never)]
-pub(crate) fn answer(env: impl Env) -> u64 {
-    let Some(head) = env.frame().head::<UDP_HEAD>() else {
+pub(crate) fn answer4(env: impl Env) -> u64 {
+    const LEN: usize = ETH_LEN + IPV4_LEN + L4_LEN;
+    let Some(head) = env.frame().head::<LEN>() else {
         return Verdict::Pass.bits();
     };
-    let dst = head.load::<{ at::IP_DST }, u32>();
-    if head.load::<{ at::ICMP_TYPE }, u16>() != ECHO_REQUEST || !env.is_vip(&mapped(dst)) {
+    let (ip, icmp) = (
+        head.part::<ETH_LEN, IPV4_LEN>(),
+        head.part::<{ ETH_LEN + IPV4_LEN }, L4_LEN>(),
+    );
+    let (src, dst) = (
+        ip.load::<{ ip4::SRC }, u32>(),
+        ip.load::<{ ip4::DST }, u32>(),
+    );
+    if icmp.load::<{ l4::ICMP_TYPE }, u16>() != ECHO_REQUEST || !env.is_vip(&mapped(dst)) {
         return Verdict::Pass.bits();
     }
-    let src = head.load::<{ at::IP_SRC }, u32>();
-    head.store::<{ at::IP_SRC }, u32>(dst);
-    head.store::<{ at::IP_DST }, u32>(src);
-    head.store::<{ at::ICMP_TYPE }, u16>(ECHO_REPLY);
-    let delta = fold(u64::from(!ECHO_REQUEST));
-    let checksum = head.load::<{ at::ICMP_CHECKSUM }, u16>();
-    head.store::<{ at::ICMP_CHECKSUM }, u16>(apply(checksum, delta));
-    let ttl = head.load::<{ at::IP_TTL }, u8>();
-    head.store::<{ at::IP_TTL }, u8>(TTL);
-    let delta = fold(difference32(u32::from(ttl), u32::from(TTL)));
-    let checksum = head.load::<{ at::IP_CHECKSUM }, u16>();
-    head.store::<{ at::IP_CHECKSUM }, u16>(apply(checksum, delta));
-    let (to, from) = (
-        head.load_mac::<{ at::ETH_SRC }>(),
-        head.load_mac::<{ at::ETH_DST }>(),
+    V4::set_addresses(&ip, dst, src);
+    let ttl = ip.load::<{ ip4::TTL }, u8>();
+    ip.store::<{ ip4::TTL }, u8>(HOPS);
+    let delta = fold(difference32(u32::from(ttl), u32::from(HOPS)));
+    let checksum = ip.load::<{ ip4::CHECKSUM }, u16>();
+    ip.store::<{ ip4::CHECKSUM }, u16>(apply(checksum, delta));
+    reply(&head.part::<0, ETH_LEN>(), &icmp, ECHO_REQUEST, ECHO_REPLY)
+}
+
+/// The same for ICMPv6. The checksum is also over both addresses, which change places.
+#[inline(never)]
+pub(crate) fn answer6(env: impl Env) -> u64 {
+    const LEN: usize = ETH_LEN + IPV6_LEN + L4_LEN;
+    let Some(head) = env.frame().head::<LEN>() else {
+        return Verdict::Pass.bits();
+    };
+    let (ip, icmp) = (
+        head.part::<ETH_LEN, IPV6_LEN>(),
+        head.part::<{ ETH_LEN + IPV6_LEN }, L4_LEN>(),
     );
-    head.store_mac::<{ at::ETH_DST }>(to);
-    head.store_mac::<{ at::ETH_SRC }>(from);
+    if icmp.load::<{ l4::ICMP_TYPE }, u16>() != ECHO_REQUEST6 {
+        return Verdict::Pass.bits();
+    }
+    let src = Addr6 {
+        high: ip.load::<{ ip6::SRC }, u64>(),
+        low: ip.load::<{ ip6::SRC + 8 }, u64>(),
+    };
+    let dst = Addr6 {
+        high: ip.load::<{ ip6::DST }, u64>(),
+        low: ip.load::<{ ip6::DST + 8 }, u64>(),
+    };
+    if !env.is_vip(&dst.words()) {
+        return Verdict::Pass.bits();
+    }
+    V6::set_addresses(&ip, dst, src);
+    ip.store::<{ ip6::HOPS }, u8>(HOPS);
+    reply(
+        &head.part::<0, ETH_LEN>(),
+        &icmp,
+        ECHO_REQUEST6,
+        ECHO_REPLY6,
+    )
+}
+
+/// What is left to do in both families: the type and its checksum, and the way back.
+#[inline(always)]
+fn reply(ethernet: &Head<ETH_LEN>, icmp: &Head<L4_LEN>, request: u16, reply: u16) -> u64 {
+    icmp.store::<{ l4::ICMP_TYPE }, u16>(reply);
+    let delta = fold(u64::from(!request) + u64::from(reply));
+    let checksum = icmp.load::<{ l4::ICMP_CHECKSUM }, u16>();
+    icmp.store::<{ l4::ICMP_CHECKSUM }, u16>(apply(checksum, delta));
+    let (to, from) = (
+        ethernet.load_mac::<{ eth::SRC }>(),
+        ethernet.load_mac::<{ eth::DST }>(),
+    );
+    ethernet.store_mac::<{ eth::DST }>(to);
+    ethernet.store_mac::<{ eth::SRC }>(from);
     Verdict::Transmit.bits()
 }

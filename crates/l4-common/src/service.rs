@@ -6,7 +6,7 @@ use crate::link::LINK_NONE;
 pub const LISTENERS_MAX: u32 = 65_535;
 /// Backends that a node can have at layer 4, those included whose sessions still run; 0 is none.
 pub const BACKENDS_MAX: u32 = 65_535;
-/// Local addresses that FullNAT and tunnels can use.
+/// Local addresses of each family that FullNAT and tunnels can use.
 pub const LOCALS_MAX: u32 = 256;
 /// Scheduling slots in one element of the `SCHEDULE` map.
 pub const SCHEDULE_LANES: u32 = 4;
@@ -95,16 +95,17 @@ pub enum Pick {
 /// An element of `SCHEDULE`: four slots, each the number of a backend. 8 bytes.
 pub type ScheduleElement = [u16; SCHEDULE_LANES as usize];
 
-/// An entry of `BACKENDS`, at the backend's number. 16 bytes; each half is written by one store.
+/// An entry of `BACKENDS`, at the backend's number. 32 bytes. Address and port are those of the number and do not change
+/// while it is in use; what does, the last eight bytes, is written by one store.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Address, network byte order.
-    pub addr: u32,
+    /// Address, network byte order; IPv4 as [`mapped`].
+    pub addr: [u32; 4],
     /// Port, network byte order.
     pub port: u16,
     /// Zero.
-    pub zero: u16,
+    pub zero: [u16; 3],
     /// MAC address of the next hop.
     pub mac: [u8; 6],
     /// Index into `LINKS` of the interface towards the next hop; [`LINK_NONE`]: not known.
@@ -119,9 +120,9 @@ pub const BACKEND_ACCEPTS: u8 = 1;
 impl Default for Backend {
     fn default() -> Self {
         Self {
-            addr: 0,
+            addr: [0; 4],
             port: 0,
-            zero: 0,
+            zero: [0; 3],
             mac: [0; 6],
             link: LINK_NONE,
             flags: 0,
@@ -150,10 +151,12 @@ pub struct BackendCounters {
     pub sessions: u64,
 }
 
-/// The one element of `CONFIG`: what may change while the program runs. 4 bytes.
+/// The one element of `CONFIG`: what may change while the program runs. 8 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// Entries of `LOCALS` in use.
     pub locals: u32,
+    /// Entries of `LOCALS6` in use.
+    pub locals6: u32,
 }

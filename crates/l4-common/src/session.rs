@@ -1,16 +1,17 @@
-//! The session table: one 64-byte line per direction of an IPv4 session, four lines to a set.
+//! The session tables: one line per direction of a session, 64 bytes for IPv4 and 128 for IPv6, four lines to a set.
 //!
 //! A flow's hash gives its home set, and a line in it. Its lines are tried from there, in a fixed order: the home
 //! set, its neighbour on the same page, then sets anywhere, [`PROBES`] sets in all. A line that was taken when a flow
 //! came by carries a mark, and only then the next one is looked at: nearly every packet touches one line, whether its
 //! flow has a session or not. The program claims a free line by compare-exchange on
-//! [`Line4::meta`], fills it, and publishes it by setting [`LIVE`]. User space takes a line away in two steps:
+//! [`Line::meta`], fills it, and publishes it by setting [`LIVE`]. User space takes a line away in two steps:
 //! it clears [`LIVE`] and sets [`DYING`]; later, when no program can still be at it, it frees the line.
 //! Each direction writes only its own line.
 
 use core::sync::atomic::AtomicU32;
 
-use crate::hash::{FlowKey4, reduce};
+use crate::family::{Family, V4, V6};
+use crate::hash::{FlowKey, reduce};
 
 /// Lines in a set.
 pub const LINES: usize = 4;
@@ -54,22 +55,22 @@ pub const ACK: u8 = 0x10;
 /// One direction of a session: what its packets look like, what becomes of them, and what was counted.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Line4 {
+pub struct Line<F: Family> {
     /// Source address of arriving packets, network byte order.
-    pub src: u32,
+    pub src: F::Addr,
     /// Destination address of arriving packets, network byte order.
-    pub dst: u32,
+    pub dst: F::Addr,
     /// Source port, then destination port, as in the packet.
     pub ports: u32,
     /// State and flags: the bits above, the route generation and the TCP flags seen.
     pub meta: AtomicU32,
     /// Source address after the rewrite; in tunnel mode that of the outer header.
-    pub new_src: u32,
+    pub new_src: F::Addr,
     /// Destination address after the rewrite; in tunnel mode that of the outer header.
-    pub new_dst: u32,
+    pub new_dst: F::Addr,
     /// Ports after the rewrite.
     pub new_ports: u32,
-    /// What the rewrite adds to the IP header's checksum, time to live apart; in tunnel mode the folded sum of the
+    /// What the rewrite adds to the IPv4 header's checksum, time to live apart; in tunnel mode the folded sum of the
     /// constant part of the outer header.
     pub ip_delta: u16,
     /// What the rewrite adds to the TCP or UDP checksum.
@@ -90,15 +91,25 @@ pub struct Line4 {
     pub bytes: u64,
 }
 
-/// The value of the map `SESSIONS4`: four lines, 256 bytes.
+/// The value of the maps `SESSIONS4` and `SESSIONS6`: four lines.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Set4 {
+pub struct Set<F: Family> {
     /// The lines, in no order.
-    pub lines: [Line4; LINES],
+    pub lines: [Line<F>; LINES],
 }
 
+/// One direction of an IPv4 session.
+pub type Line4 = Line<V4>;
+/// One direction of an IPv6 session.
+pub type Line6 = Line<V6>;
+/// Four lines of IPv4.
+pub type Set4 = Set<V4>;
+/// Four lines of IPv6.
+pub type Set6 = Set<V6>;
+
 const _: () = assert!(size_of::<Line4>() == 64 && size_of::<Set4>() == 256);
+const _: () = assert!(size_of::<Line6>() == 128 && size_of::<Set6>() == 512);
 
 /// Where a flow's line may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,8 +166,8 @@ impl Place {
     }
 }
 
-impl Line4 {
-    /// The present [`Line4::meta`]. A volatile load where an atomic one would do: BPF has none before version 4 of
+impl<F: Family> Line<F> {
+    /// The present [`Line::meta`]. A volatile load where an atomic one would do: BPF has none before version 4 of
     /// its instruction set.
     #[inline(always)]
     pub fn meta(&self) -> u32 {
@@ -165,9 +176,9 @@ impl Line4 {
     }
 
     /// The key of the packets of this line.
-    pub fn key(&self) -> FlowKey4 {
+    pub fn key(&self) -> FlowKey<F> {
         let udp = self.meta() & UDP != 0;
-        FlowKey4 {
+        FlowKey {
             src: self.src,
             dst: self.dst,
             ports: self.ports,
@@ -177,9 +188,9 @@ impl Line4 {
 
     /// The key of the line of the other direction: the reverse of what this one rewrites to. Only FullNAT and NAT
     /// have one.
-    pub fn peer_key(&self) -> FlowKey4 {
+    pub fn peer_key(&self) -> FlowKey<F> {
         let udp = self.meta() & UDP != 0;
-        FlowKey4 {
+        FlowKey {
             src: self.new_src,
             dst: self.new_dst,
             ports: self.new_ports,

@@ -4,15 +4,20 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use crate::env::Env;
-use crate::hash::FlowKey4;
-use crate::session::{DYING, LINES, LIVE, Line4, OCCUPIED, PASSED, PROBES, Place, Set4, UDP};
+use crate::family::Family;
+use crate::hash::FlowKey;
+use crate::session::{DYING, LINES, LIVE, Line, OCCUPIED, PASSED, PROBES, Place, Set, UDP};
 
 /// The live line of a flow. Lines are looked at in the order of its place, up to the first without a mark.
 #[inline(always)]
-pub(crate) fn find(env: impl Env, key: &FlowKey4, place: &Place) -> Option<*mut Line4> {
+pub(crate) fn find<F: Family>(
+    env: impl Env,
+    key: &FlowKey<F>,
+    place: &Place,
+) -> Option<*mut Line<F>> {
     let mut probe = 0;
     while probe < PROBES {
-        let set = env.set(place.set(probe))?;
+        let set = F::set(env, place.set(probe))?;
         let mut lane = 0;
         while lane < LINES as u32 {
             let line = line_of(set, place.start() + lane);
@@ -32,14 +37,14 @@ pub(crate) fn find(env: impl Env, key: &FlowKey4, place: &Place) -> Option<*mut 
 
 /// Whether a flow with this hash has a live line.
 #[inline(always)]
-pub fn is_taken(env: impl Env, key: &FlowKey4, hash: u64) -> bool {
-    find(env, key, &Place::of(hash, env.sets())).is_some()
+pub fn is_taken<F: Family>(env: impl Env, key: &FlowKey<F>, hash: u64) -> bool {
+    find(env, key, &Place::of(hash, F::sets(env))).is_some()
 }
 
 /// What a look at a flow's home set tells.
-pub(crate) enum AtHome {
+pub(crate) enum AtHome<F: Family> {
     /// Its live line.
-    Line(*mut Line4),
+    Line(*mut Line<F>),
     /// The flow has no line.
     Absent,
     /// Its line may be in another set.
@@ -48,8 +53,8 @@ pub(crate) enum AtHome {
 
 /// The live line of a flow, if it is in its home set.
 #[inline(always)]
-pub(crate) fn find_at_home(env: impl Env, key: &FlowKey4, place: &Place) -> AtHome {
-    let Some(set) = env.set(place.home()) else {
+pub(crate) fn find_at_home<F: Family>(env: impl Env, key: &FlowKey<F>, place: &Place) -> AtHome<F> {
+    let Some(set) = F::set(env, place.home()) else {
         return AtHome::Absent;
     };
     let mut lane = 0;
@@ -69,12 +74,12 @@ pub(crate) fn find_at_home(env: impl Env, key: &FlowKey4, place: &Place) -> AtHo
 
 /// Whether a line is the live line of a flow.
 #[inline(always)]
-fn is_flow(line: *mut Line4, meta: u32, key: &FlowKey4) -> bool {
+fn is_flow<F: Family>(line: *mut Line<F>, meta: u32, key: &FlowKey<F>) -> bool {
     let state = LIVE | if key.udp { UDP } else { 0 };
     // SAFETY: callers pass lines of the table. Fields of a line that is being filled may change under us; without
     // LIVE they are not used.
     unsafe {
-        (&raw const (*line).src).cast::<u64>().read_volatile() == key.addresses()
+        F::has_addresses(line, key)
             && (&raw const (*line).ports).read_volatile() == key.ports
             && meta & (LIVE | UDP) == state
     }
@@ -82,22 +87,22 @@ fn is_flow(line: *mut Line4, meta: u32, key: &FlowKey4) -> bool {
 
 /// The line `index % LINES` of a set.
 #[inline(always)]
-fn line_of(set: *mut Set4, index: u32) -> *mut Line4 {
-    set.cast::<Line4>()
+fn line_of<F: Family>(set: *mut Set<F>, index: u32) -> *mut Line<F> {
+    set.cast::<Line<F>>()
         .wrapping_add(index as usize & (LINES - 1))
 }
 
 #[inline(always)]
-fn meta(line: *mut Line4) -> u32 {
+fn meta<F: Family>(line: *mut Line<F>) -> u32 {
     // SAFETY: callers pass lines of the table.
     unsafe { (*line).meta() }
 }
 
 /// Claims a free line for a flow that has none: the first in the order of its place. Those that it passes get a mark.
 #[inline(always)]
-pub(crate) fn claim(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
-    let place = Place::of(hash, env.sets());
-    let line = line_of(env.set(place.home())?, place.start());
+pub(crate) fn claim<F: Family>(env: impl Env, hash: u64) -> Option<NonNull<Line<F>>> {
+    let place = Place::of(hash, F::sets(env));
+    let line = line_of(F::set(env, place.home())?, place.start());
     let old = meta(line);
     // SAFETY: the line is inside the set; `meta` is atomic.
     let meta = unsafe { &(*line).meta };
@@ -113,11 +118,11 @@ pub(crate) fn claim(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
 
 /// [`claim`], where the first line is taken.
 #[inline(never)]
-fn claim_further(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
-    let place = Place::of(hash, env.sets());
+fn claim_further<F: Family>(env: impl Env, hash: u64) -> Option<NonNull<Line<F>>> {
+    let place = Place::of(hash, F::sets(env));
     let mut probe = 0;
     while probe < PROBES {
-        let set = env.set(place.set(probe))?;
+        let set = F::set(env, place.set(probe))?;
         let mut lane = 0;
         while lane < LINES as u32 {
             let line = line_of(set, place.start() + lane);
@@ -144,26 +149,31 @@ fn claim_further(env: impl Env, hash: u64) -> Option<NonNull<Line4>> {
 /// Makes a claimed and filled line visible. `bits` are the flags, link, generation and flags seen of `meta`.
 /// False if another core published the same flow at the same time: the line is given up then.
 #[inline(always)]
-pub(crate) fn publish(env: impl Env, line: NonNull<Line4>, hash: u64, bits: u32) -> bool {
+pub(crate) fn publish<F: Family>(
+    env: impl Env,
+    line: NonNull<Line<F>>,
+    hash: u64,
+    bits: u32,
+) -> bool {
     // SAFETY: the line was claimed by the caller and stays in the table's memory; `meta` is atomic.
     let old = unsafe { (*line.as_ptr()).meta.fetch_or(bits | LIVE, AcqRel) };
     // Both cores look after they have published, so at least one of them sees the other. In front of a line is
     // nothing if it is the first; behind it is nothing if it has no mark.
-    let place = Place::of(hash, env.sets());
-    let first = env.set(place.home()).map(|set| line_of(set, place.start()));
+    let place = Place::of(hash, F::sets(env));
+    let first = F::set(env, place.home()).map(|set| line_of(set, place.start()));
     first == Some(line.as_ptr()) && old & PASSED == 0 || is_alone(env, line, hash)
 }
 
 /// Whether no other line has the flow of this one; if one has, this one is given up.
 #[inline(never)]
-fn is_alone(env: impl Env, line: NonNull<Line4>, hash: u64) -> bool {
+fn is_alone<F: Family>(env: impl Env, line: NonNull<Line<F>>, hash: u64) -> bool {
     let line = line.as_ptr();
     // SAFETY: the caller has claimed, filled and published the line.
     let key = unsafe { (*line).key() };
-    let place = Place::of(hash, env.sets());
+    let place = Place::of(hash, F::sets(env));
     let mut probe = 0;
     while probe < PROBES {
-        let Some(set) = env.set(place.set(probe)) else {
+        let Some(set) = F::set(env, place.set(probe)) else {
             return true;
         };
         let mut lane = 0;
@@ -186,7 +196,7 @@ fn is_alone(env: impl Env, line: NonNull<Line4>, hash: u64) -> bool {
 
 /// Takes a live line out of use; the sweep counts and frees it.
 #[inline(always)]
-pub(crate) fn retire(line: *mut Line4) {
+pub(crate) fn retire<F: Family>(line: *mut Line<F>) {
     // SAFETY: lines never leave the table's memory; `meta` is atomic. Set before cleared: at no moment does the line
     // look claimed and unfinished.
     unsafe {

@@ -5,15 +5,15 @@
 mod machine;
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use machine::{BACKEND, BACKEND_MAC, EGRESS, LB_MAC, LOCAL, Machine, OTHER_MAC, VIP};
+use machine::{BACKEND_MAC, EGRESS, LB_MAC, Machine, OTHER_MAC, addresses};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_l4_common::checksum;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::forward::OUTER_LEN;
 use weir_l4_common::service::Mode;
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
@@ -22,19 +22,41 @@ const SYN: u8 = 2;
 /// A packet from a client to a listener.
 #[derive(Clone, Debug)]
 struct Request {
-    client: Ipv4Addr,
+    client: IpAddr,
     port: u16,
     udp: bool,
-    ttl: u8,
-    tos: u8,
+    hops: u8,
+    class: u8,
     payload: Vec<u8>,
     checksum: bool,
 }
 
+impl Request {
+    /// VIP, local address and backend of its family.
+    fn addresses(&self) -> [IpAddr; 3] {
+        addresses(self.client.is_ipv6())
+    }
+
+    fn client(&self) -> (IpAddr, u16) {
+        (self.client, self.port)
+    }
+
+    /// Where the header behind IP begins in a frame.
+    fn l4_at(&self) -> usize {
+        14 + if self.client.is_ipv6() { 40 } else { 20 }
+    }
+}
+
 fn request() -> impl Strategy<Value = Request> {
-    let client = (1u8..224, any::<[u8; 3]>()).prop_map(|(a, [b, c, d])| Ipv4Addr::new(a, b, c, d));
+    let v4 = (1u8..224, any::<[u8; 3]>())
+        .prop_map(|(a, [b, c, d])| IpAddr::V4(Ipv4Addr::new(a, b, c, d)));
+    let v6 = any::<[u8; 15]>().prop_map(|rest| {
+        let mut octets = [0x20; 16];
+        octets[1..].copy_from_slice(&rest);
+        IpAddr::V6(Ipv6Addr::from(octets))
+    });
     (
-        client,
+        prop_oneof![v4, v6],
         any::<u16>(),
         any::<bool>(),
         2u8..,
@@ -42,24 +64,34 @@ fn request() -> impl Strategy<Value = Request> {
         vec(any::<u8>(), 0..64),
         any::<bool>(),
     )
-        .prop_map(|(client, port, udp, ttl, tos, payload, checksum)| Request {
-            client,
-            port,
-            udp,
-            ttl,
-            tos,
-            payload,
-            checksum,
-        })
+        .prop_map(
+            |(client, port, udp, hops, class, payload, checksum)| Request {
+                client,
+                port,
+                udp,
+                hops,
+                class,
+                payload,
+                // A datagram of IPv6 always has one.
+                checksum: checksum || client.is_ipv6(),
+            },
+        )
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// A frame with every length and checksum computed in full.
 fn frame(
     request: &Request,
-    src: (Ipv4Addr, u16),
-    dst: (Ipv4Addr, u16),
+    src: (IpAddr, u16),
+    dst: (IpAddr, u16),
     flags: u8,
-    ttl: u8,
+    hops: u8,
 ) -> Vec<u8> {
     let mut l4 = Vec::new();
     l4.extend(src.1.to_be_bytes());
@@ -75,9 +107,7 @@ fn frame(
     l4.extend(&request.payload);
     let proto = if request.udp { 17 } else { 6 };
     if !request.udp || request.checksum {
-        let mut pseudo = Vec::new();
-        pseudo.extend(src.0.octets());
-        pseudo.extend(dst.0.octets());
+        let mut pseudo = [octets(src.0), octets(dst.0)].concat();
         pseudo.extend([0, proto]);
         pseudo.extend((l4.len() as u16).to_be_bytes());
         let mut sum = !checksum::fold(checksum::sum(&pseudo) + checksum::sum(&l4));
@@ -86,14 +116,30 @@ fn frame(
         }
         l4[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
     }
-    let mut ip = vec![0x45, request.tos];
-    ip.extend((20 + l4.len() as u16).to_be_bytes());
-    ip.extend([0x12, 0x34, 0x40, 0, ttl, proto, 0, 0]);
-    ip.extend(src.0.octets());
-    ip.extend(dst.0.octets());
-    let sum = !checksum::fold(checksum::sum(&ip));
-    ip[10..12].copy_from_slice(&sum.to_ne_bytes());
-    [&LB_MAC[..], &CLIENT_MAC, &[8, 0], &ip, &l4].concat()
+    let mut ip = Vec::new();
+    let ethertype = if src.0.is_ipv6() {
+        ip.extend([
+            0x60 | request.class >> 4,
+            request.class << 4 | 0xa,
+            0xbc,
+            0xde,
+        ]);
+        ip.extend((l4.len() as u16).to_be_bytes());
+        ip.extend([proto, hops]);
+        [0x86, 0xdd]
+    } else {
+        ip.extend([0x45, request.class]);
+        ip.extend((20 + l4.len() as u16).to_be_bytes());
+        ip.extend([0x12, 0x34, 0x40, 0, hops, proto, 0, 0]);
+        [8, 0]
+    };
+    ip.extend(octets(src.0));
+    ip.extend(octets(dst.0));
+    if src.0.is_ipv4() {
+        let sum = !checksum::fold(checksum::sum(&ip));
+        ip[10..12].copy_from_slice(&sum.to_ne_bytes());
+    }
+    [&LB_MAC[..], &CLIENT_MAC, &ethertype, &ip, &l4].concat()
 }
 
 fn with_macs(mut frame: Vec<u8>, dst: [u8; 6], src: [u8; 6]) -> Vec<u8> {
@@ -104,10 +150,11 @@ fn with_macs(mut frame: Vec<u8>, dst: [u8; 6], src: [u8; 6]) -> Vec<u8> {
 
 /// TCP's checksum may be 0 or all ones for the same sum; frames are compared with that set alike.
 fn normal(mut frame: Vec<u8>, request: &Request) -> Vec<u8> {
-    if !request.udp && frame[50..52] == [0xff, 0xff] {
-        frame[50..52].fill(0);
+    let at = request.l4_at();
+    if !request.udp && frame[at + 16..at + 18] == [0xff, 0xff] {
+        frame[at + 16..at + 18].fill(0);
     }
-    if frame[24..26] == [0xff, 0xff] {
+    if request.client.is_ipv4() && frame[24..26] == [0xff, 0xff] {
         frame[24..26].fill(0);
     }
     frame
@@ -117,27 +164,28 @@ proptest! {
     #[test]
     fn there_and_back_gives_the_packet_back(request in request(), fullnat in any::<bool>()) {
         let machine = Machine::new(64, if fullnat { Mode::Fullnat } else { Mode::Nat });
-        let client = (request.client, request.port);
-        let (verdict, out) = machine.run(&frame(&request, client, (VIP, 80), SYN, request.ttl));
+        let ([vip, local, backend], client) = (request.addresses(), request.client());
+        let (verdict, out) = machine.run(&frame(&request, client, (vip, 80), SYN, request.hops));
         prop_assert_eq!(verdict, Verdict::Redirect(EGRESS));
-        let source = if fullnat { (LOCAL, u16::from_be_bytes([out[34], out[35]])) } else { client };
+        let at = request.l4_at();
+        let source = if fullnat { (local, u16::from_be_bytes([out[at], out[at + 1]])) } else { client };
         prop_assert!(!fullnat || source.1 >= 1024);
-        let expected = frame(&request, source, (BACKEND, 8080), SYN, request.ttl - 1);
+        let expected = frame(&request, source, (backend, 8080), SYN, request.hops - 1);
         let expected = with_macs(expected, BACKEND_MAC, OTHER_MAC);
         prop_assert_eq!(normal(out, &request), normal(expected, &request));
 
-        let (verdict, out) = machine.run(&frame(&request, (BACKEND, 8080), source, SYN | 16, request.ttl));
+        let (verdict, out) = machine.run(&frame(&request, (backend, 8080), source, SYN | 16, request.hops));
         prop_assert_eq!(verdict, Verdict::Transmit);
-        let expected = frame(&request, (VIP, 80), client, SYN | 16, request.ttl - 1);
+        let expected = frame(&request, (vip, 80), client, SYN | 16, request.hops - 1);
         prop_assert_eq!(normal(out, &request), normal(with_macs(expected, CLIENT_MAC, LB_MAC), &request));
     }
 
     #[test]
     fn direct_routing_leaves_the_packet_as_it_is(request in request()) {
         let machine = Machine::new(64, Mode::Dr);
-        let (verdict, out) = machine.run(&frame(&request, (request.client, request.port), (VIP, 80), SYN, request.ttl));
+        let (verdict, out) = machine.run(&frame(&request, request.client(), (request.addresses()[0], 80), SYN, request.hops));
         prop_assert_eq!(verdict, Verdict::Redirect(EGRESS));
-        let expected = frame(&request, (request.client, request.port), (VIP, 80), SYN, request.ttl - 1);
+        let expected = frame(&request, request.client(), (request.addresses()[0], 80), SYN, request.hops - 1);
         let expected = with_macs(expected, BACKEND_MAC, OTHER_MAC);
         prop_assert_eq!(normal(out, &request), normal(expected, &request));
     }
@@ -145,29 +193,43 @@ proptest! {
     #[test]
     fn tunnels_carry_the_packet_as_it_is(request in request()) {
         let machine = Machine::new(64, Mode::Tunnel);
-        let (verdict, out) = machine.run(&frame(&request, (request.client, request.port), (VIP, 80), SYN, request.ttl));
+        let [vip, local, backend] = request.addresses();
+        let (verdict, out) = machine.run(&frame(&request, request.client(), (vip, 80), SYN, request.hops));
         prop_assert_eq!(verdict, Verdict::Redirect(EGRESS));
-        let outer = &out[14..14 + OUTER_LEN];
-        prop_assert_eq!(checksum::fold(checksum::sum(outer)), 0xffff);
-        prop_assert_eq!(usize::from(u16::from_be_bytes([outer[2], outer[3]])), out.len() - 14);
-        prop_assert_eq!((outer[1], outer[9]), (request.tos, 4));
-        prop_assert_eq!(&outer[12..16], LOCAL.octets());
-        prop_assert_eq!(&outer[16..20], BACKEND.octets());
-        let inner = frame(&request, (request.client, request.port), (VIP, 80), SYN, request.ttl - 1);
-        prop_assert_eq!(normal([&out[..14], &out[34..]].concat(), &request), normal(with_macs(inner, BACKEND_MAC, OTHER_MAC), &request));
+        let outer_len = request.l4_at() - 14;
+        let outer = &out[14..14 + outer_len];
+        let addresses = [octets(local), octets(backend)].concat();
+        prop_assert_eq!(&outer[outer_len - addresses.len()..], &addresses);
+        let len = |at: usize| usize::from(u16::from_be_bytes([outer[at], outer[at + 1]]));
+        if request.client.is_ipv6() {
+            prop_assert_eq!(len(4), out.len() - 14 - 40);
+            prop_assert_eq!((outer[6], outer[7]), (41, 64));
+            prop_assert_eq!(&outer[..4], &out[54..58], "traffic class and flow label");
+        } else {
+            prop_assert_eq!(checksum::fold(checksum::sum(outer)), 0xffff);
+            prop_assert_eq!(len(2), out.len() - 14);
+            prop_assert_eq!((outer[1], outer[8], outer[9]), (request.class, 64, 4));
+        }
+        let inner = frame(&request, request.client(), (vip, 80), SYN, request.hops - 1);
+        let taken_out = [&out[..14], &out[14 + outer_len..]].concat();
+        prop_assert_eq!(normal(taken_out, &request), normal(with_macs(inner, BACKEND_MAC, OTHER_MAC), &request));
     }
 
     #[test]
-    fn nothing_foreign_is_touched(bytes in vec(any::<u8>(), 0..200), ip in any::<bool>()) {
+    fn nothing_foreign_is_touched(bytes in vec(any::<u8>(), 0..200), ip in 0..3) {
         let machine = Machine::new(64, Mode::Fullnat);
         let mut bytes = bytes;
-        if ip && bytes.len() > 34 {
-            bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+        if bytes.len() > 34 {
+            match ip {
+                0 => {}
+                1 => bytes[12..15].copy_from_slice(&[8, 0, 0x45]),
+                _ => bytes[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]),
+            }
         }
         let (verdict, out) = machine.run(&bytes);
         prop_assert!(matches!(verdict, Verdict::Pass | Verdict::Drop));
         prop_assert_eq!(out, bytes);
-        prop_assert!(machine.flows().is_empty());
+        prop_assert!(machine.flows4().is_empty() && machine.flows6().is_empty());
     }
 
     /// Mutated requests: whatever happens, a packet that leaves has checksums that are right if they came in right.
@@ -179,7 +241,7 @@ proptest! {
         cut in 0usize..100,
     ) {
         let machine = Machine::new(64, Mode::Fullnat);
-        let mut bytes = frame(&request, (request.client, request.port), (VIP, 80), SYN, request.ttl);
+        let mut bytes = frame(&request, request.client(), (request.addresses()[0], 80), SYN, request.hops);
         if at < bytes.len() {
             bytes[at] = value;
         }
@@ -187,7 +249,9 @@ proptest! {
         let (verdict, out) = machine.run(&bytes);
         match verdict {
             Verdict::Pass | Verdict::Drop => prop_assert_eq!(out, bytes),
+            Verdict::Transmit if request.client.is_ipv6() => prop_assert!(out[20] == 58, "only ping is answered"),
             Verdict::Transmit => prop_assert!(out[23] == 1, "only ping is answered"),
+            Verdict::Redirect(_) if request.client.is_ipv6() => {}
             Verdict::Redirect(_) => {
                 let whole = |frame: &[u8]| checksum::fold(checksum::sum(&frame[14..34])) == 0xffff;
                 prop_assert_eq!(whole(&out), whole(&bytes), "IP checksum");
@@ -196,79 +260,87 @@ proptest! {
     }
 }
 
-#[test]
-fn no_two_sessions_share_a_local_port_towards_a_backend() {
-    let machine = Machine::new(4096, Mode::Fullnat);
-    let mut opened = 0;
-    for n in 0..4000u32 {
-        let request = Request {
-            client: Ipv4Addr::from(0x6440_0000 + n / 8),
-            port: (1000 + n % 8) as u16,
-            udp: n % 3 == 0,
-            ttl: 64,
-            tos: 0,
-            payload: Vec::new(),
-            checksum: true,
-        };
-        let (verdict, _) = machine.run(&frame(
-            &request,
-            (request.client, request.port),
-            (VIP, 80),
-            SYN,
-            64,
-        ));
-        assert_eq!(verdict, Verdict::Redirect(EGRESS));
-        opened += 1;
+/// Client `n` of a family, with a port of its own among eight.
+fn client(ipv6: bool, n: u32) -> (IpAddr, u16) {
+    let v4 = 0x6440_0000 + n / 8;
+    let address = if ipv6 {
+        IpAddr::V6(Ipv6Addr::from(
+            0x2001_0db8_00aa_0000_u128 << 64 | u128::from(n / 8),
+        ))
+    } else {
+        IpAddr::V4(Ipv4Addr::from(v4))
+    };
+    (address, (1000 + n % 8) as u16)
+}
+
+fn bare((client, port): (IpAddr, u16), udp: bool) -> Request {
+    Request {
+        client,
+        port,
+        udp,
+        hops: 64,
+        class: 0,
+        payload: Vec::new(),
+        checksum: true,
     }
-    let flows = machine.flows();
-    assert_eq!(flows.len(), 2 * opened);
-    assert_eq!(
-        flows.iter().collect::<HashSet<_>>().len(),
-        flows.len(),
-        "every flow has one line"
-    );
+}
+
+fn assert_each_once<T: Eq + Hash>(flows: &[T], expected: usize) {
+    assert_eq!(flows.len(), expected);
+    let distinct = flows.iter().collect::<HashSet<_>>().len();
+    assert_eq!(distinct, flows.len(), "every flow has one line");
 }
 
 #[test]
-fn the_last_free_port_is_never_given_twice() {
+fn no_two_sessions_share_a_local_port_towards_a_backend() {
+    let machine = Machine::new(4096, Mode::Fullnat);
+    for ipv6 in [false, true] {
+        for n in 0..4000u32 {
+            let request = bare(client(ipv6, n), n.is_multiple_of(3));
+            let vip = request.addresses()[0];
+            let (verdict, _) = machine.run(&frame(&request, request.client(), (vip, 80), SYN, 64));
+            assert_eq!(verdict, Verdict::Redirect(EGRESS));
+        }
+    }
+    assert_each_once(&machine.flows4(), 2 * 4000);
+    assert_each_once(&machine.flows6(), 2 * 4000);
+}
+
+fn the_last_free_port_is_never_given_twice(ipv6: bool) {
     let machine = Machine::new(65_536, Mode::Fullnat);
     let mut ports = HashSet::new();
     let mut refused = 0u32;
     for n in 0..70_000u32 {
-        let request = Request {
-            client: Ipv4Addr::from(0x6440_0000 + n / 16),
-            port: (1000 + n % 16) as u16,
-            udp: true,
-            ttl: 64,
-            tos: 0,
-            payload: Vec::new(),
-            checksum: false,
-        };
-        let (verdict, out) = machine.run(&frame(
-            &request,
-            (request.client, request.port),
-            (VIP, 80),
-            0,
-            64,
-        ));
+        let request = bare(client(ipv6, n), true);
+        let at = request.l4_at();
+        let vip = request.addresses()[0];
+        let (verdict, out) = machine.run(&frame(&request, request.client(), (vip, 80), 0, 64));
         match verdict {
             Verdict::Redirect(_) => {
-                assert!(ports.insert([out[34], out[35]]), "a port in use was taken");
+                assert!(
+                    ports.insert([out[at], out[at + 1]]),
+                    "a port in use was taken"
+                );
             }
             _ => refused += 1,
         }
     }
     assert!(refused >= 70_000 - 64_512);
-    assert!(
-        machine
-            .drops
-            .borrow()
-            .iter()
-            .all(|reason| *reason == Drop::PortsExhausted)
-    );
+    let drops = machine.drops.borrow();
+    assert!(drops.iter().all(|reason| *reason == Drop::PortsExhausted));
     assert!(
         ports.len() > 60_000,
         "{} ports of 64,512 in use",
         ports.len()
     );
+}
+
+#[test]
+fn the_last_free_port_of_ipv4_is_never_given_twice() {
+    the_last_free_port_is_never_given_twice(false);
+}
+
+#[test]
+fn the_last_free_port_of_ipv6_is_never_given_twice() {
+    the_last_free_port_is_never_given_twice(true);
 }

@@ -11,20 +11,24 @@ use aya_ebpf::programs::XdpContext;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::{Env, NextHop, Verdict};
 use weir_l4_common::event::Event;
+use weir_l4_common::family::{Addr6, V4, V6};
 use weir_l4_common::frame::Frame;
-use weir_l4_common::hash::FlowKey4;
+use weir_l4_common::hash::{FlowKey4, FlowKey6};
 use weir_l4_common::link::Link;
 use weir_l4_common::listeners::{self, Entry};
+use weir_l4_common::open::Opening;
 use weir_l4_common::service::{
-    Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings,
+    Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings, mapped,
 };
-use weir_l4_common::session::Set4;
+use weir_l4_common::session::{Set4, Set6};
 use weir_l4_common::table;
 
 use crate::maps;
 
 /// `AF_INET` of the kernel's socket interface.
 const AF_INET: u8 = 2;
+/// `AF_INET6`.
+const AF_INET6: u8 = 10;
 /// `BPF_FIB_LKUP_RET_SUCCESS` (include/uapi/linux/bpf.h).
 const FIB_SUCCESS: i64 = 0;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
@@ -90,6 +94,34 @@ pub extern "C" fn weir_is_taken(addresses: u64, ports: u64, hash: u64) -> u32 {
     u32::from(table::is_taken(kernel, &key, hash))
 }
 
+/// The same for IPv6. The hash is worked out again: a BPF function takes five arguments.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_is_taken6(
+    src_high: u64,
+    src_low: u64,
+    dst_high: u64,
+    dst_low: u64,
+    ports: u64,
+) -> u32 {
+    let key = FlowKey6 {
+        src: Addr6 {
+            high: src_high,
+            low: src_low,
+        },
+        dst: Addr6 {
+            high: dst_high,
+            low: dst_low,
+        },
+        ports: ports as u32,
+        udp: ports >> 32 != 0,
+    };
+    let kernel = Kernel {
+        ctx: core::ptr::null_mut(),
+    };
+    u32::from(table::is_taken(kernel, &key, key.hash(kernel.seed())))
+}
+
 /// Where the entry of a listener is; 0: there is no such listener. A global function, as above.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -142,23 +174,51 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn sets(&self) -> u32 {
+    fn sets4(&self) -> u32 {
         // SAFETY: as for the seed.
         unsafe { (&raw const maps::SETS).read_volatile() }
     }
 
     #[inline(always)]
-    fn set(&self, index: u32) -> Option<*mut Set4> {
+    fn sets6(&self) -> u32 {
+        // SAFETY: as for the seed.
+        unsafe { (&raw const maps::SETS6).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set4(&self, index: u32) -> Option<*mut Set4> {
         maps::SESSIONS4.get_ptr_mut(index)
     }
 
     #[inline(always)]
-    fn is_taken(&self, key: &FlowKey4, hash: u64) -> bool {
+    fn set6(&self, index: u32) -> Option<*mut Set6> {
+        maps::SESSIONS6.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn is_taken4(&self, key: &FlowKey4, hash: u64) -> bool {
         weir_is_taken(
             key.addresses(),
             u64::from(key.ports) | u64::from(key.udp) << 32,
             hash,
         ) != 0
+    }
+
+    #[inline(always)]
+    fn is_taken6(&self, key: &FlowKey6, _: u64) -> bool {
+        let (src, dst) = (key.src, key.dst);
+        let ports = u64::from(key.ports) | u64::from(key.udp) << 32;
+        weir_is_taken6(src.high, src.low, dst.high, dst.low, ports) != 0
+    }
+
+    #[inline(always)]
+    fn opening4(&self) -> Option<*mut Opening<V4>> {
+        maps::OPENING4.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn opening6(&self) -> Option<*mut Opening<V6>> {
+        maps::OPENING6.get_ptr_mut(0)
     }
 
     #[inline(always)]
@@ -227,16 +287,29 @@ impl Env for Kernel {
     #[inline(always)]
     fn backend(&self, number: u16) -> Option<Backend> {
         let backend = maps::BACKENDS.get_ptr(u32::from(number))?.cast::<u64>();
-        // SAFETY: an array element lives as long as the map; both halves are read as they are written, whole.
-        let halves = unsafe { [backend.read_volatile(), backend.add(1).read_volatile()] };
-        // SAFETY: the same 16 bytes; every bit pattern is a backend.
-        Some(unsafe { mem::transmute::<[u64; 2], Backend>(halves) })
+        // SAFETY: an array element lives as long as the map; the words are read as they are written, whole.
+        let words = unsafe {
+            [
+                backend.read_volatile(),
+                backend.add(1).read_volatile(),
+                backend.add(2).read_volatile(),
+                backend.add(3).read_volatile(),
+            ]
+        };
+        // SAFETY: the same 32 bytes; every bit pattern is a backend.
+        Some(unsafe { mem::transmute::<[u64; 4], Backend>(words) })
     }
 
     #[inline(always)]
-    fn local(&self, index: u32) -> Option<u32> {
+    fn local4(&self, index: u32) -> Option<u32> {
         // SAFETY: as for the settings.
         maps::LOCALS.get_ptr(index).map(|local| unsafe { *local })
+    }
+
+    #[inline(always)]
+    fn local6(&self, index: u32) -> Option<Addr6> {
+        // SAFETY: as for the settings.
+        maps::LOCALS6.get_ptr(index).map(|local| unsafe { *local })
     }
 
     #[inline(always)]
@@ -264,13 +337,32 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn next_hop(&self, src: u32, dst: u32) -> NextHop {
+    fn next_hop4(&self, src: u32, dst: u32) -> NextHop {
+        self.next_hop(|params| {
+            params.family = AF_INET;
+            params.__bindgen_anon_3.ipv4_src = src;
+            params.__bindgen_anon_4.ipv4_dst = dst;
+        })
+    }
+
+    #[inline(always)]
+    fn next_hop6(&self, src: Addr6, dst: Addr6) -> NextHop {
+        self.next_hop(|params| {
+            params.family = AF_INET6;
+            params.__bindgen_anon_3.ipv6_src = src.words();
+            params.__bindgen_anon_4.ipv6_dst = dst.words();
+        })
+    }
+}
+
+impl Kernel {
+    /// The kernel's next hop for what `ask` writes into the question.
+    #[inline(always)]
+    fn next_hop(&self, ask: impl FnOnce(&mut bpf_fib_lookup)) -> NextHop {
         // SAFETY: all fields are integers; zero is right for those that are not set.
         let mut params: bpf_fib_lookup = unsafe { mem::zeroed() };
-        params.family = AF_INET;
         params.ifindex = self.ingress_ifindex();
-        params.__bindgen_anon_3.ipv4_src = src;
-        params.__bindgen_anon_4.ipv4_dst = dst;
+        ask(&mut params);
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: context and parameters are valid, and the size is theirs.
         let answer = unsafe { fib_lookup(self.ctx.cast::<c_void>(), &raw mut params, size, 0) };
@@ -280,11 +372,20 @@ impl Env for Kernel {
                 mac: params.dmac,
             },
             // A route of IPv4 may lead through a neighbour of IPv6; the kernel sets the family then.
-            // SAFETY: with this answer and this family the kernel has put the next hop's IPv4 address here.
-            FIB_NO_NEIGHBOUR if params.family == AF_INET => NextHop::NoNeighbour {
-                ifindex: params.ifindex,
-                addr: unsafe { params.__bindgen_anon_4.ipv4_dst },
-            },
+            FIB_NO_NEIGHBOUR => {
+                // SAFETY: with this answer the kernel has put the next hop's address here, of the family that it says.
+                let addr = unsafe {
+                    if params.family == AF_INET {
+                        mapped(params.__bindgen_anon_4.ipv4_dst)
+                    } else {
+                        params.__bindgen_anon_4.ipv6_dst
+                    }
+                };
+                NextHop::NoNeighbour {
+                    ifindex: params.ifindex,
+                    addr,
+                }
+            }
             _ => NextHop::None,
         }
     }

@@ -3,17 +3,22 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use weir_l4_common::family::{Addr6, V4, V6};
 use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 use weir_l4_common::listeners::{self, Entry};
+use weir_l4_common::open::Opening;
 use weir_l4_common::service::{
     BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, ListenerCounters,
     ScheduleElement, Settings,
 };
-use weir_l4_common::session::Set4;
+use weir_l4_common::session::{Set4, Set6};
 
 /// The session table of IPv4.
 #[map]
 pub static SESSIONS4: Array<Set4> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// The session table of IPv6.
+#[map]
+pub static SESSIONS6: Array<Set6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Scheduling tables, one behind the other.
 #[map]
 pub static SCHEDULE: Array<ScheduleElement> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -29,9 +34,12 @@ pub static LINKS: Array<Link> = Array::with_max_entries(LINKS_MAX, 0);
 /// Index into `LINKS`, plus one, by the kernel's index of the interface; 0: none.
 #[map]
 pub static LINK_OF: Array<u32> = Array::with_max_entries(IFINDEX_MAX + 1, 0);
-/// Local addresses, network byte order.
+/// Local addresses of IPv4, network byte order.
 #[map]
 pub static LOCALS: Array<u32> = Array::with_max_entries(LOCALS_MAX, 0);
+/// Local addresses of IPv6.
+#[map]
+pub static LOCALS6: Array<Addr6> = Array::with_max_entries(LOCALS_MAX, 0);
 /// Where entries of `LISTENERS` are, by the key's hash: two slots in an element, as the kernel makes each a multiple of
 /// eight bytes.
 #[map]
@@ -54,6 +62,12 @@ pub static LISTENER_COUNTERS: PerCpuArray<ListenerCounters> =
 #[map]
 pub static BACKEND_COUNTERS: PerCpuArray<BackendCounters> =
     PerCpuArray::with_max_entries(BACKENDS_MAX + 1, 0);
+/// Each core's memory for a session of IPv4 that is being opened: one element.
+#[map]
+pub static OPENING4: PerCpuArray<Opening<V4>> = PerCpuArray::with_max_entries(1, 0);
+/// The same for IPv6.
+#[map]
+pub static OPENING6: PerCpuArray<Opening<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Events for user space.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
@@ -71,6 +85,9 @@ pub static DECAPSULATED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// Number of sets in `SESSIONS4`; set by the loader.
 #[unsafe(no_mangle)]
 pub static SETS: u32 = 0;
+/// Number of sets in `SESSIONS6`; set by the loader.
+#[unsafe(no_mangle)]
+pub static SETS6: u32 = 0;
 /// Seed of the flow hash; set by the loader.
 #[unsafe(no_mangle)]
 pub static SEED: u64 = 0;

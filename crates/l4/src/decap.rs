@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -119,6 +119,10 @@ impl Ends {
             .map_err(Error::system("list this machine's addresses"))?;
         let now: HashSet<Ipv4Addr> = addresses
             .into_iter()
+            .filter_map(|address| match address {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            })
             .filter(|address| !address.is_loopback())
             .collect();
         for address in now.difference(&self.written) {

@@ -1,7 +1,6 @@
 //! What can go wrong between the config and the kernel.
 
 use std::io;
-use std::net::SocketAddr;
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -11,17 +10,18 @@ use weir_model::{BackendId, Name};
 /// Why the L4 plane cannot start, or cannot do what a snapshot says.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A listener on an IPv6 address.
-    #[error("listener {listener}: {bind} is an IPv6 address, which layer 4 cannot forward yet")]
-    Ipv6Listener {
-        /// Its name.
+    /// A listener and a backend of its pool that are of two families.
+    #[error(
+        "listener {listener} sends to backend {backend}: forward = \"{forward}\" does not lead from one family of IP to the other"
+    )]
+    TwoFamilies {
+        /// The listener's name.
         listener: Name,
-        /// Its address.
-        bind: SocketAddr,
+        /// The word in the config.
+        forward: &'static str,
+        /// The backend.
+        backend: BackendId,
     },
-    /// A backend on an IPv6 address.
-    #[error("backend {0}: layer 4 cannot forward to IPv6 addresses yet")]
-    Ipv6Backend(BackendId),
     /// The listener has no pool, or the pool is not there.
     #[error("listener {0}: no pool")]
     NoPool(Name),
@@ -33,11 +33,16 @@ pub enum Error {
         /// The word in the config.
         scheduler: &'static str,
     },
-    /// FullNAT or tunnel without an IPv4 address of our own.
+    /// FullNAT or tunnel without an address of our own.
     #[error(
-        "listener {0}: forward = \"fullnat\" and \"tunnel\" need an IPv4 address in [l4] local_addresses"
+        "listener {listener}: forward = \"fullnat\" and \"tunnel\" need an {family} address in [l4] local_addresses"
     )]
-    NoLocalAddress(Name),
+    NoLocalAddress {
+        /// The listener's name.
+        listener: Name,
+        /// The backends' family.
+        family: &'static str,
+    },
     /// More than the maps hold.
     #[error("more than {max} {what}")]
     TooMany {
@@ -63,12 +68,15 @@ pub enum Error {
     NeedsRestart(&'static str),
     /// The maps do not fit into memory.
     #[error(
-        "max_sessions = {sessions} needs {} MiB for the session table and other maps, and {} MiB of memory are available",
+        "max_sessions = {sessions} and max_sessions_ipv6 = {sessions_ipv6} need {} MiB for the session tables and other maps, \
+         and {} MiB of memory are available",
         .needed >> 20, .available >> 20
     )]
     Memory {
-        /// Sessions asked for.
+        /// Sessions of IPv4 asked for.
         sessions: u32,
+        /// Sessions of IPv6 asked for.
+        sessions_ipv6: u32,
         /// Bytes of the table and of the other large maps.
         needed: u64,
         /// Bytes that there are.

@@ -1,27 +1,83 @@
 //! A line of the session table as user space sees it: every field an atomic, as the program writes it meanwhile.
 
+use std::fmt::Debug;
 use std::mem::offset_of;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
-use weir_l4_common::hash::FlowKey4;
+use weir_l4_common::family::{Addr6, Family, V4, V6};
+use weir_l4_common::hash::FlowKey;
 use weir_l4_common::service::Mode;
 use weir_l4_common::session::{
-    DYING, LINES, LIVE, Line4, MODE_SHIFT, OCCUPIED, PASSED, Place, REVERSE, UDP, seen,
+    DYING, LINES, LIVE, Line4, Line6, MODE_SHIFT, OCCUPIED, PASSED, Place, REVERSE, UDP, seen,
 };
 
 use crate::memory::prefetch;
 
-/// The same 64 bytes as [`Line4`].
+/// A family whose addresses are read while others write them.
+pub(crate) trait Cells: Family {
+    /// An address, in atomics.
+    type Cell: Debug + Default + Send + Sync;
+
+    /// Reads an address. One that others are writing may come out mixed: the line's state is looked at after it.
+    fn load(cell: &Self::Cell) -> Self::Addr;
+    /// Writes an address.
+    #[cfg(test)]
+    fn store(cell: &Self::Cell, addr: Self::Addr);
+    /// The address as the rest of the world has it.
+    fn ip(addr: Self::Addr) -> IpAddr;
+}
+
+impl Cells for V4 {
+    type Cell = AtomicU32;
+
+    fn load(cell: &AtomicU32) -> u32 {
+        cell.load(Relaxed)
+    }
+
+    #[cfg(test)]
+    fn store(cell: &AtomicU32, addr: u32) {
+        cell.store(addr, Relaxed);
+    }
+
+    fn ip(addr: u32) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from(addr.to_ne_bytes()))
+    }
+}
+
+impl Cells for V6 {
+    type Cell = [AtomicU64; 2];
+
+    fn load([high, low]: &[AtomicU64; 2]) -> Addr6 {
+        Addr6 {
+            high: high.load(Relaxed),
+            low: low.load(Relaxed),
+        }
+    }
+
+    #[cfg(test)]
+    fn store([high, low]: &[AtomicU64; 2], addr: Addr6) {
+        high.store(addr.high, Relaxed);
+        low.store(addr.low, Relaxed);
+    }
+
+    fn ip(addr: Addr6) -> IpAddr {
+        let halves = u128::from(addr.high) | u128::from(addr.low) << 64;
+        IpAddr::V6(Ipv6Addr::from(halves.to_ne_bytes()))
+    }
+}
+
+/// The same bytes as [`weir_l4_common::session::Line`].
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
-pub(crate) struct Line {
-    pub(crate) src: AtomicU32,
-    pub(crate) dst: AtomicU32,
+pub(crate) struct Line<F: Cells> {
+    pub(crate) src: F::Cell,
+    pub(crate) dst: F::Cell,
     pub(crate) ports: AtomicU32,
     pub(crate) meta: AtomicU32,
-    pub(crate) new_src: AtomicU32,
-    pub(crate) new_dst: AtomicU32,
+    pub(crate) new_src: F::Cell,
+    pub(crate) new_dst: F::Cell,
     pub(crate) new_ports: AtomicU32,
     deltas: AtomicU32,
     mac: [AtomicU16; 3],
@@ -33,24 +89,18 @@ pub(crate) struct Line {
     pub(crate) bytes: AtomicU64,
 }
 
-const _: () = {
-    assert!(size_of::<Line>() == size_of::<Line4>());
-    assert!(offset_of!(Line, src) == offset_of!(Line4, src));
-    assert!(offset_of!(Line, dst) == offset_of!(Line4, dst));
-    assert!(offset_of!(Line, ports) == offset_of!(Line4, ports));
-    assert!(offset_of!(Line, meta) == offset_of!(Line4, meta));
-    assert!(offset_of!(Line, new_src) == offset_of!(Line4, new_src));
-    assert!(offset_of!(Line, new_dst) == offset_of!(Line4, new_dst));
-    assert!(offset_of!(Line, new_ports) == offset_of!(Line4, new_ports));
-    assert!(offset_of!(Line, deltas) == offset_of!(Line4, ip_delta));
-    assert!(offset_of!(Line, mac) == offset_of!(Line4, mac));
-    assert!(offset_of!(Line, listener) == offset_of!(Line4, listener));
-    assert!(offset_of!(Line, backend) == offset_of!(Line4, backend));
-    assert!(offset_of!(Line, changes) == offset_of!(Line4, changes));
-    assert!(offset_of!(Line, last_seen) == offset_of!(Line4, last_seen));
-    assert!(offset_of!(Line, packets) == offset_of!(Line4, packets));
-    assert!(offset_of!(Line, bytes) == offset_of!(Line4, bytes));
-};
+macro_rules! assert_same_layout {
+    ($ours:ty, $theirs:ty: $($field:ident),*) => {
+        const _: () = {
+            assert!(size_of::<$ours>() == size_of::<$theirs>());
+            assert!(offset_of!($ours, deltas) == offset_of!($theirs, ip_delta));
+            $(assert!(offset_of!($ours, $field) == offset_of!($theirs, $field));)*
+        };
+    };
+}
+
+assert_same_layout!(Line<V4>, Line4: src, dst, ports, meta, new_src, new_dst, new_ports, mac, listener, backend, changes, last_seen, packets, bytes);
+assert_same_layout!(Line<V6>, Line6: src, dst, ports, meta, new_src, new_dst, new_ports, mac, listener, backend, changes, last_seen, packets, bytes);
 
 /// The bits of `meta` that say what a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,25 +143,25 @@ impl Meta {
     }
 }
 
-impl Line {
+impl<F: Cells> Line<F> {
     pub(crate) fn meta(&self) -> Meta {
         Meta(self.meta.load(Acquire))
     }
 
-    pub(crate) fn key(&self) -> FlowKey4 {
-        FlowKey4 {
-            src: self.src.load(Relaxed),
-            dst: self.dst.load(Relaxed),
+    pub(crate) fn key(&self) -> FlowKey<F> {
+        FlowKey {
+            src: F::load(&self.src),
+            dst: F::load(&self.dst),
             ports: self.ports.load(Relaxed),
             udp: self.meta().is_udp(),
         }
     }
 
     /// The key of the line of the other direction; only where [`Meta::has_peer`].
-    pub(crate) fn peer_key(&self) -> FlowKey4 {
-        FlowKey4 {
-            src: self.new_src.load(Relaxed),
-            dst: self.new_dst.load(Relaxed),
+    pub(crate) fn peer_key(&self) -> FlowKey<F> {
+        FlowKey {
+            src: F::load(&self.new_src),
+            dst: F::load(&self.new_dst),
             ports: self.new_ports.load(Relaxed),
             udp: self.meta().is_udp(),
         }
@@ -137,16 +187,16 @@ impl Line {
     }
 }
 
-/// The session table: sets of [`LINES`] lines.
+/// A session table: sets of [`LINES`] lines.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Table<'a> {
-    lines: &'a [Line],
+pub(crate) struct Table<'a, F: Cells> {
+    lines: &'a [Line<F>],
     seed: u64,
 }
 
-impl<'a> Table<'a> {
+impl<'a, F: Cells> Table<'a, F> {
     /// The table in this memory; the hash of flows has this seed.
-    pub(crate) fn new(lines: &'a [Line], seed: u64) -> Self {
+    pub(crate) fn new(lines: &'a [Line<F>], seed: u64) -> Self {
         debug_assert!(
             lines.len().is_multiple_of(LINES),
             "a table consists of sets"
@@ -160,17 +210,17 @@ impl<'a> Table<'a> {
     }
 
     /// All lines, set after set.
-    pub(crate) fn lines(&self) -> &'a [Line] {
+    pub(crate) fn lines(&self) -> &'a [Line<F>] {
         self.lines
     }
 
     /// The lines of a set.
-    pub(crate) fn set(&self, set: u32) -> &'a [Line] {
+    pub(crate) fn set(&self, set: u32) -> &'a [Line<F>] {
         &self.lines[set as usize * LINES..][..LINES]
     }
 
     /// Where a flow's line may be.
-    pub(crate) fn place(&self, key: &FlowKey4) -> Place {
+    pub(crate) fn place(&self, key: &FlowKey<F>) -> Place {
         Place::of(key.hash(self.seed), self.sets())
     }
 
@@ -182,7 +232,7 @@ impl<'a> Table<'a> {
     }
 
     /// Index of a flow's live line.
-    pub(crate) fn find(&self, key: &FlowKey4, place: &Place) -> Option<u32> {
+    pub(crate) fn find(&self, key: &FlowKey<F>, place: &Place) -> Option<u32> {
         for index in place.lines() {
             let line = &self.lines[index as usize];
             let meta = line.meta();

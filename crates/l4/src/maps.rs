@@ -1,6 +1,6 @@
 //! The kernel's maps that commits write.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::DerefMut;
 use std::sync::atomic::Ordering::Release;
 use std::sync::{Arc, Mutex};
@@ -20,15 +20,16 @@ use crate::region::Region;
 pub(crate) struct KernelMaps {
     pub(crate) backends: Arc<Backends>,
     pub(crate) schedule: Mapped<ScheduleCell>,
-    pub(crate) settings: Array<MapData, u32>,
-    pub(crate) locals: Array<MapData, u32>,
+    pub(crate) settings: Array<MapData, [u32; 2]>,
+    pub(crate) locals4: Array<MapData, u32>,
+    pub(crate) locals6: Array<MapData, [u8; 16]>,
     pub(crate) listeners: ListenerTable,
     pub(crate) vips: BpfHashMap<MapData, [u8; 16], u32>,
     pub(crate) policies: Arc<Mutex<Policies>>,
 }
 
 impl Maps for KernelMaps {
-    fn write_backend(&mut self, number: u16, address: SocketAddrV4, accepts: bool) {
+    fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool) {
         self.backends.write(number, address, accepts);
     }
 
@@ -45,15 +46,22 @@ impl Maps for KernelMaps {
         }
     }
 
-    fn write_locals(&mut self, locals: &[Ipv4Addr]) {
-        for (index, local) in (0..).zip(locals) {
-            logged(
-                "LOCALS",
-                self.locals
-                    .set(index, u32::from_ne_bytes(local.octets()), 0),
-            );
+    fn write_locals(&mut self, locals: &[IpAddr]) {
+        let mut counts = [0; 2];
+        for local in locals {
+            match local {
+                IpAddr::V4(local) => {
+                    let word = u32::from_ne_bytes(local.octets());
+                    logged("LOCALS", self.locals4.set(counts[0], word, 0));
+                    counts[0] += 1;
+                }
+                IpAddr::V6(local) => {
+                    logged("LOCALS6", self.locals6.set(counts[1], local.octets(), 0));
+                    counts[1] += 1;
+                }
+            }
         }
-        logged("CONFIG", self.settings.set(0, locals.len() as u32, 0));
+        logged("CONFIG", self.settings.set(0, counts, 0));
     }
 
     fn write_listener(&mut self, key: ListenerKey, listener: Listener) {
@@ -64,19 +72,24 @@ impl Maps for KernelMaps {
         self.listeners.remove(&key);
     }
 
-    fn add_vip(&mut self, vip: Ipv4Addr) {
-        logged(
-            "VIPS",
-            self.vips.insert(vip.to_ipv6_mapped().octets(), 1, 0),
-        );
+    fn add_vip(&mut self, vip: IpAddr) {
+        logged("VIPS", self.vips.insert(octets(vip), 1, 0));
     }
 
-    fn remove_vip(&mut self, vip: Ipv4Addr) {
-        logged("VIPS", self.vips.remove(&vip.to_ipv6_mapped().octets()));
+    fn remove_vip(&mut self, vip: IpAddr) {
+        logged("VIPS", self.vips.remove(&octets(vip)));
     }
 
     fn policies(&mut self) -> impl DerefMut<Target = Policies> {
         lock(&self.policies)
+    }
+}
+
+/// An address as the program has it; IPv4 as mapped.
+pub(crate) fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
     }
 }
 

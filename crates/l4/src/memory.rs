@@ -8,10 +8,11 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use weir_l4_common::family::{V4, V6};
 use weir_l4_common::listeners::Entry;
 use weir_l4_common::service::{Backend, SCHEDULE_LANES};
 
-use crate::line::Line;
+use crate::line::{Cells, Line};
 
 /// A value of a map whose bytes other cores change while we look.
 ///
@@ -21,8 +22,8 @@ pub(crate) unsafe trait Shared {}
 
 /// A value of `SCHEDULE`: four backend numbers, the first in the lowest bits.
 pub(crate) type ScheduleCell = AtomicU64;
-/// A value of `BACKENDS` in two halves, each read and written whole.
-pub(crate) type BackendCell = [AtomicU64; 2];
+/// A value of `BACKENDS` in words, each read and written whole.
+pub(crate) type BackendCell = [AtomicU64; 4];
 /// A value of `LISTENER_SLOTS`: two slots.
 pub(crate) type SlotsCell = [AtomicU32; 2];
 /// A value of `LISTENERS`.
@@ -39,10 +40,14 @@ unsafe impl Shared for ScheduleCell {}
 unsafe impl Shared for SlotsCell {}
 // SAFETY: atomics, as large as an entry.
 unsafe impl Shared for ListenerCell {}
-// SAFETY: atomics, 16 bytes; for BACKENDS and CLOCK.
-unsafe impl Shared for [AtomicU64; 2] {}
-// SAFETY: `Line` is made of atomics alone, without padding; 64 bytes, a quarter of the map's value.
-unsafe impl Shared for Line {}
+// SAFETY: atomics, 16 bytes; for CLOCK.
+unsafe impl Shared for ClockCell {}
+// SAFETY: atomics, 32 bytes; for BACKENDS.
+unsafe impl Shared for BackendCell {}
+// SAFETY: `Line` is made of atomics alone; 64 bytes, a quarter of the map's value.
+unsafe impl Shared for Line<V4> {}
+// SAFETY: the same with 128 bytes, of which the last 16 are nobody's.
+unsafe impl Shared for Line<V6> {}
 
 /// A map's values as a slice, for as long as this lives.
 #[derive(Debug)]
@@ -111,7 +116,7 @@ impl<T: Shared> Drop for Mapped<T> {
 
 /// Asks the processor to fetch a line that will be looked at soon.
 #[inline]
-pub(crate) fn prefetch(line: &Line) {
+pub(crate) fn prefetch<F: Cells>(line: &Line<F>) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch has no effect but on caches, and the address is that of a live reference.
     unsafe {
@@ -158,11 +163,11 @@ mod tests {
     fn two_mappings_of_one_file_see_each_other() {
         let fd = memfd_create(c"weir-test", MFdFlags::empty()).unwrap();
         nix::unistd::ftruncate(&fd, 4096).unwrap();
-        let here: Mapped<BackendCell> = Mapped::new(fd.as_fd(), 256).unwrap();
-        let there: Mapped<BackendCell> = Mapped::new(fd.as_fd(), 256).unwrap();
-        assert_eq!(here.len(), 256);
-        here[255][1].store(7, Relaxed);
-        assert_eq!(there[255][1].load(Relaxed), 7);
+        let here: Mapped<BackendCell> = Mapped::new(fd.as_fd(), 128).unwrap();
+        let there: Mapped<BackendCell> = Mapped::new(fd.as_fd(), 128).unwrap();
+        assert_eq!(here.len(), 128);
+        here[127][1].store(7, Relaxed);
+        assert_eq!(there[127][1].load(Relaxed), 7);
         assert!(Mapped::<BackendCell>::new(fd.as_fd(), 0).is_err());
         assert!(Mapped::<BackendCell>::new(fd.as_fd(), usize::MAX).is_err());
     }

@@ -1,7 +1,7 @@
 //! What we ask of, and hear from, the kernel's routing: links, neighbours, routes (rtnetlink(7)).
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// What a monitor hears of: links, neighbours, IPv4 addresses, routes and rules (`RTMGRP_*`).
-const MONITOR_GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80;
+/// What a monitor hears of: links, neighbours, and addresses, routes and rules of IPv4 and IPv6 (`RTMGRP_*`,
+/// `RTNLGRP_IPV6_RULE`).
+const MONITOR_GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
 /// Room for events that come faster than we read; beyond it the kernel says so and everything is asked for anew.
 const MONITOR_BUFFER_BYTES: usize = 4 << 20;
 /// The kernel answers at once or not at all.
@@ -32,6 +33,7 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
+const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
@@ -39,7 +41,7 @@ const NDA_FLAGS_EXT: u16 = 15;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
-/// A gateway of another family: not for us.
+/// A gateway of another family (`struct rtvia`).
 const RTA_VIA: u16 = 18;
 
 /// `NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE | NUD_NOARP | NUD_PERMANENT`: the MAC address is good.
@@ -67,7 +69,7 @@ pub(crate) struct LinkInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Neighbour {
     pub(crate) ifindex: u32,
-    pub(crate) addr: Ipv4Addr,
+    pub(crate) addr: IpAddr,
     /// `None`: not known, or no longer.
     pub(crate) mac: Option<[u8; 6]>,
     /// The kernel never asks for it: set by hand, or an interface without ARP.
@@ -78,8 +80,8 @@ pub(crate) struct Neighbour {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) ifindex: u32,
-    /// The neighbour that packets are handed to: the gateway, or the address itself.
-    pub(crate) via: Ipv4Addr,
+    /// The neighbour that packets are handed to: the gateway, which may be of the other family, or the address itself.
+    pub(crate) via: IpAddr,
 }
 
 /// A message of the kernel.
@@ -94,7 +96,7 @@ pub(crate) enum Message {
     /// A neighbour is forgotten.
     NeighbourGone(Neighbour),
     /// This machine has an address.
-    Address(Ipv4Addr),
+    Address(IpAddr),
     /// Routes or rules have changed, or an address is gone: every way may be another one.
     RoutesChanged,
     /// The answer to a question for a route; `None`: not a way that leads out of this machine.
@@ -194,23 +196,24 @@ impl Questions {
         Ok(links)
     }
 
-    /// All IPv4 neighbours.
+    /// All neighbours.
     pub(crate) fn neighbours(&mut self) -> io::Result<Vec<Neighbour>> {
-        let mut body = [0; NEIGHBOUR_LEN];
-        body[0] = libc::AF_INET as u8;
         let mut neighbours = Vec::new();
-        self.ask(libc::RTM_GETNEIGH, libc::NLM_F_DUMP, &body, |message| {
-            if let Message::Neighbour(neighbour) = message {
-                neighbours.push(neighbour);
-            }
-        })?;
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let mut body = [0; NEIGHBOUR_LEN];
+            body[0] = family as u8;
+            self.ask(libc::RTM_GETNEIGH, libc::NLM_F_DUMP, &body, |message| {
+                if let Message::Neighbour(neighbour) = message {
+                    neighbours.push(neighbour);
+                }
+            })?;
+        }
         Ok(neighbours)
     }
 
-    /// This machine's IPv4 addresses.
-    pub(crate) fn addresses(&mut self) -> io::Result<Vec<Ipv4Addr>> {
-        let mut body = [0; ADDRESS_LEN];
-        body[0] = libc::AF_INET as u8;
+    /// This machine's addresses.
+    pub(crate) fn addresses(&mut self) -> io::Result<Vec<IpAddr>> {
+        let body = [0; ADDRESS_LEN];
         let mut addresses = Vec::new();
         self.ask(libc::RTM_GETADDR, libc::NLM_F_DUMP, &body, |message| {
             if let Message::Address(address) = message {
@@ -221,11 +224,12 @@ impl Questions {
     }
 
     /// The way to an address; `None` where there is none, or it ends in this machine.
-    pub(crate) fn route(&mut self, to: Ipv4Addr) -> io::Result<Option<Route>> {
+    pub(crate) fn route(&mut self, to: IpAddr) -> io::Result<Option<Route>> {
         let mut body = vec![0; ROUTE_LEN];
-        body[0] = libc::AF_INET as u8;
-        body[1] = 32;
-        attribute(&mut body, RTA_DST, &to.octets());
+        let octets = octets(&to);
+        body[0] = family(&to);
+        body[1] = octets.len() as u8 * 8;
+        attribute(&mut body, RTA_DST, &octets);
         let mut route = None;
         let answer = self.ask(libc::RTM_GETROUTE, 0, &body, |message| {
             if let Message::Route(found) = message {
@@ -255,14 +259,14 @@ impl Questions {
     pub(crate) fn ask_neighbour(
         &mut self,
         ifindex: u32,
-        addr: Ipv4Addr,
+        addr: IpAddr,
         keep: Keep,
     ) -> io::Result<()> {
         let mut body = vec![0; NEIGHBOUR_LEN];
-        body[0] = libc::AF_INET as u8;
+        body[0] = family(&addr);
         body[4..8].copy_from_slice(&ifindex.to_ne_bytes());
         body[10] = NTF_USE;
-        attribute(&mut body, NDA_DST, &addr.octets());
+        attribute(&mut body, NDA_DST, &octets(&addr));
         if keep == Keep::Managed {
             attribute(&mut body, NDA_FLAGS_EXT, &NTF_EXT_MANAGED.to_ne_bytes());
         }
@@ -306,7 +310,7 @@ impl Questions {
                 if header.sequence != sequence {
                     return;
                 }
-                match parse(header.kind, body) {
+                match parse_answer(header.kind, body) {
                     Some(Message::Ack(error)) => end = Some(error),
                     Some(Message::Done) => end = Some(0),
                     Some(message) => {
@@ -373,6 +377,14 @@ fn for_each_message(mut bytes: &[u8], mut each: impl FnMut(&Header, &[u8])) {
     }
 }
 
+/// The same for an answer to our question: there a route is the way to the address asked for.
+fn parse_answer(kind: u16, body: &[u8]) -> Option<Message> {
+    match kind {
+        libc::RTM_NEWROUTE => Some(Message::Route(route(body))),
+        _ => parse(kind, body),
+    }
+}
+
 /// The message, if it is one that we want.
 fn parse(kind: u16, body: &[u8]) -> Option<Message> {
     match kind {
@@ -384,10 +396,6 @@ fn parse(kind: u16, body: &[u8]) -> Option<Message> {
         libc::RTM_DELLINK => u32_at(body, 4).map(Message::LinkGone),
         libc::RTM_NEWNEIGH => neighbour(body).map(Message::Neighbour),
         libc::RTM_DELNEIGH => neighbour(body).map(Message::NeighbourGone),
-        // The monitor hears this of changes; as an answer it has the flag below.
-        libc::RTM_NEWROUTE if u32_at(body, 8)? & RTM_F_CLONED != 0 => {
-            Some(Message::Route(route(body)))
-        }
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE | libc::RTM_NEWRULE | libc::RTM_DELRULE => {
             Some(Message::RoutesChanged)
         }
@@ -401,8 +409,6 @@ fn parse(kind: u16, body: &[u8]) -> Option<Message> {
 
 const NLMSG_ERROR: u16 = libc::NLMSG_ERROR as u16;
 const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
-/// Set in answers to a question for one address (net/ipv4/route.c, `rt_fill_info`), not in tables.
-const RTM_F_CLONED: u32 = 0x200;
 
 fn link(body: &[u8]) -> Option<LinkInfo> {
     let mut link = LinkInfo {
@@ -435,15 +441,21 @@ fn link(body: &[u8]) -> Option<LinkInfo> {
     }
 }
 
-fn address(body: &[u8]) -> Option<Ipv4Addr> {
-    let mut attributes = attributes(body.get(ADDRESS_LEN..)?);
-    attributes
-        .find(|(kind, _)| *kind == IFA_LOCAL)
-        .and_then(|(_, value)| ipv4(value))
+fn address(body: &[u8]) -> Option<IpAddr> {
+    let mut found = None;
+    for (kind, value) in attributes(body.get(ADDRESS_LEN..)?) {
+        match kind {
+            // With both, this is the machine's own, the other its peer's.
+            IFA_LOCAL => return ip(value),
+            IFA_ADDRESS => found = ip(value),
+            _ => {}
+        }
+    }
+    found
 }
 
 fn neighbour(body: &[u8]) -> Option<Neighbour> {
-    if body.first() != Some(&(libc::AF_INET as u8)) {
+    if !matches!(i32::from(*body.first()?), libc::AF_INET | libc::AF_INET6) {
         return None;
     }
     let state = u16_at(body, 8)?;
@@ -451,7 +463,7 @@ fn neighbour(body: &[u8]) -> Option<Neighbour> {
     let mut mac = None;
     for (kind, value) in attributes(body.get(NEIGHBOUR_LEN..)?) {
         match kind {
-            NDA_DST => addr = ipv4(value),
+            NDA_DST => addr = ip(value),
             NDA_LLADDR => mac = value.try_into().ok(),
             _ => {}
         }
@@ -464,19 +476,19 @@ fn neighbour(body: &[u8]) -> Option<Neighbour> {
     })
 }
 
-/// The answer's route; without a gateway its `via` is 0.0.0.0.
+/// The answer's route; without a gateway its `via` is unspecified.
 fn route(body: &[u8]) -> Option<Route> {
     const RTN_UNICAST: u8 = 1;
     if body.get(7) != Some(&RTN_UNICAST) {
         return None;
     }
     let mut ifindex = None;
-    let mut via = Ipv4Addr::UNSPECIFIED;
+    let mut via = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     for (kind, value) in attributes(body.get(ROUTE_LEN..)?) {
         match kind {
             RTA_OIF => ifindex = u32_at(value, 0),
-            RTA_GATEWAY => via = ipv4(value)?,
-            RTA_VIA => return None,
+            RTA_GATEWAY => via = ip(value)?,
+            RTA_VIA => via = ip(value.get(2..)?)?,
             _ => {}
         }
     }
@@ -496,8 +508,27 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn ipv4(value: &[u8]) -> Option<Ipv4Addr> {
-    <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+fn family(addr: &IpAddr) -> u8 {
+    match addr {
+        IpAddr::V4(_) => libc::AF_INET as u8,
+        IpAddr::V6(_) => libc::AF_INET6 as u8,
+    }
+}
+
+/// An address as attributes have it.
+fn octets(addr: &IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
@@ -518,6 +549,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -552,7 +585,7 @@ mod tests {
     fn a_mac_address_counts_only_while_the_neighbour_is_valid() {
         let check = |state: u16, mac: Option<[u8; 6]>, expected: Option<[u8; 6]>, fixed: bool| {
             let bytes = message(libc::RTM_NEWNEIGH, &neighbour_body(state, mac));
-            let addr = Ipv4Addr::new(192, 0, 2, 1);
+            let addr = IpAddr::from([192, 0, 2, 1]);
             assert_eq!(
                 parsed(&bytes),
                 [Message::Neighbour(Neighbour {
@@ -572,21 +605,25 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_from_changes_of_routes() {
-        let mut body = vec![libc::AF_INET as u8, 32, 0, 0, 254, 0, 0, 1];
-        body.extend(RTM_F_CLONED.to_ne_bytes());
-        attribute(&mut body, RTA_OIF, &3u32.to_ne_bytes());
-        attribute(&mut body, RTA_GATEWAY, &[192, 0, 2, 254]);
-        let via = Ipv4Addr::new(192, 0, 2, 254);
-        assert_eq!(
-            parsed(&message(libc::RTM_NEWROUTE, &body)),
-            [Message::Route(Some(Route { ifindex: 3, via }))]
-        );
-        body[8..12].fill(0);
-        assert_eq!(
-            parsed(&message(libc::RTM_NEWROUTE, &body)),
-            [Message::RoutesChanged]
-        );
+    fn a_way_may_lead_through_a_gateway_of_either_family() {
+        let check = |family: i32, kind: u16, gateway: &[u8], via: &str| {
+            let mut body = vec![family as u8, 32, 0, 0, 254, 0, 0, 1, 0, 0, 0, 0];
+            attribute(&mut body, RTA_OIF, &3u32.to_ne_bytes());
+            attribute(&mut body, kind, gateway);
+            let via = via.parse().unwrap();
+            assert_eq!(
+                parse_answer(libc::RTM_NEWROUTE, &body),
+                Some(Message::Route(Some(Route { ifindex: 3, via })))
+            );
+            let change = message(libc::RTM_NEWROUTE, &body);
+            assert_eq!(parsed(&change), [Message::RoutesChanged]);
+        };
+        let v6 = "fe80::1".parse::<Ipv6Addr>().unwrap().octets();
+        check(libc::AF_INET, RTA_GATEWAY, &[192, 0, 2, 254], "192.0.2.254");
+        check(libc::AF_INET6, RTA_GATEWAY, &v6, "fe80::1");
+        let rtvia = [&(libc::AF_INET6 as u16).to_ne_bytes()[..], &v6].concat();
+        check(libc::AF_INET, RTA_VIA, &rtvia, "fe80::1");
+        check(libc::AF_INET, RTA_DST, &[192, 0, 2, 9], "0.0.0.0");
     }
 
     #[test]
@@ -635,7 +672,7 @@ mod tests {
                 .unwrap()
                 .addresses()
                 .unwrap()
-                .contains(&Ipv4Addr::LOCALHOST)
+                .contains(&IpAddr::V4(Ipv4Addr::LOCALHOST))
         );
     }
 }

@@ -3,7 +3,7 @@
 //! No I/O here: messages go in, questions and changes come out.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use crate::netlink::{Neighbour, Route};
 
@@ -18,13 +18,13 @@ pub(crate) struct NextHop {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Effects {
     /// Addresses with another next hop.
-    pub(crate) changed: Vec<(Ipv4Addr, NextHop)>,
+    pub(crate) changed: Vec<(IpAddr, NextHop)>,
     /// Addresses that had a next hop and have none now.
-    pub(crate) lost: Vec<Ipv4Addr>,
+    pub(crate) lost: Vec<IpAddr>,
     /// Neighbours to ask for, by interface.
-    pub(crate) ask: BTreeSet<(u32, Ipv4Addr)>,
+    pub(crate) ask: BTreeSet<(u32, IpAddr)>,
     /// Neighbours that nobody needs any more.
-    pub(crate) leave: BTreeSet<(u32, Ipv4Addr)>,
+    pub(crate) leave: BTreeSet<(u32, IpAddr)>,
     /// Sessions must take their next hops anew.
     pub(crate) refresh: bool,
 }
@@ -32,16 +32,16 @@ pub(crate) struct Effects {
 /// What is known of the addresses that packets are sent to.
 #[derive(Debug, Default)]
 pub(crate) struct NextHops {
-    targets: HashMap<Ipv4Addr, Target>,
+    targets: HashMap<IpAddr, Target>,
     /// Addresses behind each neighbour.
-    behind: HashMap<(u32, Ipv4Addr), HashSet<Ipv4Addr>>,
-    neighbours: HashMap<(u32, Ipv4Addr), Neighbour>,
+    behind: HashMap<(u32, IpAddr), HashSet<IpAddr>>,
+    neighbours: HashMap<(u32, IpAddr), Neighbour>,
     /// Neighbours that the program has asked for: clients and their routers.
-    wanted: HashSet<(u32, Ipv4Addr)>,
+    wanted: HashSet<(u32, IpAddr)>,
     /// The same, of the time before this one.
-    wanted_before: HashSet<(u32, Ipv4Addr)>,
+    wanted_before: HashSet<(u32, IpAddr)>,
     /// MAC addresses of neighbours that the kernel has forgotten: sessions may still use them.
-    former: HashMap<(u32, Ipv4Addr), [u8; 6]>,
+    former: HashMap<(u32, IpAddr), [u8; 6]>,
 }
 
 #[derive(Debug, Default)]
@@ -59,12 +59,12 @@ const FORMER_MAX: usize = 4096;
 
 impl NextHops {
     /// Every address that packets are sent to.
-    pub(crate) fn addresses(&self) -> Vec<Ipv4Addr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         self.targets.keys().copied().collect()
     }
 
     /// Packets are no longer sent to this address.
-    pub(crate) fn remove(&mut self, addr: Ipv4Addr, effects: &mut Effects) {
+    pub(crate) fn remove(&mut self, addr: IpAddr, effects: &mut Effects) {
         if let Some(Target {
             route: Some(route), ..
         }) = self.targets.remove(&addr)
@@ -74,7 +74,7 @@ impl NextHops {
     }
 
     /// The kernel's answer to the question for the way to an address; the first one adds the address.
-    pub(crate) fn route(&mut self, addr: Ipv4Addr, route: Option<Route>, effects: &mut Effects) {
+    pub(crate) fn route(&mut self, addr: IpAddr, route: Option<Route>, effects: &mut Effects) {
         let target = self.targets.entry(addr).or_default();
         let before = std::mem::replace(&mut target.route, route);
         if before == route {
@@ -96,7 +96,7 @@ impl NextHops {
 
     /// An interface has gone, and with it all ways and neighbours there.
     pub(crate) fn interface_gone(&mut self, ifindex: u32, effects: &mut Effects) {
-        let addresses: Vec<(Ipv4Addr, bool)> = self
+        let addresses: Vec<(IpAddr, bool)> = self
             .targets
             .iter()
             .map(|(addr, target)| {
@@ -148,7 +148,7 @@ impl NextHops {
     }
 
     /// The kernel has forgotten a neighbour.
-    pub(crate) fn neighbour_gone(&mut self, key: (u32, Ipv4Addr), effects: &mut Effects) {
+    pub(crate) fn neighbour_gone(&mut self, key: (u32, IpAddr), effects: &mut Effects) {
         if let Some(mac) = self.neighbours.remove(&key).and_then(|gone| gone.mac) {
             self.remember(key, mac);
         }
@@ -158,7 +158,7 @@ impl NextHops {
     }
 
     /// The program wants to know a neighbour.
-    pub(crate) fn want(&mut self, key: (u32, Ipv4Addr), effects: &mut Effects) {
+    pub(crate) fn want(&mut self, key: (u32, IpAddr), effects: &mut Effects) {
         if self.wanted.len() < WANTED_MAX && self.wanted.insert(key) {
             effects.ask.insert(key);
         }
@@ -179,7 +179,7 @@ impl NextHops {
         }
     }
 
-    fn remember(&mut self, key: (u32, Ipv4Addr), mac: [u8; 6]) {
+    fn remember(&mut self, key: (u32, IpAddr), mac: [u8; 6]) {
         if self.former.len() >= FORMER_MAX
             && let Some(any) = self.former.keys().next().copied()
         {
@@ -189,7 +189,7 @@ impl NextHops {
     }
 
     /// Neighbours without a MAC address that packets should be sent to: to be asked for again.
-    pub(crate) fn unknown(&self) -> BTreeSet<(u32, Ipv4Addr)> {
+    pub(crate) fn unknown(&self) -> BTreeSet<(u32, IpAddr)> {
         self.behind
             .keys()
             .filter(|key| self.mac(key).is_none())
@@ -198,7 +198,7 @@ impl NextHops {
     }
 
     /// Addresses that nothing can be sent to, and whether there is a way to them at all.
-    pub(crate) fn unresolved(&self) -> impl Iterator<Item = (Ipv4Addr, bool)> {
+    pub(crate) fn unresolved(&self) -> impl Iterator<Item = (IpAddr, bool)> {
         self.targets
             .iter()
             .filter(|(_, target)| target.hop.is_none())
@@ -206,28 +206,28 @@ impl NextHops {
     }
 
     /// Neighbours that packets are sent to.
-    pub(crate) fn in_use(&self) -> impl Iterator<Item = (u32, Ipv4Addr)> {
+    pub(crate) fn in_use(&self) -> impl Iterator<Item = (u32, IpAddr)> {
         self.behind.keys().copied()
     }
 
     /// Whether packets are sent to a neighbour.
-    pub(crate) fn is_in_use(&self, key: &(u32, Ipv4Addr)) -> bool {
+    pub(crate) fn is_in_use(&self, key: &(u32, IpAddr)) -> bool {
         self.behind.contains_key(key)
     }
 
     /// Whether the kernel keeps a neighbour as it is, whatever we do.
-    pub(crate) fn is_fixed(&self, key: &(u32, Ipv4Addr)) -> bool {
+    pub(crate) fn is_fixed(&self, key: &(u32, IpAddr)) -> bool {
         self.neighbours
             .get(key)
             .is_some_and(|neighbour| neighbour.fixed)
     }
 
-    fn mac(&self, key: &(u32, Ipv4Addr)) -> Option<[u8; 6]> {
+    fn mac(&self, key: &(u32, IpAddr)) -> Option<[u8; 6]> {
         self.neighbours.get(key).and_then(|neighbour| neighbour.mac)
     }
 
     /// The next hop of an address that has a new route.
-    fn resolve(&mut self, addr: Ipv4Addr, route: Route, effects: &mut Effects) {
+    fn resolve(&mut self, addr: IpAddr, route: Route, effects: &mut Effects) {
         let key = (route.ifindex, route.via);
         effects.ask.insert(key);
         if let Some(mac) = self.mac(&key) {
@@ -242,8 +242,8 @@ impl NextHops {
         }
     }
 
-    fn update_behind(&mut self, key: (u32, Ipv4Addr), mac: [u8; 6], effects: &mut Effects) {
-        let addresses: Vec<Ipv4Addr> = self
+    fn update_behind(&mut self, key: (u32, IpAddr), mac: [u8; 6], effects: &mut Effects) {
+        let addresses: Vec<IpAddr> = self
             .behind
             .get(&key)
             .into_iter()
@@ -262,7 +262,7 @@ impl NextHops {
         }
     }
 
-    fn set_hop(&mut self, addr: Ipv4Addr, hop: NextHop, effects: &mut Effects) {
+    fn set_hop(&mut self, addr: IpAddr, hop: NextHop, effects: &mut Effects) {
         let Some(target) = self.targets.get_mut(&addr) else {
             return;
         };
@@ -274,7 +274,7 @@ impl NextHops {
         }
     }
 
-    fn lose_hop(&mut self, addr: Ipv4Addr, effects: &mut Effects) {
+    fn lose_hop(&mut self, addr: IpAddr, effects: &mut Effects) {
         if let Some(target) = self.targets.get_mut(&addr)
             && target.hop.take().is_some()
         {
@@ -284,7 +284,7 @@ impl NextHops {
         }
     }
 
-    fn leave(&mut self, addr: Ipv4Addr, route: Route, effects: &mut Effects) {
+    fn leave(&mut self, addr: IpAddr, route: Route, effects: &mut Effects) {
         let key = (route.ifindex, route.via);
         if let Some(behind) = self.behind.get_mut(&key) {
             behind.remove(&addr);
@@ -298,15 +298,18 @@ impl NextHops {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    const ADDR: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const OTHER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+    const ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+    /// A way of IPv4 may lead through a neighbour of IPv6.
+    const GATEWAY: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
     const MAC2: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-    fn neighbour(addr: Ipv4Addr, mac: Option<[u8; 6]>) -> Neighbour {
+    fn neighbour(addr: IpAddr, mac: Option<[u8; 6]>) -> Neighbour {
         Neighbour {
             ifindex: 3,
             addr,
@@ -315,7 +318,7 @@ mod tests {
         }
     }
 
-    fn route(via: Ipv4Addr) -> Option<Route> {
+    fn route(via: IpAddr) -> Option<Route> {
         Some(Route { ifindex: 3, via })
     }
 
@@ -439,7 +442,7 @@ mod tests {
             effects(|e| hops.neighbour(neighbour(OTHER, None), e));
         }
         for low in 0..=FORMER_MAX as u32 {
-            let addr = Ipv4Addr::from_bits(0x0b00_0000 + low);
+            let addr = IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + low));
             effects(|e| hops.neighbour(neighbour(addr, Some(MAC)), e));
             effects(|e| hops.neighbour_gone((3, addr), e));
         }

@@ -7,7 +7,8 @@ use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
 use weir_l4_common::listeners::{ENTRIES, Entry, SLOTS};
 use weir_l4_common::service::{BACKENDS_MAX, BackendCounters, LISTENERS_MAX, ListenerCounters};
-use weir_l4_common::session::{LINES, Set4};
+use weir_l4_common::session::{LINES, Set4, Set6};
+use weir_model::L4;
 
 use crate::error::Error;
 use crate::memory::{Mapped, Shared, available_bytes};
@@ -27,9 +28,29 @@ pub(crate) fn table_sets(max_sessions: u32) -> u32 {
     u32::try_from(sets).unwrap_or(u32::MAX).max(2)
 }
 
-/// Bytes of a table.
-pub(crate) fn table_bytes(sets: u32) -> u64 {
-    u64::from(sets) * size_of::<Set4>() as u64
+/// How large the session tables are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TableSizes {
+    /// Sets of IPv4.
+    pub(crate) sets4: u32,
+    /// Sets of IPv6.
+    pub(crate) sets6: u32,
+}
+
+impl TableSizes {
+    /// What the config asks for.
+    pub(crate) fn of(l4: &L4) -> Self {
+        Self {
+            sets4: table_sets(l4.max_sessions),
+            sets6: table_sets(l4.max_sessions_ipv6),
+        }
+    }
+
+    /// Bytes of both.
+    pub(crate) fn bytes(self) -> u64 {
+        u64::from(self.sets4) * size_of::<Set4>() as u64
+            + u64::from(self.sets6) * size_of::<Set6>() as u64
+    }
 }
 
 /// Bytes of a map with values for each core: the kernel rounds each up to 8 bytes (`array_map_alloc`,
@@ -38,9 +59,9 @@ fn per_core_bytes(value: usize, elements: u32, cores: usize) -> u64 {
     value.next_multiple_of(8) as u64 * u64::from(elements) * cores as u64
 }
 
-/// Bytes of the table and of the other large maps, for so many possible cores.
-fn needed_bytes(sets: u32, cores: usize) -> u64 {
-    table_bytes(sets)
+/// Bytes of the tables and of the other large maps, for so many possible cores.
+fn needed_bytes(sizes: TableSizes, cores: usize) -> u64 {
+    sizes.bytes()
         + u64::from(SCHEDULE_ELEMENTS) * size_of::<u64>() as u64
         + u64::from(SLOTS) * size_of::<u32>() as u64
         + u64::from(ENTRIES) * size_of::<Entry>() as u64
@@ -49,16 +70,17 @@ fn needed_bytes(sets: u32, cores: usize) -> u64 {
 }
 
 /// The kernel takes the memory of the maps at once, and would kill somebody to get it.
-pub(crate) fn check_memory(sessions: u32, sets: u32) -> Result<(), Error> {
+pub(crate) fn check_memory(l4: &L4, sizes: TableSizes) -> Result<(), Error> {
     let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
     let cores = aya::util::nr_cpus().map_err(|(_, source)| Error::System {
         what: "count the cores",
         source,
     })?;
-    let needed = needed_bytes(sets, cores);
+    let needed = needed_bytes(sizes, cores);
     if needed > available {
         Err(Error::Memory {
-            sessions,
+            sessions: l4.max_sessions,
+            sessions_ipv6: l4.max_sessions_ipv6,
             needed,
             available,
         })
@@ -67,12 +89,14 @@ pub(crate) fn check_memory(sessions: u32, sets: u32) -> Result<(), Error> {
     }
 }
 
-/// Makes the maps, sized for so many sets; programs are not given to the kernel yet.
-pub(crate) fn load(sets: u32, seed: u64) -> Result<Ebpf, Error> {
+/// Makes the maps, of these sizes; programs are not given to the kernel yet.
+pub(crate) fn load(sizes: TableSizes, seed: u64) -> Result<Ebpf, Error> {
     EbpfLoader::new()
-        .map_max_entries("SESSIONS4", sets)
+        .map_max_entries("SESSIONS4", sizes.sets4)
+        .map_max_entries("SESSIONS6", sizes.sets6)
         .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
-        .override_global("SETS", &sets, true)
+        .override_global("SETS", &sizes.sets4, true)
+        .override_global("SETS6", &sizes.sets6, true)
         .override_global("SEED", &seed, true)
         .load(program::FORWARD)
         .map_err(Error::Load)
@@ -121,12 +145,27 @@ pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
 
 #[cfg(test)]
 mod tests {
+    use weir_model::{SessionTimeouts, XdpMode};
+
     use super::*;
 
+    fn l4(max_sessions: u32, max_sessions_ipv6: u32) -> L4 {
+        L4 {
+            interfaces: Vec::new(),
+            xdp_mode: XdpMode::Auto,
+            local_addresses: Vec::new(),
+            max_sessions,
+            max_sessions_ipv6,
+            timeouts: SessionTimeouts::default(),
+        }
+    }
+
     #[test]
-    fn the_table_has_room_for_two_lines_of_every_session() {
+    fn a_table_has_room_for_two_lines_of_every_session() {
         assert_eq!(table_sets(1_048_576), 819_200);
-        assert_eq!(table_bytes(table_sets(10_000_000)) / 10_000_000, 200);
+        let bytes = |v4, v6| TableSizes::of(&l4(v4, v6)).bytes();
+        assert_eq!(bytes(10_000_000, 0) / 10_000_000, 200);
+        assert_eq!(bytes(0, 10_000_000) / 10_000_000, 400);
         assert!(table_sets(0) >= 2);
         assert!(
             u64::from(table_sets(u32::MAX)) * 4 * LOAD_PERCENT / 100 >= u64::from(u32::MAX) * 2
@@ -136,23 +175,31 @@ mod tests {
     #[test]
     fn all_large_maps_count() {
         assert_eq!(per_core_bytes(12, 10, 4), 16 * 10 * 4);
-        let (one, many) = (needed_bytes(2, 1), needed_bytes(2, 65));
-        assert!(one > table_bytes(2) + (32 << 20));
+        let sizes = TableSizes { sets4: 2, sets6: 2 };
+        let (one, many) = (needed_bytes(sizes, 1), needed_bytes(sizes, 65));
+        assert!(one > sizes.bytes() + (32 << 20));
         let per_core = size_of::<BackendCounters>() as u64 * u64::from(BACKENDS_MAX + 1);
         assert!(many - one > 64 * per_core);
     }
 
     #[test]
-    fn a_table_that_does_not_fit_into_memory_is_refused_with_its_size() {
-        let sets = table_sets(u32::MAX);
-        let error = check_memory(u32::MAX, sets).unwrap_err().to_string();
-        let needed = needed_bytes(sets, aya::util::nr_cpus().unwrap()) >> 20;
-        assert!(
-            error.starts_with(&format!(
-                "max_sessions = 4294967295 needs {needed} MiB for the session table and other maps, and "
-            )),
-            "{error}"
-        );
-        assert!(check_memory(1, table_sets(1)).is_ok());
+    fn tables_that_do_not_fit_into_memory_are_refused_with_their_size() {
+        let check = |v4: u32, v6: u32| {
+            let l4 = l4(v4, v6);
+            let sizes = TableSizes::of(&l4);
+            let error = check_memory(&l4, sizes).unwrap_err().to_string();
+            let needed = needed_bytes(sizes, aya::util::nr_cpus().unwrap()) >> 20;
+            assert!(
+                error.starts_with(&format!(
+                    "max_sessions = {v4} and max_sessions_ipv6 = {v6} need {needed} MiB for the session tables and other \
+                     maps, and "
+                )),
+                "{error}"
+            );
+        };
+        check(u32::MAX, 1024);
+        check(1024, u32::MAX);
+        let small = l4(1, 1);
+        assert!(check_memory(&small, TableSizes::of(&small)).is_ok());
     }
 }

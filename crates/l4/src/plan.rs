@@ -4,18 +4,19 @@
 //! program sees changes. [`Plan::commit`] writes it, values before what points at them, and cannot fail.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_l4_common::service::{
     BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, Pick,
-    SCHEDULE_LANES, mapped,
+    SCHEDULE_LANES,
 };
 use weir_model::{BackendId, Config, Forward, L4, Listener, Name, Pool, Snapshot};
 
 use crate::error::Error;
+use crate::maps::octets;
 use crate::number::Numbers;
 use crate::policies::Policies;
 use crate::region::{Region, Regions};
@@ -24,19 +25,19 @@ use crate::schedule::{self, Member};
 /// Where the plan is written to: the kernel's maps, or a model of them in tests.
 pub(crate) trait Maps {
     /// Writes a backend; its next hop stays what it is, or becomes known later.
-    fn write_backend(&mut self, number: u16, address: SocketAddrV4, accepts: bool);
+    fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool);
     /// Writes a scheduling table into a region that no listener points at.
     fn write_table(&mut self, region: Region, numbers: &[u16]);
     /// Writes the local addresses.
-    fn write_locals(&mut self, locals: &[Ipv4Addr]);
+    fn write_locals(&mut self, locals: &[IpAddr]);
     /// Adds a listener, or replaces it whole.
     fn write_listener(&mut self, key: ListenerKey, entry: Entry);
     /// Removes a listener.
     fn remove_listener(&mut self, key: ListenerKey);
     /// Adds the address of listeners.
-    fn add_vip(&mut self, vip: Ipv4Addr);
+    fn add_vip(&mut self, vip: IpAddr);
     /// Removes the address of listeners.
-    fn remove_vip(&mut self, vip: Ipv4Addr);
+    fn remove_vip(&mut self, vip: IpAddr);
     /// What holds for sessions that are there.
     fn policies(&mut self) -> impl DerefMut<Target = Policies>;
 }
@@ -56,7 +57,7 @@ pub(crate) struct Plan {
     /// Pools with listeners.
     pools: HashMap<Name, Filled>,
     /// Listeners on each address.
-    vips: HashMap<Ipv4Addr, u32>,
+    vips: HashMap<IpAddr, u32>,
     listener_numbers: Numbers<Name>,
     backend_numbers: Numbers<BackendId>,
     regions: Regions,
@@ -67,6 +68,7 @@ pub(crate) struct Plan {
 struct Served {
     number: u16,
     key: ListenerKey,
+    forward: Forward,
     mode: Mode,
     /// Its pool, then that pool's backups: the first that has a backend for new work gets it. At least one.
     pools: Vec<Name>,
@@ -97,9 +99,9 @@ pub(crate) struct Change {
     snapshot: Option<Arc<Snapshot>>,
     /// What it is the difference to.
     revision: u64,
-    backends: Vec<(u16, SocketAddrV4, bool)>,
+    backends: Vec<(u16, SocketAddr, bool)>,
     tables: Vec<(Region, Vec<u16>)>,
-    locals: Option<Vec<Ipv4Addr>>,
+    locals: Option<Vec<IpAddr>>,
     /// Listeners that are new, changed (with what they were) or gone.
     listeners: HashMap<Name, (Option<Served>, Option<Served>)>,
     /// The new and changed ones by their pool.
@@ -116,8 +118,8 @@ pub(crate) struct Change {
 
 impl Change {
     /// Addresses of backends that are new, or that change.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.backends.iter().map(|(_, address, _)| *address.ip())
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.backends.iter().map(|(_, address, _)| address.ip())
     }
 }
 
@@ -354,8 +356,8 @@ impl Plan {
         now: Duration,
     ) -> Result<(), Error> {
         let config = &snapshot.config;
-        let locals = self.fill_locals(change, config)?;
-        self.fill_listeners(change, config, &locals)?;
+        self.fill_locals(change, config)?;
+        self.fill_listeners(change, config)?;
         for name in self.touched_pools(change, snapshot) {
             self.fill_pool(change, snapshot, &name, now)?;
         }
@@ -375,7 +377,7 @@ impl Plan {
         Ok(())
     }
 
-    fn fill_locals(&self, change: &mut Change, config: &Config) -> Result<Vec<Ipv4Addr>, Error> {
+    fn fill_locals(&self, change: &mut Change, config: &Config) -> Result<(), Error> {
         let l4 = config.l4.as_ref().ok_or(Error::NeedsRestart("section"))?;
         if l4.interfaces != self.l4.interfaces {
             return Err(Error::NeedsRestart("interfaces"));
@@ -386,25 +388,29 @@ impl Plan {
         if l4.max_sessions != self.l4.max_sessions {
             return Err(Error::NeedsRestart("max_sessions"));
         }
-        let locals = ipv4(&l4.local_addresses);
-        if locals.len() > LOCALS_MAX as usize {
-            return Err(Error::TooMany {
-                what: "IPv4 local addresses",
-                max: LOCALS_MAX,
-            });
+        // Without the key it follows from the rest of the config; room that was made is not given back.
+        if l4.max_sessions_ipv6 > self.l4.max_sessions_ipv6 {
+            return Err(Error::NeedsRestart("max_sessions_ipv6"));
         }
-        if self.snapshot.is_none() || ipv4(&self.l4.local_addresses) != locals {
+        let locals = &l4.local_addresses;
+        for (family, is_of) in FAMILIES {
+            if locals.iter().filter(|local| is_of(local)).count() > LOCALS_MAX as usize {
+                return Err(Error::TooMany {
+                    what: match family {
+                        "IPv4" => "IPv4 local addresses",
+                        _ => "IPv6 local addresses",
+                    },
+                    max: LOCALS_MAX,
+                });
+            }
+        }
+        if self.snapshot.is_none() || self.l4.local_addresses != *locals {
             change.locals = Some(locals.clone());
         }
-        Ok(locals)
+        Ok(())
     }
 
-    fn fill_listeners(
-        &mut self,
-        change: &mut Change,
-        config: &Config,
-        locals: &[Ipv4Addr],
-    ) -> Result<(), Error> {
+    fn fill_listeners(&mut self, change: &mut Change, config: &Config) -> Result<(), Error> {
         let before = self.snapshot.clone();
         let old: &[Arc<Listener>] = before
             .as_ref()
@@ -429,7 +435,7 @@ impl Plan {
         let elsewhere = elsewhere.iter().filter(|name| !names.contains(name));
         come.extend(elsewhere.filter_map(|name| config.listener(name)));
         for listener in &come {
-            let served = self.serve(&mut change.fresh_listeners, config, listener, locals)?;
+            let served = self.serve(&mut change.fresh_listeners, config, listener)?;
             let old = self.listeners.get(&listener.name);
             if old != Some(&served) {
                 for pool in &served.pools {
@@ -440,12 +446,6 @@ impl Plan {
                     .listeners
                     .insert(listener.name.clone(), (old.cloned(), Some(served)));
             }
-        }
-        if locals.is_empty()
-            && change.locals.is_some()
-            && let Some(name) = self.needs_local(change)
-        {
-            return Err(Error::NoLocalAddress(name));
         }
         Ok(())
     }
@@ -469,32 +469,13 @@ impl Plan {
             .collect()
     }
 
-    /// A listener that stays and cannot do without a local address.
-    fn needs_local(&self, change: &Change) -> Option<Name> {
-        let stays = |(name, served): &(&Name, &Served)| {
-            matches!(served.mode, Mode::Fullnat | Mode::Tunnel)
-                && !change.listeners.contains_key(*name)
-        };
-        self.listeners
-            .iter()
-            .find(stays)
-            .map(|(name, _)| name.clone())
-    }
-
     fn serve(
         &mut self,
         fresh: &mut Vec<Name>,
         config: &Config,
         listener: &Listener,
-        locals: &[Ipv4Addr],
     ) -> Result<Served, Error> {
         let name = &listener.name;
-        let SocketAddr::V4(bind) = listener.bind else {
-            return Err(Error::Ipv6Listener {
-                listener: name.clone(),
-                bind: listener.bind,
-            });
-        };
         let pool = listener
             .pool
             .clone()
@@ -505,9 +486,6 @@ impl Plan {
             Forward::Dr => Mode::Dr,
             Forward::Tunnel | Forward::Proxy => Mode::Tunnel,
         };
-        if matches!(mode, Mode::Fullnat | Mode::Tunnel) && locals.is_empty() {
-            return Err(Error::NoLocalAddress(name.clone()));
-        }
         let (number, is_fresh) = self.listener_numbers.assign(name).ok_or(Error::TooMany {
             what: "listeners at layer 4",
             max: LISTENERS_MAX,
@@ -516,14 +494,15 @@ impl Plan {
             fresh.push(name.clone());
         }
         let key = ListenerKey {
-            addr: mapped(u32::from(*bind.ip()).to_be()),
-            port: bind.port().to_be(),
+            addr: words(listener.bind.ip()),
+            port: listener.bind.port().to_be(),
             proto: if listener.protocol.is_udp() { 17 } else { 6 },
             zero: 0,
         };
         Ok(Served {
             number,
             key,
+            forward: listener.forward,
             mode,
             pools: with_backups(config, pool),
             idle_timeout: listener.idle_timeout,
@@ -544,6 +523,10 @@ impl Plan {
         let Some(before) = &self.snapshot else {
             return touched;
         };
+        if change.locals.is_some() {
+            // Each has to be asked whether it can do with the new ones.
+            touched.extend(self.pools.keys().cloned());
+        }
         let (gone, come) = difference(&before.config.pools, &snapshot.config.pools);
         touched.extend(gone.iter().chain(come).map(|pool| pool.name.clone()));
         let differs = |id: &BackendId| {
@@ -592,6 +575,7 @@ impl Plan {
             scheduler: pool.scheduler.as_str(),
         })?;
         let backends = self.fillings(change, snapshot, pool)?;
+        self.check_families(change, snapshot, &users, &backends)?;
         let old = self.pools.get(name);
         if old.is_some_and(|old| old.pick == pick && old.backends == backends) {
             return Ok(());
@@ -650,6 +634,55 @@ impl Plan {
         Ok(())
     }
 
+    /// Whether the listeners of a pool can send to its backends: what they need of local addresses, and of families.
+    fn check_families(
+        &self,
+        change: &Change,
+        snapshot: &Snapshot,
+        users: &[Name],
+        backends: &[Filling],
+    ) -> Result<(), Error> {
+        let locals = snapshot
+            .config
+            .l4
+            .as_ref()
+            .map_or(&[][..], |l4| &l4.local_addresses);
+        for (family, is_of) in FAMILIES {
+            let Some(backend) = backends
+                .iter()
+                .find(|backend| is_of(&backend.id.address.ip()))
+            else {
+                continue;
+            };
+            let has_local = locals.iter().any(is_of);
+            for name in users {
+                let Some(served) = self.served_after(change, name) else {
+                    continue;
+                };
+                let forward = served.forward;
+                if !is_of(&vip(&served.key)) {
+                    return Err(Error::TwoFamilies {
+                        listener: name.clone(),
+                        forward: forward.as_str(),
+                        backend: backend.id.clone(),
+                    });
+                }
+                if matches!(forward, Forward::Fullnat | Forward::Tunnel) && !has_local {
+                    let listener = name.clone();
+                    return Err(Error::NoLocalAddress { listener, family });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn served_after<'a>(&'a self, change: &'a Change, name: &Name) -> Option<&'a Served> {
+        match change.listeners.get(name) {
+            Some((_, new)) => new.as_ref(),
+            None => self.listeners.get(name),
+        }
+    }
+
     /// The listeners that will use a pool.
     fn users_after(&self, change: &Change, pool: &Name) -> Vec<Name> {
         let users = self.users.get(pool).into_iter().flatten();
@@ -670,9 +703,7 @@ impl Plan {
                 pool: pool.name.clone(),
                 address: backend.address,
             };
-            let SocketAddr::V4(address) = backend.address else {
-                return Err(Error::Ipv6Backend(id));
-            };
+            let address = backend.address;
             let (number, fresh) = self.backend_numbers.assign(&id).ok_or(Error::TooMany {
                 what: "backends at layer 4",
                 max: BACKENDS_MAX,
@@ -718,18 +749,24 @@ fn accepting(backends: &[Filling]) -> Vec<Member> {
         .collect()
 }
 
-fn ipv4(addresses: &[IpAddr]) -> Vec<Ipv4Addr> {
-    addresses
-        .iter()
-        .filter_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        })
-        .collect()
+/// The families by their names.
+const FAMILIES: [(&str, IsOf); 2] = [("IPv4", IpAddr::is_ipv4), ("IPv6", IpAddr::is_ipv6)];
+
+/// Whether an address is of a family.
+type IsOf = fn(&IpAddr) -> bool;
+
+/// An address as keys have it.
+fn words(address: IpAddr) -> [u32; 4] {
+    let octets = octets(address);
+    std::array::from_fn(|word| {
+        let octets: [u8; 4] = std::array::from_fn(|byte| octets[word * 4 + byte]);
+        u32::from_ne_bytes(octets)
+    })
 }
 
-fn vip(key: &ListenerKey) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from_be(key.addr[3]))
+fn vip(key: &ListenerKey) -> IpAddr {
+    let octets: [u8; 16] = std::array::from_fn(|byte| key.addr[byte / 4].to_ne_bytes()[byte % 4]);
+    Ipv6Addr::from(octets).to_canonical()
 }
 
 /// What two lists have not in common at their beginning and end. One change in a long list costs comparing pointers.
@@ -765,11 +802,11 @@ mod tests {
     #[derive(Default)]
     struct FakeMaps {
         now: Duration,
-        backends: HashMap<u16, (SocketAddrV4, bool)>,
+        backends: HashMap<u16, (SocketAddr, bool)>,
         schedule: HashMap<u32, [u16; SCHEDULE_LANES as usize]>,
-        locals: Vec<Ipv4Addr>,
+        locals: Vec<IpAddr>,
         listeners: HashMap<ListenerKey, Entry>,
-        vips: HashSet<Ipv4Addr>,
+        vips: HashSet<IpAddr>,
         policies: Policies,
         /// When programs may last have seen an element in use.
         seen: HashMap<u32, Duration>,
@@ -800,7 +837,7 @@ mod tests {
     }
 
     impl Maps for FakeMaps {
-        fn write_backend(&mut self, number: u16, address: SocketAddrV4, accepts: bool) {
+        fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool) {
             assert_ne!(number, 0);
             self.backends.insert(number, (address, accepts));
             self.writes += 1;
@@ -831,7 +868,7 @@ mod tests {
             self.writes += 1;
         }
 
-        fn write_locals(&mut self, locals: &[Ipv4Addr]) {
+        fn write_locals(&mut self, locals: &[IpAddr]) {
             self.locals = locals.to_vec();
             self.writes += 1;
         }
@@ -854,12 +891,12 @@ mod tests {
             self.writes += 1;
         }
 
-        fn add_vip(&mut self, vip: Ipv4Addr) {
+        fn add_vip(&mut self, vip: IpAddr) {
             assert!(self.vips.insert(vip));
             self.writes += 1;
         }
 
-        fn remove_vip(&mut self, vip: Ipv4Addr) {
+        fn remove_vip(&mut self, vip: IpAddr) {
             assert!(self.vips.remove(&vip));
             self.writes += 1;
         }
@@ -987,7 +1024,7 @@ mod tests {
     fn id(pool: usize, host: u8) -> BackendId {
         BackendId {
             pool: Name::from(format!("p{pool}").as_str()),
-            address: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 53)),
+            address: SocketAddr::from(([10, 0, 0, host], 53)),
         }
     }
 
@@ -1024,10 +1061,10 @@ mod tests {
             for listener in &config.listeners {
                 let taker = config.taker(listener.pool);
                 let pool = &config.pools[taker];
-                let vip = Ipv4Addr::new(203, 0, 113, listener.host);
+                let vip = IpAddr::from([203, 0, 113, listener.host]);
                 vips.insert(vip);
                 let key = ListenerKey {
-                    addr: mapped(u32::from_ne_bytes(vip.octets())),
+                    addr: words(vip),
                     port: listener.port.to_be(),
                     proto: 17,
                     zero: 0,
@@ -1045,7 +1082,7 @@ mod tests {
                 );
                 let member = |(host, weight)| Member {
                     number: self.plan.backend_numbers.number(&id(taker, host)).unwrap(),
-                    address: SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, host), 53),
+                    address: SocketAddr::from(([10, 0, 0, host], 53)),
                     weight,
                 };
                 let members: Vec<Member> = pool.takers().into_iter().map(member).collect();
@@ -1057,7 +1094,7 @@ mod tests {
                 for (host, weight) in &pool.backends {
                     let number = self.plan.backend_numbers.number(&id(taker, *host)).unwrap();
                     let (address, accepts) = self.maps.backends[&number];
-                    assert_eq!(*address.ip(), Ipv4Addr::new(10, 0, 0, *host));
+                    assert_eq!(address.ip(), IpAddr::from([10, 0, 0, *host]));
                     assert_eq!(accepts, *weight > 0 && !pool.down.contains(host));
                 }
             }

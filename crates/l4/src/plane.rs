@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 use weir_l4_common::drop::Drop as DropReason;
+use weir_l4_common::family::{V4, V6};
 use weir_l4_common::listeners::{ENTRIES, SLOTS};
 use weir_l4_common::service::BACKENDS_MAX;
 use weir_l4_common::session::LINES;
@@ -22,18 +23,19 @@ use crate::backends::Backends;
 use crate::clock::{Clock, monotonic};
 use crate::counters::CounterMaps;
 use crate::error::Error;
-use crate::line::{Line, Table};
+use crate::line::{Cells, Line, Table};
 use crate::links::Links;
 use crate::listeners::ListenerTable;
 use crate::lock::lock;
 use crate::maps::KernelMaps;
 use crate::memory::Mapped;
-use crate::object::{SCHEDULE_ELEMENTS, check_memory, load, mapped, table_bytes, table_sets, take};
+use crate::object::{SCHEDULE_ELEMENTS, TableSizes, check_memory, load, mapped, take};
 use crate::plan::{Change, Plan};
 use crate::policies::Policies;
 use crate::session::{Filter, Found, NumberFilter, Session, for_each};
+use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
-use crate::sweep::{Sweep, Totals};
+use crate::sweep::{Now, Passed, Sweep, Totals};
 use crate::tally::Count;
 use crate::wake::Wake;
 use crate::watch::{Parts, Watch};
@@ -63,7 +65,7 @@ pub struct Plane {
 /// A snapshot that is ready to take effect. Dropped without a commit, it leaves no trace.
 pub struct Prepared {
     change: Option<Change>,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     shared: Arc<Shared>,
 }
 
@@ -75,11 +77,12 @@ struct Shared {
     counters: Mutex<CounterMaps>,
     backends: Arc<Backends>,
     programs: Arc<Mutex<Programs>>,
-    lines: Mapped<Line>,
+    lines4: Mapped<Line<V4>>,
+    lines6: Mapped<Line<V6>>,
     seed: u64,
     clock: Clock,
     policies: Arc<Mutex<Policies>>,
-    totals: Mutex<Arc<Totals>>,
+    totals: Mutex<Arc<Passed>>,
     passes: AtomicU64,
     pass_cpu_nanoseconds: AtomicU64,
 }
@@ -95,11 +98,12 @@ impl Plane {
     /// Loads the program, attaches it to the interfaces, and starts to follow routes and sessions. Interfaces are
     /// those of the calling thread's network namespace.
     pub fn start(l4: &L4) -> Result<Self, Error> {
-        let sets = table_sets(l4.max_sessions);
-        check_memory(l4.max_sessions, sets)?;
+        let sizes = TableSizes::of(l4);
+        check_memory(l4, sizes)?;
         let seed = RandomState::new().build_hasher().finish();
-        let mut ebpf = load(sets, seed)?;
-        let lines = mapped(&ebpf, "SESSIONS4", sets as usize * LINES)?;
+        let mut ebpf = load(sizes, seed)?;
+        let lines4 = mapped(&ebpf, "SESSIONS4", sizes.sets4 as usize * LINES)?;
+        let lines6 = mapped(&ebpf, "SESSIONS6", sizes.sets6 as usize * LINES)?;
         let clock_cell = mapped(&ebpf, "CLOCK", 1)?;
         let backends = Arc::new(Backends::new(mapped(
             &ebpf,
@@ -111,7 +115,8 @@ impl Plane {
             backends: backends.clone(),
             schedule: mapped(&ebpf, "SCHEDULE", SCHEDULE_ELEMENTS as usize)?,
             settings: take(&mut ebpf, "CONFIG")?,
-            locals: take(&mut ebpf, "LOCALS")?,
+            locals4: take(&mut ebpf, "LOCALS")?,
+            locals6: take(&mut ebpf, "LOCALS6")?,
             listeners: ListenerTable::new(
                 mapped(&ebpf, "LISTENER_SLOTS", SLOTS as usize / 2)?,
                 mapped(&ebpf, "LISTENERS", ENTRIES as usize)?,
@@ -150,7 +155,8 @@ impl Plane {
             counters: Mutex::new(counters),
             backends,
             programs,
-            lines,
+            lines4,
+            lines6,
             seed,
             clock,
             policies,
@@ -166,10 +172,11 @@ impl Plane {
             threads: Vec::new(),
         };
         plane.spawn("weir-l4-watch", move || watch.run())?;
-        plane.spawn("weir-l4-sweep", move || shared.sweep(sets, &stop))?;
+        plane.spawn("weir-l4-sweep", move || shared.sweep(&stop))?;
         tracing::info!(
             max_sessions = l4.max_sessions,
-            table_bytes = table_bytes(sets),
+            max_sessions_ipv6 = l4.max_sessions_ipv6,
+            table_bytes = sizes.bytes(),
             "layer 4 is up"
         );
         Ok(plane)
@@ -180,7 +187,7 @@ impl Plane {
     pub fn prepare(&self, snapshot: &Arc<Snapshot>) -> Result<Prepared, Error> {
         let shared = &self.shared;
         let change = shared.prepare(snapshot)?;
-        let addresses: Vec<Ipv4Addr> = change
+        let addresses: Vec<IpAddr> = change
             .addresses()
             .collect::<BTreeSet<_>>()
             .into_iter()
@@ -312,14 +319,22 @@ impl Shared {
         }
     }
 
-    fn table(&self) -> Table<'_> {
-        Table::new(&self.lines, self.seed)
+    fn table4(&self) -> Table<'_, V4> {
+        Table::new(&self.lines4, self.seed)
     }
 
-    fn for_each_session(&self, filter: &Filter, each: impl FnMut(Found) -> bool) {
-        if let Some(filter) = self.number_filter(filter) {
-            let timeouts = &lock(&self.totals).clone().timeouts;
-            for_each(self.table(), self.clock.now(), timeouts, &filter, each);
+    fn table6(&self) -> Table<'_, V6> {
+        Table::new(&self.lines6, self.seed)
+    }
+
+    fn for_each_session(&self, filter: &Filter, mut each: impl FnMut(Found) -> bool) {
+        let Some(filter) = self.number_filter(filter) else {
+            return;
+        };
+        let totals = lock(&self.totals).clone();
+        let now = self.clock.now();
+        if for_each(self.table4(), now, &totals.v4.timeouts, &filter, &mut each) {
+            for_each(self.table6(), now, &totals.v6.timeouts, &filter, &mut each);
         }
     }
 
@@ -339,8 +354,8 @@ impl Shared {
         });
         Some(NumberFilter {
             udp: filter.udp,
-            client: ipv4(filter.client)?,
-            vip: ipv4(filter.vip)?,
+            client: filter.client,
+            vip: filter.vip,
             listener,
             backends,
             state: filter.state,
@@ -370,7 +385,8 @@ impl Shared {
             .map(|reason| (*reason, counters.drops(*reason)));
         let mut stats = Stats {
             drops: drops.collect(),
-            table: self.table_stats(&totals),
+            table: self.table_stats(&self.lines4, self.l4.max_sessions, &totals.v4),
+            table6: self.table_stats(&self.lines6, self.l4.max_sessions_ipv6, &totals.v6),
             ..Stats::default()
         };
         for (listener, number, configured) in listeners {
@@ -406,11 +422,16 @@ impl Shared {
         stats
     }
 
-    fn table_stats(&self, totals: &Totals) -> TableStats {
+    fn table_stats<F: Cells>(
+        &self,
+        lines: &[Line<F>],
+        max_sessions: u32,
+        totals: &Totals,
+    ) -> TableStats {
         TableStats {
-            max_sessions: self.l4.max_sessions,
-            bytes: (self.lines.len() * size_of::<Line>()) as u64,
-            lines: self.lines.len() as u64,
+            max_sessions,
+            bytes: size_of_val(lines) as u64,
+            lines: lines.len() as u64,
             lines_used: totals.lines_used,
             sessions: totals.sessions,
             lines_passed: totals.lines_passed,
@@ -421,28 +442,33 @@ impl Shared {
         }
     }
 
-    /// Goes through the table until it is stopped.
-    fn sweep(&self, sets: u32, stop: &Stop) {
-        let mut sweep = Sweep::new(
-            sets,
-            u64::from(self.l4.max_sessions) * 2,
-            lock(&self.policies).timeouts(),
-        );
-        let step = sets.div_ceil(PASS_STEPS);
+    /// Goes through the tables until it is stopped. A pass ends when both are through: numbers are given back when neither
+    /// has a line with them.
+    fn sweep(&self, stop: &Stop) {
+        let (sessions4, sessions6) = (self.l4.max_sessions, self.l4.max_sessions_ipv6);
+        let timeouts = || lock(&self.policies).timeouts();
+        let mut v4 = Course::new(self.table4(), sessions4, timeouts());
+        let mut v6 = Course::new(self.table6(), sessions6, timeouts());
         let mut cpu_before = thread_cpu();
         let mut rest = Duration::ZERO;
         while !stop.wait(rest) {
             let now = self.clock.now();
-            let totals = sweep.step(self.table(), now, step);
+            v4.step(now);
+            v6.step(now);
             let took = monotonic().saturating_sub(now.monotonic);
-            rest = if sweep.is_pressed() {
+            rest = if v4.sweep.is_pressed() || v6.sweep.is_pressed() {
                 took * PRESSED_REST
             } else {
                 (took * PASS_REST).max(PASS_INTERVAL / PASS_STEPS)
             };
-            let Some(totals) = totals else { continue };
-            sweep.set_timeouts(lock(&self.policies).timeouts());
-            self.give_numbers_back(&mut sweep, &totals);
+            if v4.totals.is_none() || v6.totals.is_none() {
+                continue;
+            }
+            let take = |totals: &mut Option<Totals>| totals.take().unwrap_or_default();
+            let totals = Passed::new(take(&mut v4.totals), take(&mut v6.totals));
+            v4.sweep.set_timeouts(timeouts());
+            v6.sweep.set_timeouts(timeouts());
+            self.give_numbers_back(&mut v4.sweep, &mut v6.sweep, &totals);
             *lock(&self.totals) = Arc::new(totals);
             let cpu = thread_cpu();
             self.pass_cpu_nanoseconds
@@ -456,14 +482,15 @@ impl Shared {
     }
 
     /// Numbers of listeners and backends that have left the config, and that no session carries any more.
-    fn give_numbers_back(&self, sweep: &mut Sweep, totals: &Totals) {
+    fn give_numbers_back(&self, v4: &mut Sweep<V4>, v6: &mut Sweep<V6>, totals: &Passed) {
         let mut plan = lock(&self.plan);
         let mut counters = lock(&self.counters);
         for number in plan
             .listener_numbers()
             .idle(|number| totals.tally.listener(number).lines > 0)
         {
-            sweep.forget_listener(number);
+            v4.forget_listener(number);
+            v6.forget_listener(number);
             match counters.clear_listener(number) {
                 Ok(()) => plan.listener_numbers().free(number),
                 Err(error) => tracing::error!(%error, "clear a listener's counters"),
@@ -473,7 +500,8 @@ impl Shared {
             .backend_numbers()
             .idle(|number| totals.tally.backend(number).lines > 0)
         {
-            sweep.forget_backend(number);
+            v4.forget_backend(number);
+            v6.forget_backend(number);
             match counters.clear_backend(number) {
                 Ok(()) => {
                     self.backends.forget(number);
@@ -481,6 +509,34 @@ impl Shared {
                 }
                 Err(error) => tracing::error!(%error, "clear a backend's counters"),
             }
+        }
+    }
+}
+
+/// A sweep on its way through a table.
+struct Course<'a, F: Cells> {
+    table: Table<'a, F>,
+    sweep: Sweep<F>,
+    /// Of the pass that has ended, until the other table's has.
+    totals: Option<Totals>,
+}
+
+impl<'a, F: Cells> Course<'a, F> {
+    fn new(table: Table<'a, F>, max_sessions: u32, timeouts: Timeouts) -> Self {
+        let room = u64::from(max_sessions) * 2;
+        Self {
+            table,
+            sweep: Sweep::new(table.sets(), room, timeouts),
+            totals: None,
+        }
+    }
+
+    fn step(&mut self, now: Now) {
+        if self.totals.is_some() {
+            self.sweep.rest(self.table, now);
+        } else {
+            let sets = self.table.sets().div_ceil(PASS_STEPS);
+            self.totals = self.sweep.step(self.table, now, sets);
         }
     }
 }
@@ -509,15 +565,6 @@ fn count(count: Count, sessions_opened: u64) -> Counters {
         bytes_in: count.bytes_in,
         packets_out: count.packets_out,
         bytes_out: count.bytes_out,
-    }
-}
-
-/// `None` if an IPv6 address is asked for, which no session has.
-fn ipv4(address: Option<IpAddr>) -> Option<Option<Ipv4Addr>> {
-    match address {
-        None => Some(None),
-        Some(IpAddr::V4(address)) => Some(Some(address)),
-        Some(IpAddr::V6(_)) => None,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! All functions are pure: the same backends give the same table on every node.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
 use weir_l4_common::service::{MAGLEV_SLOTS, Pick};
 use weir_model::Scheduler;
@@ -19,7 +19,7 @@ pub(crate) struct Member {
     /// Its number in the map `BACKENDS`.
     pub(crate) number: u16,
     /// What places it in a Maglev table: the same on every node, which the number is not.
-    pub(crate) address: SocketAddrV4,
+    pub(crate) address: SocketAddr,
     /// Above 0 where it takes new work; only its ratio to the others' counts.
     pub(crate) weight: u32,
 }
@@ -159,8 +159,14 @@ struct Walk {
 impl Walk {
     fn new(member: &Member) -> Self {
         let slots = u64::from(MAGLEV_SLOTS);
-        let address = u64::from(u32::from(*member.address.ip()));
-        let hash = mix(address << 16 | u64::from(member.address.port()));
+        let port = u64::from(member.address.port());
+        let hash = match member.address.ip() {
+            IpAddr::V4(address) => mix(u64::from(u32::from(address)) << 16 | port),
+            IpAddr::V6(address) => {
+                let address = u128::from(address);
+                mix(mix((address >> 64) as u64) ^ mix(address as u64 ^ port << 48))
+            }
+        };
         // The number of slots is a prime, so every skip visits all of them.
         Self {
             slot: hash % slots,
@@ -193,7 +199,7 @@ mod tests {
             .enumerate()
             .map(|(i, &weight)| Member {
                 number: i as u16 + 1,
-                address: SocketAddrV4::new(Ipv4Addr::from(0x0a00_0001 + i as u32), 8080),
+                address: SocketAddr::from((Ipv4Addr::from(0x0a00_0001 + i as u32), 8080)),
                 weight: weight.into(),
             })
             .collect()
@@ -310,7 +316,7 @@ mod tests {
     #[test]
     fn maglev_does_not_depend_on_order_or_numbers() {
         let members = members(&[1, 2, 3, 4, 5]);
-        let addresses = |members: &[Member]| -> Vec<SocketAddrV4> {
+        let addresses = |members: &[Member]| -> Vec<SocketAddr> {
             let by_number: HashMap<_, _> = members.iter().map(|m| (m.number, m.address)).collect();
             maglev(members)
                 .iter()

@@ -1,13 +1,13 @@
 //! Sessions, listed from the table's memory while the program goes on writing it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use weir_l4_common::service::Mode;
 use weir_model::{BackendId, Forward, Name};
 
-use crate::line::{Line, Meta, Table};
+use crate::line::{Cells, Line, Meta, Table};
 use crate::state::{State, Timeouts};
 use crate::sweep::{Now, session};
 
@@ -19,11 +19,11 @@ pub struct Session {
     /// How its packets are rewritten.
     pub forward: Forward,
     /// Where the client sends from.
-    pub client: SocketAddrV4,
+    pub client: SocketAddr,
     /// The listener's address.
-    pub vip: SocketAddrV4,
+    pub vip: SocketAddr,
     /// What FullNAT puts in place of the client's address; with a tunnel the outer source and port 0.
-    pub local: Option<SocketAddrV4>,
+    pub local: Option<SocketAddr>,
     /// The backend and its pool; `None` if its number was given up while we looked.
     pub backend: Option<BackendId>,
     /// The listener that opened it; `None` as above.
@@ -58,7 +58,7 @@ pub struct Filter {
     /// The pool's name.
     pub pool: Option<Name>,
     /// The backend's address and port.
-    pub backend: Option<std::net::SocketAddr>,
+    pub backend: Option<SocketAddr>,
     /// The state.
     pub state: Option<State>,
 }
@@ -67,8 +67,8 @@ pub struct Filter {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct NumberFilter {
     pub(crate) udp: Option<bool>,
-    pub(crate) client: Option<Ipv4Addr>,
-    pub(crate) vip: Option<Ipv4Addr>,
+    pub(crate) client: Option<IpAddr>,
+    pub(crate) vip: Option<IpAddr>,
     pub(crate) listener: Option<u16>,
     /// Any of these.
     pub(crate) backends: Option<Vec<u16>>,
@@ -83,14 +83,14 @@ pub(crate) struct Found {
     pub(crate) session: Session,
 }
 
-/// Goes through the table; `each` says whether to go on.
-pub(crate) fn for_each(
-    table: Table<'_>,
+/// Goes through a table; `each` says whether to go on. False if it said no.
+pub(crate) fn for_each<F: Cells>(
+    table: Table<'_, F>,
     now: Now,
     timeouts: &Timeouts,
     filter: &NumberFilter,
-    mut each: impl FnMut(Found) -> bool,
-) {
+    each: &mut impl FnMut(Found) -> bool,
+) -> bool {
     for line in table.lines() {
         let meta = line.meta();
         if meta.is_live()
@@ -102,21 +102,20 @@ pub(crate) fn for_each(
                 .is_none_or(|state| state == found.session.state)
             && !each(found)
         {
-            return;
+            return false;
         }
     }
+    true
 }
 
 impl NumberFilter {
     /// Everything but the state, which takes the other line as well.
-    fn matches(&self, line: &Line, meta: Meta) -> bool {
+    fn matches<F: Cells>(&self, line: &Line<F>, meta: Meta) -> bool {
         self.udp.is_none_or(|udp| udp == meta.is_udp())
             && self
                 .client
-                .is_none_or(|client| client == address(line.src.load(Relaxed)))
-            && self
-                .vip
-                .is_none_or(|vip| vip == address(line.dst.load(Relaxed)))
+                .is_none_or(|client| client == F::ip(F::load(&line.src)))
+            && self.vip.is_none_or(|vip| vip == F::ip(F::load(&line.dst)))
             && self
                 .listener
                 .is_none_or(|listener| listener == line.listener.load(Relaxed))
@@ -128,7 +127,13 @@ impl NumberFilter {
 }
 
 /// The session of a client's line; `None` if the line was given to another flow while we looked.
-fn look(table: Table<'_>, now: Now, timeouts: &Timeouts, line: &Line, meta: Meta) -> Option<Found> {
+fn look<F: Cells>(
+    table: Table<'_, F>,
+    now: Now,
+    timeouts: &Timeouts,
+    line: &Line<F>,
+    meta: Meta,
+) -> Option<Found> {
     let key = line.key();
     let peer = if meta.has_peer() {
         let key = line.peer_key();
@@ -140,21 +145,16 @@ fn look(table: Table<'_>, now: Now, timeouts: &Timeouts, line: &Line, meta: Meta
     };
     let (state, idle) = session(now, line, meta, peer);
     let idle = now.duration(idle);
-    let (new_src, new_ports) = (line.new_src.load(Relaxed), line.new_ports.load(Relaxed));
+    let new_src = F::ip(F::load(&line.new_src));
+    let new_ports = line.new_ports.load(Relaxed);
     let (forward, local) = match meta.mode() {
         Mode::Fullnat => (
             Forward::Fullnat,
-            Some(SocketAddrV4::new(
-                address(new_src),
-                u16::from_be(new_ports as u16),
-            )),
+            Some(SocketAddr::new(new_src, u16::from_be(new_ports as u16))),
         ),
         Mode::Nat => (Forward::Nat, None),
         Mode::Dr => (Forward::Dr, None),
-        Mode::Tunnel => (
-            Forward::Tunnel,
-            Some(SocketAddrV4::new(address(new_src), 0)),
-        ),
+        Mode::Tunnel => (Forward::Tunnel, Some(SocketAddr::new(new_src, 0))),
     };
     let found = Found {
         listener: line.listener.load(Relaxed),
@@ -162,8 +162,8 @@ fn look(table: Table<'_>, now: Now, timeouts: &Timeouts, line: &Line, meta: Meta
         session: Session {
             udp: meta.is_udp(),
             forward,
-            client: SocketAddrV4::new(address(key.src), u16::from_be(key.src_port())),
-            vip: SocketAddrV4::new(address(key.dst), u16::from_be(key.dst_port())),
+            client: SocketAddr::new(F::ip(key.src), u16::from_be(key.src_port())),
+            vip: SocketAddr::new(F::ip(key.dst), u16::from_be(key.dst_port())),
             local,
             backend: None,
             listener: None,
@@ -179,8 +179,4 @@ fn look(table: Table<'_>, now: Now, timeouts: &Timeouts, line: &Line, meta: Meta
         },
     };
     (line.meta().is_live() && line.key() == key).then_some(found)
-}
-
-fn address(be: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from_be(be))
 }

@@ -17,8 +17,10 @@ pub struct Stats {
     pub backends: Vec<BackendStats>,
     /// Packets dropped, by reason; all reasons.
     pub drops: Vec<(DropReason, u64)>,
-    /// The session table.
+    /// The session table of IPv4.
     pub table: TableStats,
+    /// The session table of IPv6.
+    pub table6: TableStats,
     /// Interfaces of the config.
     pub interfaces: Vec<InterfaceStats>,
 }
@@ -64,7 +66,7 @@ pub struct Counters {
     pub bytes_out: u64,
 }
 
-/// The session table.
+/// A session table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableStats {
     /// Sessions that the config asks room for.

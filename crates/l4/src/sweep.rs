@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::Duration;
 
-use weir_l4_common::hash::FlowKey4;
+use weir_l4_common::hash::FlowKey;
 use weir_l4_common::session::{ACK, FIN, LINES, PASSED, Place, RST};
 
-use crate::line::{Line, Meta, Table};
+use crate::line::{Cells, Line, Meta, Table};
 use crate::pressure::Pressure;
 use crate::state::{Direction, State, Timeouts, one_way, two_way};
 use crate::tally::{Count, Tally};
@@ -76,9 +76,29 @@ pub(crate) struct Totals {
     pub(crate) timeouts: Timeouts,
 }
 
+/// What one pass through both tables found.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    /// Counts in both tables.
+    pub(crate) tally: Tally,
+    /// Of IPv4; its tally is in the one above.
+    pub(crate) v4: Totals,
+    /// Of IPv6, likewise.
+    pub(crate) v6: Totals,
+}
+
+impl Passed {
+    pub(crate) fn new(mut v4: Totals, mut v6: Totals) -> Self {
+        let mut tally = std::mem::take(&mut v4.tally);
+        tally.add(&v6.tally);
+        v6.tally = Tally::default();
+        Self { tally, v4, v6 }
+    }
+}
+
 /// The sweep's place in the table and what it remembers.
 #[derive(Debug)]
-pub(crate) struct Sweep {
+pub(crate) struct Sweep<F: Cells> {
     /// Those of the config.
     timeouts: Timeouts,
     /// Those of the pass under way.
@@ -103,14 +123,14 @@ pub(crate) struct Sweep {
     /// The same lines.
     queued: Bits,
     /// Lines whose peer was not there in the pass before this one, and in this one.
-    suspects: [Vec<(u32, FlowKey4)>; 2],
+    suspects: [Vec<(u32, FlowKey<F>)>; 2],
     /// Lines that flows have passed by on the way to where they are.
     passed: Bits,
     /// Lines to be looked at together with their peers.
     batch: Vec<(u32, Meta, Place)>,
 }
 
-impl Sweep {
+impl<F: Cells> Sweep<F> {
     /// A sweep of a table with so many sets, at its start. When more than `room` lines are in use, sessions that are
     /// not established have to go earlier.
     pub(crate) fn new(sets: u32, room: u64, timeouts: Timeouts) -> Self {
@@ -134,7 +154,7 @@ impl Sweep {
     }
 
     /// Goes through the next `sets` sets at most; at the end of a pass returns what it found.
-    pub(crate) fn step(&mut self, table: Table<'_>, now: Now, sets: u32) -> Option<Totals> {
+    pub(crate) fn step(&mut self, table: Table<'_, F>, now: Now, sets: u32) -> Option<Totals> {
         self.free_dead(table, now);
         let end = self.cursor.saturating_add(sets).min(table.sets());
         let used_before = self.totals.lines_used;
@@ -166,6 +186,11 @@ impl Sweep {
         self.timeouts = timeouts;
     }
 
+    /// Between two passes: frees what has waited for it.
+    pub(crate) fn rest(&mut self, table: Table<'_, F>, now: Now) {
+        self.free_dead(table, now);
+    }
+
     /// Forgets what was counted for a listener: its number is about to be given to another one.
     pub(crate) fn forget_listener(&mut self, number: u16) {
         self.retired.forget_listener(number);
@@ -176,7 +201,7 @@ impl Sweep {
         self.retired.forget_backend(number);
     }
 
-    fn visit_set(&mut self, table: Table<'_>, now: Now, set: u32) {
+    fn visit_set(&mut self, table: Table<'_, F>, now: Now, set: u32) {
         let lines = table.set(set);
         for (lane, line) in lines.iter().enumerate() {
             let meta = line.meta();
@@ -201,7 +226,14 @@ impl Sweep {
         }
     }
 
-    fn visit_live(&mut self, table: Table<'_>, now: Now, index: u32, line: &Line, meta: Meta) {
+    fn visit_live(
+        &mut self,
+        table: Table<'_, F>,
+        now: Now,
+        index: u32,
+        line: &Line<F>,
+        meta: Meta,
+    ) {
         if self.pass % MARKS_STRIDE == 1 {
             let place = table.place(&line.key());
             for passed in place.lines().take_while(|passed| *passed != index) {
@@ -235,14 +267,14 @@ impl Sweep {
         }
     }
 
-    fn count_in_place(&mut self, line: &Line, meta: Meta) -> (&mut Count, &mut Count) {
+    fn count_in_place(&mut self, line: &Line<F>, meta: Meta) -> (&mut Count, &mut Count) {
         let (listener, backend) = self.totals.tally.count_line(line, meta);
         listener.lines += 1;
         backend.lines += 1;
         (listener, backend)
     }
 
-    fn judge_one_way(&mut self, now: Now, index: u32, line: &Line, meta: Meta, last_seen: u32) {
+    fn judge_one_way(&mut self, now: Now, index: u32, line: &Line<F>, meta: Meta, last_seen: u32) {
         let idle = now.idle(last_seen);
         let state = one_way(meta.is_udp(), direction(line, meta, idle));
         let listener = line.listener.load(Relaxed);
@@ -255,7 +287,7 @@ impl Sweep {
         }
     }
 
-    fn judge_batch(&mut self, table: Table<'_>, now: Now) {
+    fn judge_batch(&mut self, table: Table<'_, F>, now: Now) {
         let mut batch = std::mem::take(&mut self.batch);
         for (index, meta, place) in batch.drain(..) {
             let line = &table.lines()[index as usize];
@@ -273,7 +305,7 @@ impl Sweep {
 
     fn judge_pair(
         &mut self,
-        table: Table<'_>,
+        table: Table<'_, F>,
         now: Now,
         (index, meta): (u32, Meta),
         peer_index: u32,
@@ -310,7 +342,7 @@ impl Sweep {
         }
     }
 
-    fn free_dead(&mut self, table: Table<'_>, now: Now) {
+    fn free_dead(&mut self, table: Table<'_, F>, now: Now) {
         while let Some(&(since, index)) = self.dying.front()
             && since + GRACE <= now.monotonic
         {
@@ -333,7 +365,7 @@ impl Sweep {
         }
     }
 
-    fn end_pass(&mut self, table: Table<'_>, now: Now) -> Totals {
+    fn end_pass(&mut self, table: Table<'_, F>, now: Now) -> Totals {
         self.remove_orphans(table, now);
         self.clear_marks(table);
         self.pass = self.pass.wrapping_add(1);
@@ -359,7 +391,7 @@ impl Sweep {
     }
 
     /// Removes lines that had no peer a pass ago and have none now. A program writes both within microseconds.
-    fn remove_orphans(&mut self, table: Table<'_>, now: Now) {
+    fn remove_orphans(&mut self, table: Table<'_, F>, now: Now) {
         for (index, key) in std::mem::take(&mut self.suspects[0]) {
             let line = &table.lines()[index as usize];
             let meta = line.meta();
@@ -377,7 +409,7 @@ impl Sweep {
 
     /// Takes back marks that no flow needs. The lower bit was cleared in the pass before: where it is clear still, no
     /// program has passed the line since, and this whole pass has seen no flow that needs the mark.
-    fn clear_marks(&mut self, table: Table<'_>) {
+    fn clear_marks(&mut self, table: Table<'_, F>) {
         if self.pass % MARKS_STRIDE != 1 {
             return;
         }
@@ -406,7 +438,7 @@ fn stride(meta: Meta) -> u32 {
 }
 
 /// [`State::is_unconfirmed`], as far as the client's line tells.
-fn is_unconfirmed(line: &Line, meta: Meta) -> bool {
+fn is_unconfirmed<F: Cells>(line: &Line<F>, meta: Meta) -> bool {
     if meta.is_udp() {
         line.packets.load(Relaxed) <= 1
     } else {
@@ -414,7 +446,7 @@ fn is_unconfirmed(line: &Line, meta: Meta) -> bool {
     }
 }
 
-fn direction(line: &Line, meta: Meta, idle: u32) -> Direction {
+fn direction<F: Cells>(line: &Line<F>, meta: Meta, idle: u32) -> Direction {
     Direction {
         seen: meta.seen(),
         packets: line.packets.load(Relaxed),
@@ -423,7 +455,12 @@ fn direction(line: &Line, meta: Meta, idle: u32) -> Direction {
 }
 
 /// The state of a session, given its client's line, and for how many jiffies both directions have been idle.
-pub(crate) fn session(now: Now, line: &Line, meta: Meta, peer: Option<&Line>) -> (State, u32) {
+pub(crate) fn session<F: Cells>(
+    now: Now,
+    line: &Line<F>,
+    meta: Meta,
+    peer: Option<&Line<F>>,
+) -> (State, u32) {
     let client = direction(line, meta, now.idle(line.last_seen.load(Relaxed)));
     if !meta.has_peer() {
         return (one_way(meta.is_udp(), client), client.idle);
@@ -471,6 +508,8 @@ mod tests {
     use std::sync::atomic::Ordering::Release;
 
     use proptest::prelude::*;
+    use weir_l4_common::family::V4;
+    use weir_l4_common::hash::FlowKey4;
     use weir_l4_common::service::Mode;
     use weir_l4_common::session::{LIVE, MODE_SHIFT, OCCUPIED, REVERSE, SEEN_SHIFT, SYN, UDP};
 
@@ -483,9 +522,9 @@ mod tests {
 
     /// The table, its clock, and what the XDP program does with them.
     struct World {
-        lines: Vec<Line>,
+        lines: Vec<Line<V4>>,
         now: Now,
-        sweep: Sweep,
+        sweep: Sweep<V4>,
         totals: Totals,
     }
 
@@ -554,7 +593,7 @@ mod tests {
             }
         }
 
-        fn table(&self) -> Table<'_> {
+        fn table(&self) -> Table<'_, V4> {
             Table::new(&self.lines, SEED)
         }
 
@@ -611,11 +650,11 @@ mod tests {
                     continue;
                 }
                 line.meta.fetch_or(OCCUPIED, AcqRel);
-                line.src.store(key.src, Relaxed);
-                line.dst.store(key.dst, Relaxed);
+                V4::store(&line.src, key.src);
+                V4::store(&line.dst, key.dst);
                 line.ports.store(key.ports, Relaxed);
-                line.new_src.store(new.src, Relaxed);
-                line.new_dst.store(new.dst, Relaxed);
+                V4::store(&line.new_src, new.src);
+                V4::store(&line.new_dst, new.dst);
                 line.new_ports.store(new.ports, Relaxed);
                 line.listener.store(flow.listener(), Relaxed);
                 line.backend.store(7, Relaxed);

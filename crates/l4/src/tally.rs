@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::line::{Line, Meta};
+use crate::line::{Cells, Line, Meta};
 
 /// What was counted for a listener or a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,11 @@ impl Tally {
     }
 
     /// Adds what a line has counted; returns the counts of its listener and its backend.
-    pub(crate) fn count_line(&mut self, line: &Line, meta: Meta) -> (&mut Count, &mut Count) {
+    pub(crate) fn count_line<F: Cells>(
+        &mut self,
+        line: &Line<F>,
+        meta: Meta,
+    ) -> (&mut Count, &mut Count) {
         let listener = entry(&mut self.listeners, line.listener.load(Relaxed));
         let backend = entry(&mut self.backends, line.backend.load(Relaxed));
         let (packets, bytes) = (line.packets.load(Relaxed), line.bytes.load(Relaxed));

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -61,7 +61,7 @@ pub(crate) struct Watch {
     retry_at: Instant,
     wanted_at: Instant,
     /// Addresses whose trouble was logged.
-    complained: HashSet<Ipv4Addr>,
+    complained: HashSet<IpAddr>,
     logged: HashMap<u32, (Instant, u64)>,
     vanished: HashSet<String>,
 }
@@ -127,13 +127,11 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Warns of local addresses that the kernel does not answer ARP for.
+    /// Warns of local addresses that the kernel does not answer ARP or neighbour solicitations for.
     fn check_locals(&mut self, locals: &[IpAddr]) -> io::Result<()> {
         let here = self.questions.addresses()?;
         for local in locals {
-            if let IpAddr::V4(address) = local
-                && !here.contains(address)
-            {
+            if !here.contains(local) {
                 tracing::warn!(
                     %local,
                     "the local address is on no interface of this machine: replies arrive only if they are routed here"
@@ -307,12 +305,14 @@ impl Watch {
         })?;
         let mode = self.mode;
         lock(&self.programs).attach(name, mode)?;
-        if !forwards(name) {
-            tracing::warn!(
-                interface = name,
-                "net.ipv4.conf.{name}.forwarding is 0: the kernel does not tell the way to clients, so that replies go \
-                 back the way the requests came"
-            );
+        for family in ["ipv4", "ipv6"] {
+            if !forwards(family, name) {
+                tracing::warn!(
+                    interface = name,
+                    "net.{family}.conf.{name}.forwarding is 0: the kernel does not tell the way to clients, so that replies \
+                     of {family} go back the way the requests came"
+                );
+            }
         }
         Ok(())
     }
@@ -413,7 +413,7 @@ impl Watch {
         self.refresh_wanted = true;
     }
 
-    fn ask_route(&mut self, addr: Ipv4Addr) {
+    fn ask_route(&mut self, addr: IpAddr) {
         match self.questions.route(addr) {
             Ok(route) => {
                 let mut effects = Effects::default();
@@ -428,17 +428,17 @@ impl Watch {
         for (ifindex, addr) in self.hops.unknown() {
             self.ask_neighbour(ifindex, addr, Keep::Managed);
         }
-        let unresolved: Vec<(Ipv4Addr, bool)> = self.hops.unresolved().collect();
+        let unresolved: Vec<(IpAddr, bool)> = self.hops.unresolved().collect();
         for &(addr, has_route) in &unresolved {
             if self.complained.insert(addr) {
                 if has_route {
-                    tracing::warn!(backend = %addr, "the next hop does not answer ARP: no new session until it does");
+                    tracing::warn!(backend = %addr, "the next hop does not answer: no new session until it does");
                 } else {
                     tracing::warn!(backend = %addr, "no way to the backend, or it is this machine: packets to it are dropped");
                 }
             }
         }
-        let unresolved: HashSet<Ipv4Addr> = unresolved.into_iter().map(|(addr, _)| addr).collect();
+        let unresolved: HashSet<IpAddr> = unresolved.into_iter().map(|(addr, _)| addr).collect();
         self.complained.retain(|addr| unresolved.contains(addr));
         for name in self.vanished.clone() {
             if self.interfaces.values().any(|link| link.name == name) {
@@ -501,7 +501,7 @@ impl Watch {
         }
     }
 
-    fn ask_neighbour(&mut self, ifindex: u32, addr: Ipv4Addr, keep: Keep) {
+    fn ask_neighbour(&mut self, ifindex: u32, addr: IpAddr, keep: Keep) {
         // Asking would take the mark off it that it is permanent (net/core/neighbour.c, `__neigh_update`).
         if self.hops.is_fixed(&(ifindex, addr)) {
             return;
@@ -523,18 +523,24 @@ fn event(record: &[u8]) -> Option<Event> {
     Some(Event {
         kind: word(0)?,
         ifindex: word(4)?,
-        addr: word(8)?,
-        listener: word(12)?,
+        addr: [word(8)?, word(12)?, word(16)?, word(20)?],
+        listener: word(24)?,
     })
 }
 
-fn address(be: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from_be(be))
+fn address(words: [u32; 4]) -> IpAddr {
+    let mut octets = [0; 16];
+    for (octets, word) in octets.chunks_exact_mut(4).zip(words) {
+        octets.copy_from_slice(&word.to_ne_bytes());
+    }
+    Ipv6Addr::from(octets).to_canonical()
 }
 
 /// Whether the kernel passes packets on that come in by this interface.
-fn forwards(interface: &str) -> bool {
-    let path = Path::new("/proc/sys/net/ipv4/conf")
+fn forwards(family: &str, interface: &str) -> bool {
+    let path = Path::new("/proc/sys/net")
+        .join(family)
+        .join("conf")
         .join(interface)
         .join("forwarding");
     std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")

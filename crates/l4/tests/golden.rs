@@ -3,11 +3,12 @@
 
 mod rig;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use rig::{
-    ACK, BACKEND, BACKEND_MAC, CLIENT, CLIENT_MAC, EGRESS, FIN, L4, LB_MAC, LOCAL, OTHER_MAC,
-    Packet, RST, Rig, SYN, VIP, privileged, source_port,
+    ACK, Addresses, BACKEND, BACKEND_MAC, CLIENT, CLIENT_MAC, CLIENT6, EGRESS, FAMILIES, FIN, L4,
+    LB_MAC, LOCAL, LOCAL6, OTHER_MAC, Packet, RST, Rig, SYN, VIP, VIP6, privileged, source_port,
+    words,
 };
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
@@ -77,30 +78,39 @@ fn fullnat_rewrites_both_directions() {
     if !privileged() {
         return;
     }
-    for udp in [false, true] {
+    for (family, udp) in FAMILIES
+        .iter()
+        .flat_map(|family| [(family, false), (family, true)])
+    {
         let mut rig = Rig::new(64);
         rig.serve(Mode::Fullnat);
-        let packet = |src, dst, flags| {
+        let Addresses {
+            client,
+            vip,
+            local,
+            backend,
+        } = *family;
+        let packet = |src: (IpAddr, u16), dst: (IpAddr, u16), flags| {
             if udp {
                 Packet::udp(src, dst)
             } else {
                 Packet::tcp(src, dst, flags)
             }
         };
-        let request = packet((CLIENT, PORT), (VIP, 80), SYN);
+        let request = packet((client, PORT), (vip, 80), SYN);
         let port = source_port(&rig.run(&request.bytes()).packet);
         assert!(port >= 1024);
-        let forwarded = sent(packet((LOCAL, port), (BACKEND, 8080), SYN));
+        let forwarded = sent(packet((local, port), (backend, 8080), SYN));
         check(&mut rig, &request, Verdict::Redirect(EGRESS), &forwarded);
-        let reply = replies(packet((BACKEND, 8080), (LOCAL, port), SYN | ACK));
-        let delivered = answered(packet((VIP, 80), (CLIENT, PORT), SYN | ACK));
+        let reply = replies(packet((backend, 8080), (local, port), SYN | ACK));
+        let delivered = answered(packet((vip, 80), (client, PORT), SYN | ACK));
         check(&mut rig, &reply, Verdict::Transmit, &delivered);
-        let more = packet((CLIENT, PORT), (VIP, 80), ACK);
+        let more = packet((client, PORT), (vip, 80), ACK);
         check(
             &mut rig,
             &more,
             Verdict::Redirect(EGRESS),
-            &sent(packet((LOCAL, port), (BACKEND, 8080), ACK)),
+            &sent(packet((local, port), (backend, 8080), ACK)),
         );
     }
 }
@@ -110,13 +120,22 @@ fn nat_keeps_the_client() {
     if !privileged() {
         return;
     }
-    let mut rig = Rig::new(64);
-    rig.serve(Mode::Nat);
-    let forwarded = sent(Packet::tcp((CLIENT, PORT), (BACKEND, 8080), SYN));
-    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &forwarded);
-    let reply = replies(Packet::tcp((BACKEND, 8080), (CLIENT, PORT), SYN | ACK));
-    let delivered = answered(Packet::tcp((VIP, 80), (CLIENT, PORT), SYN | ACK));
-    check(&mut rig, &reply, Verdict::Transmit, &delivered);
+    for Addresses {
+        client,
+        vip,
+        backend,
+        ..
+    } in FAMILIES
+    {
+        let mut rig = Rig::new(64);
+        rig.serve(Mode::Nat);
+        let request = Packet::tcp((client, PORT), (vip, 80), SYN);
+        let forwarded = sent(Packet::tcp((client, PORT), (backend, 8080), SYN));
+        check(&mut rig, &request, Verdict::Redirect(EGRESS), &forwarded);
+        let reply = replies(Packet::tcp((backend, 8080), (client, PORT), SYN | ACK));
+        let delivered = answered(Packet::tcp((vip, 80), (client, PORT), SYN | ACK));
+        check(&mut rig, &reply, Verdict::Transmit, &delivered);
+    }
 }
 
 #[test]
@@ -124,16 +143,49 @@ fn dr_changes_nothing_but_macs_and_ttl() {
     if !privileged() {
         return;
     }
+    for Addresses { client, vip, .. } in FAMILIES {
+        let mut rig = Rig::new(64);
+        rig.serve(Mode::Dr);
+        for packet in [
+            Packet::tcp((client, PORT), (vip, 80), SYN),
+            Packet::udp((client, PORT), (vip, 80)),
+        ] {
+            let forwarded = sent(packet.clone());
+            check(&mut rig, &packet, Verdict::Redirect(EGRESS), &forwarded);
+        }
+    }
+}
+
+#[test]
+fn a_tunnel_of_ipv6_puts_the_packet_into_another() {
+    if !privileged() {
+        return;
+    }
+    let Addresses {
+        client,
+        vip,
+        local,
+        backend,
+    } = FAMILIES[1];
     let mut rig = Rig::new(64);
-    rig.serve(Mode::Dr);
-    check(&mut rig, &syn(), Verdict::Redirect(EGRESS), &sent(syn()));
-    let udp = Packet::udp((CLIENT, PORT), (VIP, 80));
-    check(
-        &mut rig,
-        &udp,
-        Verdict::Redirect(EGRESS),
-        &sent(udp.clone()),
-    );
+    rig.serve(Mode::Tunnel);
+    let request = Packet {
+        tos: 0x28,
+        ..Packet::tcp((client, PORT), (vip, 80), SYN)
+    };
+    let inner = Packet {
+        ttl: 63,
+        ..request.clone()
+    };
+    let outer = Packet {
+        eth_src: OTHER_MAC,
+        eth_dst: BACKEND_MAC,
+        tos: 0x28,
+        l4: L4::Other(41),
+        payload: inner.bytes()[14..].to_vec(),
+        ..Packet::tcp((local, 0), (backend, 0), 0)
+    };
+    check(&mut rig, &request, Verdict::Redirect(EGRESS), &outer);
 }
 
 #[test]
@@ -165,7 +217,7 @@ fn tunnel_puts_the_packet_into_another_and_decap_takes_it_out() {
     };
     check(&mut end, &outer, Verdict::Pass, &taken_out);
     let elsewhere = Packet {
-        dst: Ipv4Addr::new(10, 0, 2, 12),
+        dst: IpAddr::from([10, 0, 2, 12]),
         ..outer
     };
     check_untouched(&mut end, &elsewhere);
@@ -221,25 +273,34 @@ fn vips_answer_ping() {
     }
     let mut rig = Rig::new(64);
     rig.serve(Mode::Fullnat);
-    let request = Packet {
-        ttl: 3,
-        ..Packet::echo(CLIENT, VIP)
-    };
-    let reply = Packet {
-        eth_src: LB_MAC,
-        eth_dst: CLIENT_MAC,
-        l4: L4::Icmp { kind: 0, code: 0 },
-        ..Packet::echo(VIP, CLIENT)
-    };
-    check(&mut rig, &request, Verdict::Transmit, &reply);
-    check_untouched(&mut rig, &Packet::echo(CLIENT, LOCAL));
-    check_untouched(
-        &mut rig,
-        &Packet {
-            l4: L4::Icmp { kind: 13, code: 0 },
-            ..Packet::echo(CLIENT, VIP)
-        },
-    );
+    for (family, reply) in FAMILIES.iter().zip([0, 129]) {
+        let (client, vip) = (family.client, family.vip);
+        let request = Packet {
+            ttl: 3,
+            ..Packet::echo(client, vip)
+        };
+        let reply = Packet {
+            eth_src: LB_MAC,
+            eth_dst: CLIENT_MAC,
+            l4: L4::Icmp {
+                kind: reply,
+                code: 0,
+            },
+            ..Packet::echo(vip, client)
+        };
+        check(&mut rig, &request, Verdict::Transmit, &reply);
+        check_untouched(&mut rig, &Packet::echo(client, family.local));
+        // A time stamp of ICMP; a neighbour solicitation of ICMPv6.
+        for kind in [13, 135] {
+            check_untouched(
+                &mut rig,
+                &Packet {
+                    l4: L4::Icmp { kind, code: 0 },
+                    ..Packet::echo(client, vip)
+                },
+            );
+        }
+    }
 }
 
 #[test]
@@ -265,6 +326,13 @@ fn what_is_not_ours_goes_to_the_kernel_untouched() {
             fragment: 0x2000,
             ..Packet::tcp((CLIENT, PORT), (VIP, 22), SYN)
         },
+        Packet::tcp((CLIENT6, PORT), (VIP6, 22), SYN),
+        Packet::tcp((CLIENT6, PORT), (LOCAL6, 80), SYN),
+        Packet::udp((CLIENT6, PORT), (VIP6, 53)),
+        Packet {
+            l4: L4::Other(47),
+            ..Packet::udp((CLIENT6, PORT), (VIP6, 80))
+        },
         // A later fragment has no ports; whose it is, nobody can tell.
         Packet {
             fragment: 0x2010,
@@ -287,14 +355,20 @@ fn every_drop_has_its_reason() {
     }
     let mut rig = Rig::new(64);
     rig.serve(Mode::Fullnat);
-    for flags in [0, ACK, FIN, RST, SYN | ACK, SYN | FIN, SYN | RST] {
-        check_drop(
-            &mut rig,
-            &Packet::tcp((CLIENT, PORT), (VIP, 80), flags),
-            Drop::NoSession,
-        );
+    for Addresses { client, vip, .. } in FAMILIES {
+        for flags in [0, ACK, FIN, RST, SYN | ACK, SYN | FIN, SYN | RST] {
+            check_drop(
+                &mut rig,
+                &Packet::tcp((client, PORT), (vip, 80), flags),
+                Drop::NoSession,
+            );
+        }
+        let last_hop = Packet {
+            ttl: 1,
+            ..Packet::tcp((client, PORT), (vip, 80), SYN)
+        };
+        check_drop(&mut rig, &last_hop, Drop::TtlExpired);
     }
-    check_drop(&mut rig, &Packet { ttl: 1, ..syn() }, Drop::TtlExpired);
     check_drop(
         &mut rig,
         &Packet {
@@ -318,6 +392,10 @@ fn every_drop_has_its_reason() {
     let before = rig.drops(Drop::Malformed);
     assert_eq!(rig.run(&bytes).verdict, Verdict::Drop);
     assert_eq!(rig.drops(Drop::Malformed), before + 1);
+    let mut lies = Packet::tcp((CLIENT6, PORT), (VIP6, 80), SYN).bytes();
+    lies[18..20].copy_from_slice(&100u16.to_be_bytes());
+    assert_eq!(rig.run(&lies).verdict, Verdict::Drop);
+    assert_eq!(rig.drops(Drop::Malformed), before + 2);
 
     rig.listener(3, 81, 6, Mode::Fullnat, Pick::Next, &[]);
     check_drop(
@@ -344,15 +422,17 @@ fn truncated_packets_do_no_harm() {
     }
     let mut rig = Rig::new(64);
     rig.serve(Mode::Fullnat);
-    let whole = syn().bytes();
-    // The kernel's test run takes no less than an Ethernet header.
-    for length in 14..whole.len() {
-        let outcome = rig.run(&whole[..length]);
-        assert!(
-            matches!(outcome.verdict, Verdict::Pass | Verdict::Drop),
-            "length {length}"
-        );
-        assert_eq!(outcome.packet, &whole[..length], "length {length}");
+    for family in FAMILIES {
+        let whole = Packet::tcp((family.client, PORT), (family.vip, 80), SYN).bytes();
+        // The kernel's test run takes no less than an Ethernet header.
+        for length in 14..whole.len() {
+            let outcome = rig.run(&whole[..length]);
+            assert!(
+                matches!(outcome.verdict, Verdict::Pass | Verdict::Drop),
+                "length {length}"
+            );
+            assert_eq!(outcome.packet, &whole[..length], "length {length}");
+        }
     }
 }
 
@@ -361,30 +441,35 @@ fn a_full_table_is_a_counter_and_keeps_its_sessions() {
     if !privileged() {
         return;
     }
-    let mut rig = Rig::new(8);
-    rig.serve(Mode::Fullnat);
-    let mut opened = Vec::new();
-    for port in 1000..1200 {
-        let packet = Packet::tcp((CLIENT, port), (VIP, 80), SYN);
-        let outcome = rig.run(&packet.bytes());
-        if outcome.verdict == Verdict::Redirect(EGRESS) {
-            opened.push((port, source_port(&outcome.packet)));
+    for Addresses {
+        client,
+        vip,
+        local,
+        backend,
+    } in FAMILIES
+    {
+        let mut rig = Rig::new(8);
+        rig.serve(Mode::Fullnat);
+        let mut opened = Vec::new();
+        for port in 1000..1200 {
+            let packet = Packet::tcp((client, port), (vip, 80), SYN);
+            let outcome = rig.run(&packet.bytes());
+            if outcome.verdict == Verdict::Redirect(EGRESS) {
+                opened.push((port, source_port(&outcome.packet)));
+            }
         }
-    }
-    // Eight sets of four lines hold at most 16 sessions.
-    assert!(
-        (14..=16).contains(&opened.len()),
-        "{} sessions",
-        opened.len()
-    );
-    assert!(rig.drops(Drop::TableFull) > 0);
-    for (port, local_port) in opened {
-        let packet = Packet::tcp((CLIENT, port), (VIP, 80), ACK);
-        let forwarded = sent(Packet::tcp((LOCAL, local_port), (BACKEND, 8080), ACK));
-        check(&mut rig, &packet, Verdict::Redirect(EGRESS), &forwarded);
-        let reply = replies(Packet::tcp((BACKEND, 8080), (LOCAL, local_port), ACK));
-        let delivered = answered(Packet::tcp((VIP, 80), (CLIENT, port), ACK));
-        check(&mut rig, &reply, Verdict::Transmit, &delivered);
+        // Eight sets of four lines hold at most 16 sessions.
+        let count = opened.len();
+        assert!((14..=16).contains(&count), "{count} sessions");
+        assert!(rig.drops(Drop::TableFull) > 0);
+        for (port, local_port) in opened {
+            let packet = Packet::tcp((client, port), (vip, 80), ACK);
+            let forwarded = sent(Packet::tcp((local, local_port), (backend, 8080), ACK));
+            check(&mut rig, &packet, Verdict::Redirect(EGRESS), &forwarded);
+            let reply = replies(Packet::tcp((backend, 8080), (local, local_port), ACK));
+            let delivered = answered(Packet::tcp((vip, 80), (client, port), ACK));
+            check(&mut rig, &reply, Verdict::Transmit, &delivered);
+        }
     }
 }
 
@@ -404,14 +489,14 @@ fn a_closed_session_is_reopened_by_a_syn() {
     // The backend has left the rotation, and the session is closed: another one takes the new connection.
     let other = Ipv4Addr::new(10, 0, 2, 12);
     let gone = Backend {
-        addr: rig::be(BACKEND),
+        addr: words(BACKEND),
         port: 8080u16.to_be(),
         mac: BACKEND_MAC,
         link: 1,
         ..Backend::default()
     };
     let fresh = Backend {
-        addr: rig::be(other),
+        addr: words(other),
         flags: 1,
         ..gone
     };
@@ -453,7 +538,7 @@ fn round_robin_takes_turns_and_hashes_stay() {
     let addresses: Vec<Ipv4Addr> = (1..=3).map(|n| Ipv4Addr::new(10, 0, 2, n)).collect();
     for (number, addr) in (1..).zip(&addresses) {
         let backend = Backend {
-            addr: rig::be(*addr),
+            addr: words(*addr),
             port: 8080u16.to_be(),
             mac: BACKEND_MAC,
             link: 1,
@@ -509,12 +594,12 @@ fn a_new_route_generation_takes_the_next_hop_anew() {
     rig.backend(
         1,
         Backend {
-            addr: rig::be(BACKEND),
+            addr: words(BACKEND),
             port: 8080u16.to_be(),
-            zero: 0,
             mac: moved,
             link: 1,
             flags: 1,
+            ..Backend::default()
         },
     );
     let forwarded = sent(Packet::tcp((LOCAL, port), (BACKEND, 8080), SYN));

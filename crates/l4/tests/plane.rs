@@ -49,9 +49,9 @@ fn fullnat_carries_tcp_both_ways_and_counts_it() {
     let sessions = plane.sessions(&Filter::default(), 100);
     assert_eq!(sessions.len() as u64, ASKED);
     for session in &sessions {
-        assert_eq!(session.vip, net::VIP);
-        assert_eq!(*session.client.ip(), net::CLIENT);
-        assert_eq!(session.local.unwrap().ip(), &net::LOCAL);
+        assert_eq!(session.vip, SocketAddr::V4(net::VIP));
+        assert_eq!(session.client.ip(), net::CLIENT);
+        assert_eq!(session.local.unwrap().ip(), net::LOCAL);
         assert_eq!(session.listener.as_ref().unwrap().as_str(), "service");
         assert!(session.backend.is_some());
         assert!(session.packets_in > 3 && session.packets_out > 2);
@@ -86,7 +86,7 @@ fn an_open_connection_is_an_established_session() {
     };
     assert_eq!(plane.session_count(&none), 0);
     let session = &plane.sessions(&established, 1)[0];
-    assert_eq!(SocketAddr::V4(session.client), stream.local_addr().unwrap());
+    assert_eq!(session.client, stream.local_addr().unwrap());
     assert!(session.timeout_left > Duration::from_secs(400_000));
     drop(stream);
     until("the session is closed", || {
@@ -188,6 +188,41 @@ fn every_mode_and_scheduler_carries_traffic() {
             "{forward} {protocol}"
         );
     }
+}
+
+#[test]
+fn ipv6_is_carried_in_every_mode_that_keeps_the_packet_or_rewrites_it() {
+    let Some(net) = Net::new("ipv6") else { return };
+    net.give_backends_the_vip();
+    let plane = net.plane(&net.config6("fullnat", "tcp", 8080));
+    for (forward, port) in [("fullnat", 8080), ("nat", 8080), ("dr", 80)] {
+        plane.commit(plane.prepare(&net.config6(forward, "tcp", port)).unwrap());
+        for _ in 0..3 {
+            assert_eq!(net.ask6(), "backend 1", "{forward}");
+        }
+    }
+    for forward in ["fullnat", "nat"] {
+        plane.commit(plane.prepare(&net.config6(forward, "udp", 8080)).unwrap());
+        assert_eq!(net.ask_udp6(), "backend 1", "{forward}");
+    }
+    until("every session is counted", || {
+        let stats = plane.stats();
+        let opened = stats.listeners[0].counters.sessions_opened;
+        (opened, stats.table.sessions, stats.table6.lines_used > 0) == (11, 0, true)
+    });
+    let from_client = Filter {
+        client: Some(net::CLIENT6.into()),
+        vip: Some(SocketAddr::V6(net::VIP6).ip()),
+        udp: Some(false),
+        ..Filter::default()
+    };
+    assert_eq!(plane.session_count(&from_client), 9);
+    let session = &plane.sessions(&from_client, 1)[0];
+    assert_eq!(session.vip, SocketAddr::V6(net::VIP6));
+    assert!(session.client.is_ipv6() && session.packets_in > 0);
+    let drops = plane.stats().drops;
+    assert!(drops.iter().all(|(_, count)| *count == 0), "{drops:?}");
+    plane.stop();
 }
 
 #[test]

@@ -34,8 +34,10 @@ pub struct L4 {
     pub xdp_mode: XdpMode,
     /// The addresses that FullNAT puts in place of the client's, and outer sources of tunnels.
     pub local_addresses: Vec<IpAddr>,
-    /// Sessions that the table is sized for. Default 1,048,576.
+    /// Sessions that the table of IPv4 is sized for. Default 1,048,576.
     pub max_sessions: u32,
+    /// Sessions that the table of IPv6 is sized for. Default: as many where anything at layer 4 is IPv6, else 1,024.
+    pub max_sessions_ipv6: u32,
     /// How long sessions may be idle.
     pub timeouts: SessionTimeouts,
 }
@@ -43,6 +45,8 @@ pub struct L4 {
 impl L4 {
     /// `max_sessions` where none is given.
     pub const DEFAULT_MAX_SESSIONS: u32 = 1_048_576;
+    /// The smallest table.
+    pub const LEAST_MAX_SESSIONS: u32 = 1_024;
 }
 
 /// How XDP is attached to an interface.

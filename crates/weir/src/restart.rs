@@ -19,6 +19,10 @@ pub(crate) fn needed(running: &Config, wanted: &Config) -> Vec<&'static str> {
                 "[l4] local_addresses",
             );
             note(old.max_sessions != new.max_sessions, "[l4] max_sessions");
+            note(
+                old.max_sessions_ipv6 < new.max_sessions_ipv6,
+                "[l4] max_sessions_ipv6 (room for sessions of IPv6)",
+            );
         }
         (None, None) => {}
         _ => note(true, "[l4]"),

@@ -47,12 +47,17 @@ impl View for Node {
             generation: self.snapshot().generation,
             reloads: self.reloads(),
             drops: l4.as_ref().map(drops).unwrap_or_default(),
-            sessions: l4.as_ref().map(|stats| SessionsView {
-                open: stats.table.sessions,
-                max: stats.table.max_sessions.into(),
-                expired: stats.table.expired,
-                table_bytes: stats.table.bytes,
-            }),
+            sessions: l4
+                .iter()
+                .flat_map(|stats| [("ipv4", &stats.table), ("ipv6", &stats.table6)])
+                .map(|(family, table)| SessionsView {
+                    family,
+                    open: table.sessions,
+                    max: table.max_sessions.into(),
+                    expired: table.expired,
+                    table_bytes: table.bytes,
+                })
+                .collect(),
             interfaces: l4
                 .iter()
                 .flat_map(|stats| &stats.interfaces)
@@ -150,9 +155,9 @@ fn session(session: &weir_l4::Session) -> SessionView {
         listener: session.listener.as_ref().map(ToString::to_string),
         protocol: if session.udp { "udp" } else { "tcp" },
         forward: session.forward.as_str(),
-        client: session.client.into(),
-        vip: session.vip.into(),
-        local: session.local.map(Into::into),
+        client: session.client,
+        vip: session.vip,
+        local: session.local,
         pool: session
             .backend
             .as_ref()

@@ -3,20 +3,22 @@
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::{Env, NextHop, Verdict};
 use weir_l4_common::event::Event;
+use weir_l4_common::family::{Addr6, Family, V4, V6};
 use weir_l4_common::forward::forward;
 use weir_l4_common::frame::Frame;
-use weir_l4_common::hash::FlowKey4;
+use weir_l4_common::hash::{FlowKey, FlowKey4, FlowKey6};
 use weir_l4_common::link::Link;
+use weir_l4_common::open::Opening;
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Mode, Pick,
     Settings, mapped,
 };
-use weir_l4_common::session::{LIVE, Line4, Set4};
+use weir_l4_common::session::{LIVE, Line, Set, Set4, Set6};
 use weir_l4_common::table;
 
 /// Bytes in front of a packet, as XDP drivers leave them.
@@ -26,6 +28,9 @@ pub(crate) const EGRESS: u32 = 2;
 pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub(crate) const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
+pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10);
+pub(crate) const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10);
+pub(crate) const BACKEND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 0x11);
 pub(crate) const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(crate) const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
@@ -34,15 +39,35 @@ pub(crate) fn be(addr: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(addr.octets())
 }
 
+pub(crate) fn words(addr: Ipv6Addr) -> [u32; 4] {
+    let octets = addr.octets();
+    std::array::from_fn(|word| {
+        u32::from_ne_bytes(std::array::from_fn(|byte| octets[word * 4 + byte]))
+    })
+}
+
+/// The addresses of one family that the machine serves: VIP, local address, backend.
+pub(crate) fn addresses(ipv6: bool) -> [IpAddr; 3] {
+    if ipv6 {
+        [VIP6, LOCAL6, BACKEND6].map(IpAddr::V6)
+    } else {
+        [VIP, LOCAL, BACKEND].map(IpAddr::V4)
+    }
+}
+
 /// The machine; what the logic gets is a reference to it.
 pub(crate) struct Machine {
-    table: Vec<UnsafeCell<Set4>>,
+    table4: Vec<UnsafeCell<Set4>>,
+    table6: Vec<UnsafeCell<Set6>>,
+    opening4: UnsafeCell<Opening<V4>>,
+    opening6: UnsafeCell<Opening<V6>>,
     packet: RefCell<Vec<u8>>,
     start: Cell<usize>,
     pub(crate) listeners: HashMap<ListenerKey, Listener>,
     pub(crate) slots: Vec<u16>,
     pub(crate) backends: HashMap<u16, Backend>,
     pub(crate) locals: Vec<u32>,
+    pub(crate) locals6: Vec<Addr6>,
     pub(crate) next_hop: NextHop,
     pub(crate) events: RefCell<Vec<Event>>,
     pub(crate) drops: RefCell<Vec<Drop>>,
@@ -51,16 +76,14 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// One backend, and listeners on VIP:80 for TCP and UDP in this mode.
+    /// In each family one backend, and listeners on port 80 of the VIP for TCP and UDP in this mode.
     pub(crate) fn new(sets: usize, mode: Mode) -> Self {
-        // SAFETY: every field of a set is an integer, for which zero is a value.
-        let set = || UnsafeCell::new(unsafe { std::mem::zeroed::<Set4>() });
         let keeps_port = matches!(mode, Mode::Dr | Mode::Tunnel);
         let port = if keeps_port { 80u16 } else { 8080 }.to_be();
-        let backend = Backend {
-            addr: be(BACKEND),
+        let backend = |addr| Backend {
+            addr,
             port,
-            zero: 0,
+            zero: [0; 3],
             mac: BACKEND_MAC,
             link: 1,
             flags: BACKEND_ACCEPTS,
@@ -69,24 +92,38 @@ impl Machine {
             id,
             mode: mode as u8,
             pick: Pick::Next as u8,
-            table_base: 0,
+            table_base: (u32::from(id) - 1) / 2,
             table_len: 1,
             zero: 0,
         };
-        let key = |proto| ListenerKey {
-            addr: mapped(be(VIP)),
+        let key = |addr, proto| ListenerKey {
+            addr,
             port: 80u16.to_be(),
             proto,
             zero: 0,
         };
         Self {
-            table: (0..sets).map(|_| set()).collect(),
+            table4: (0..sets).map(|_| zeroed()).collect(),
+            table6: (0..sets).map(|_| zeroed()).collect(),
+            // SAFETY: every field is an integer or a bool, for which zero is a value.
+            opening4: UnsafeCell::new(unsafe { std::mem::zeroed() }),
+            // SAFETY: as above.
+            opening6: UnsafeCell::new(unsafe { std::mem::zeroed() }),
             packet: RefCell::default(),
             start: Cell::new(0),
-            listeners: HashMap::from([(key(6), listener(1)), (key(17), listener(2))]),
-            slots: vec![1],
-            backends: HashMap::from([(1, backend)]),
+            listeners: HashMap::from([
+                (key(mapped(be(VIP)), 6), listener(1)),
+                (key(mapped(be(VIP)), 17), listener(2)),
+                (key(words(VIP6), 6), listener(3)),
+                (key(words(VIP6), 17), listener(4)),
+            ]),
+            slots: vec![1, 2],
+            backends: HashMap::from([
+                (1, backend(mapped(be(BACKEND)))),
+                (2, backend(words(BACKEND6))),
+            ]),
             locals: vec![be(LOCAL)],
+            locals6: vec![Addr6::from_words(words(LOCAL6))],
             next_hop: NextHop::None,
             events: RefCell::default(),
             drops: RefCell::default(),
@@ -105,18 +142,32 @@ impl Machine {
         (verdict, self.packet.borrow()[self.start.get()..].to_vec())
     }
 
-    /// Keys of all live lines.
-    pub(crate) fn flows(&self) -> Vec<FlowKey4> {
-        let lines = self.table.iter().flat_map(|set| {
-            // SAFETY: nothing runs while the test looks.
-            let set: &Set4 = unsafe { &*set.get() };
-            set.lines.iter()
-        });
-        lines
-            .filter(|line| line.meta() & LIVE != 0)
-            .map(Line4::key)
-            .collect()
+    /// Keys of all live lines of IPv4.
+    pub(crate) fn flows4(&self) -> Vec<FlowKey4> {
+        flows(&self.table4)
     }
+
+    /// Keys of all live lines of IPv6.
+    pub(crate) fn flows6(&self) -> Vec<FlowKey6> {
+        flows(&self.table6)
+    }
+}
+
+fn zeroed<F: Family>() -> UnsafeCell<Set<F>> {
+    // SAFETY: every field of a set is an integer, for which zero is a value.
+    UnsafeCell::new(unsafe { std::mem::zeroed::<Set<F>>() })
+}
+
+fn flows<F: Family>(table: &[UnsafeCell<Set<F>>]) -> Vec<FlowKey<F>> {
+    let lines = table.iter().flat_map(|set| {
+        // SAFETY: nothing runs while the test looks.
+        let set: &Set<F> = unsafe { &*set.get() };
+        set.lines.iter()
+    });
+    lines
+        .filter(|line| line.meta() & LIVE != 0)
+        .map(Line::key)
+        .collect()
 }
 
 impl Env for &Machine {
@@ -148,21 +199,42 @@ impl Env for &Machine {
         0x5eed
     }
 
-    fn sets(&self) -> u32 {
-        self.table.len() as u32
+    fn sets4(&self) -> u32 {
+        self.table4.len() as u32
     }
 
-    fn set(&self, index: u32) -> Option<*mut Set4> {
-        self.table.get(index as usize).map(UnsafeCell::get)
+    fn sets6(&self) -> u32 {
+        self.table6.len() as u32
     }
 
-    fn is_taken(&self, key: &FlowKey4, hash: u64) -> bool {
+    fn set4(&self, index: u32) -> Option<*mut Set4> {
+        self.table4.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn set6(&self, index: u32) -> Option<*mut Set6> {
+        self.table6.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn is_taken4(&self, key: &FlowKey4, hash: u64) -> bool {
         table::is_taken(*self, key, hash)
+    }
+
+    fn is_taken6(&self, key: &FlowKey6, hash: u64) -> bool {
+        table::is_taken(*self, key, hash)
+    }
+
+    fn opening4(&self) -> Option<*mut Opening<V4>> {
+        Some(self.opening4.get())
+    }
+
+    fn opening6(&self) -> Option<*mut Opening<V6>> {
+        Some(self.opening6.get())
     }
 
     fn settings(&self) -> Settings {
         Settings {
             locals: self.locals.len() as u32,
+            locals6: self.locals6.len() as u32,
         }
     }
 
@@ -189,7 +261,7 @@ impl Env for &Machine {
     }
 
     fn is_vip(&self, addr: &[u32; 4]) -> bool {
-        *addr == mapped(be(VIP))
+        *addr == mapped(be(VIP)) || *addr == words(VIP6)
     }
 
     fn slot(&self, index: u32) -> Option<u16> {
@@ -200,8 +272,12 @@ impl Env for &Machine {
         self.backends.get(&number).copied()
     }
 
-    fn local(&self, index: u32) -> Option<u32> {
+    fn local4(&self, index: u32) -> Option<u32> {
         self.locals.get(index as usize).copied()
+    }
+
+    fn local6(&self, index: u32) -> Option<Addr6> {
+        self.locals6.get(index as usize).copied()
     }
 
     fn listener_counters(&self, _: u16) -> Option<*mut ListenerCounters> {
@@ -220,7 +296,11 @@ impl Env for &Machine {
         self.events.borrow_mut().push(event);
     }
 
-    fn next_hop(&self, _: u32, _: u32) -> NextHop {
+    fn next_hop4(&self, _: u32, _: u32) -> NextHop {
+        self.next_hop
+    }
+
+    fn next_hop6(&self, _: Addr6, _: Addr6) -> NextHop {
         self.next_hop
     }
 }

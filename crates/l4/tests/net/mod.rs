@@ -1,7 +1,10 @@
 //! A client, the load balancer with two interfaces, and backends, each in a namespace of its own.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, TcpStream,
+    UdpSocket,
+};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,6 +19,10 @@ pub(crate) const VIP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 0, 1
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
 /// What FullNAT puts in place of the client.
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 10);
+
+pub(crate) const VIP6: SocketAddrV6 =
+    SocketAddrV6::new(Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 1), 80, 0, 0);
+pub(crate) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2);
 
 /// How long anything may take on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -43,6 +50,8 @@ impl Net {
         let inside = lan.connect(&balancer, "eth1").unwrap();
         inside.add_address("10.2.0.1/24").unwrap();
         inside.add_address("10.2.0.10/24").unwrap();
+        inside.add_address("fd00:2::1/64").unwrap();
+        inside.add_address("fd00:2::10/64").unwrap();
         balancer.forward_packets().unwrap();
         let mut backends = Vec::new();
         let mut backend_links = Vec::new();
@@ -51,9 +60,13 @@ impl Net {
             let link = lan.connect(&backend, "eth0").unwrap();
             link.add_address(&format!("10.2.0.{}/24", 10 + number))
                 .unwrap();
+            link.add_address(&format!("fd00:2::1{number}/64")).unwrap();
             // With NAT replies must come back through us.
             backend
                 .add_route("0.0.0.0/0", "10.2.0.1".parse().unwrap())
+                .unwrap();
+            backend
+                .add_route("::/0", "fd00:2::1".parse().unwrap())
                 .unwrap();
             serve(&backend, number, 8080);
             backends.push(backend);
@@ -136,8 +149,23 @@ impl Net {
                 .unwrap()
                 .add_address(&format!("{}/32", VIP.ip()))
                 .unwrap();
+            backend
+                .loopback()
+                .unwrap()
+                .add_address(&format!("{}/128", VIP6.ip()))
+                .unwrap();
             serve(backend, number, VIP.port());
         }
+    }
+
+    /// The same with everything of the second family: VIP, local address, backends.
+    pub(crate) fn config6(&self, forward: &str, protocol: &str, port: u16) -> Arc<Snapshot> {
+        let text = self
+            .text(forward, protocol, "round_robin", &[1])
+            .replace(&VIP.to_string(), &VIP6.to_string())
+            .replace("\"10.2.0.10\"", "\"fd00:2::10\"")
+            .replace("10.2.0.11:8080", &format!("[fd00:2::11]:{port}"));
+        snapshot(&text)
     }
 
     /// One listener, `service`, with one pool.
@@ -161,9 +189,13 @@ impl Net {
     }
 
     pub(crate) fn connect(&self) -> io::Result<TcpStream> {
+        self.connect_to(VIP.into())
+    }
+
+    fn connect_to(&self, vip: SocketAddr) -> io::Result<TcpStream> {
         let stream = self
             .client
-            .run(|| TcpStream::connect_timeout(&VIP.into(), Duration::from_secs(1)))?;
+            .run(|| TcpStream::connect_timeout(&vip, Duration::from_secs(1)))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(stream)
     }
@@ -174,7 +206,15 @@ impl Net {
     }
 
     pub(crate) fn try_ask(&self) -> io::Result<String> {
-        let mut stream = self.connect()?;
+        Self::talk(self.connect()?)
+    }
+
+    /// Which backend answers a new connection of IPv6.
+    pub(crate) fn ask6(&self) -> String {
+        Self::talk(self.connect_to(VIP6.into()).unwrap()).unwrap()
+    }
+
+    fn talk(mut stream: TcpStream) -> io::Result<String> {
         stream.write_all(b"?")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -187,14 +227,23 @@ impl Net {
 
     /// Which backend answers datagrams, one after the other, from this port, 0 being any.
     pub(crate) fn ask_udp_from(&self, port: u16, times: u32) -> String {
-        let socket = self.client.run(|| UdpSocket::bind((CLIENT, port))).unwrap();
+        self.ask_udp_at(SocketAddr::from((CLIENT, port)), VIP.into(), times)
+    }
+
+    /// Which backend answers a datagram of IPv6.
+    pub(crate) fn ask_udp6(&self) -> String {
+        self.ask_udp_at(SocketAddr::from((CLIENT6, 0)), VIP6.into(), 1)
+    }
+
+    fn ask_udp_at(&self, client: SocketAddr, vip: SocketAddr, times: u32) -> String {
+        let socket = self.client.run(|| UdpSocket::bind(client)).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut last = String::new();
         for _ in 0..times {
-            socket.send_to(b"?", SocketAddr::V4(VIP)).unwrap();
+            socket.send_to(b"?", vip).unwrap();
             let mut answer = [0; 100];
             let (len, from) = socket.recv_from(&mut answer).unwrap();
-            assert_eq!(from, SocketAddr::V4(VIP));
+            assert_eq!(from, vip);
             last = String::from_utf8_lossy(&answer[..len]).into_owned();
         }
         last
@@ -304,6 +353,11 @@ fn join(client: &Namespace, balancer: &Namespace) -> Link {
     let (near, far) = veth((client, "eth0"), (balancer, "eth0")).unwrap();
     near.add_address("10.1.0.2/24").unwrap();
     far.add_address("10.1.0.1/24").unwrap();
+    near.add_address(&format!("{CLIENT6}/64")).unwrap();
+    far.add_address("fd00:1::1/64").unwrap();
+    client
+        .add_route("::/0", "fd00:1::1".parse().unwrap())
+        .unwrap();
     client
         .add_route("0.0.0.0/0", "10.1.0.1".parse().unwrap())
         .unwrap();
@@ -312,10 +366,8 @@ fn join(client: &Namespace, balancer: &Namespace) -> Link {
 
 /// A backend that says who it is: to `?` over TCP and then closes; any other byte it sends back and goes on.
 fn serve(backend: &Namespace, number: u32, port: u16) {
-    let tcp = backend
-        .run(|| TcpListener::bind(("0.0.0.0", port)))
-        .unwrap();
-    let udp = backend.run(|| UdpSocket::bind(("0.0.0.0", port))).unwrap();
+    let tcp = backend.run(|| TcpListener::bind(("::", port))).unwrap();
+    let udp = backend.run(|| UdpSocket::bind(("::", port))).unwrap();
     thread::spawn(move || {
         for stream in tcp.incoming() {
             let Ok(mut stream) = stream else { continue };

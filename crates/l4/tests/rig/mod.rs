@@ -1,7 +1,7 @@
 //! The loaded program with maps that a test fills, and packets that a test builds and takes apart.
 #![allow(dead_code)]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
@@ -30,6 +30,10 @@ pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub(crate) const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
+pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10);
+pub(crate) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 1, 2, 3, 4, 7);
+pub(crate) const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10);
+pub(crate) const BACKEND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 0x11);
 /// The interface that test runs come in by: loopback.
 pub(crate) const INGRESS: u32 = 1;
 /// An interface that does not exist; a redirect to it is only a verdict.
@@ -60,14 +64,53 @@ pub(crate) fn be(addr: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(addr.octets())
 }
 
+/// An address as the program has it.
+pub(crate) fn words(addr: impl Into<IpAddr>) -> [u32; 4] {
+    match addr.into() {
+        IpAddr::V4(addr) => mapped(be(addr)),
+        IpAddr::V6(addr) => {
+            let octets = addr.octets();
+            std::array::from_fn(|word| {
+                u32::from_ne_bytes(std::array::from_fn(|byte| octets[word * 4 + byte]))
+            })
+        }
+    }
+}
+
+/// The addresses of a family that the rig serves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) client: IpAddr,
+    pub(crate) vip: IpAddr,
+    pub(crate) local: IpAddr,
+    pub(crate) backend: IpAddr,
+}
+
+pub(crate) const FAMILIES: [Addresses; 2] = [
+    Addresses {
+        client: IpAddr::V4(CLIENT),
+        vip: IpAddr::V4(VIP),
+        local: IpAddr::V4(LOCAL),
+        backend: IpAddr::V4(BACKEND),
+    },
+    Addresses {
+        client: IpAddr::V6(CLIENT6),
+        vip: IpAddr::V6(VIP6),
+        local: IpAddr::V6(LOCAL6),
+        backend: IpAddr::V6(BACKEND6),
+    },
+];
+
 impl Rig {
     /// `weir_forward` with a table of `sets` sets, links 0 (ingress) and 1 (egress), one local address.
     pub(crate) fn new(sets: u32) -> Self {
         let seed = 0x5eed_u64;
         let mut ebpf = EbpfLoader::new()
             .override_global("SETS", &sets, true)
+            .override_global("SETS6", &sets, true)
             .override_global("SEED", &seed, true)
             .map_max_entries("SESSIONS4", sets)
+            .map_max_entries("SESSIONS6", sets)
             .map_max_entries("SCHEDULE", 65_536)
             .load(weir_l4::program::FORWARD)
             .unwrap();
@@ -134,8 +177,12 @@ impl Rig {
                 .set(slot as u32, Plain(be(*local)), 0)
                 .unwrap();
         }
+        self.array("LOCALS6")
+            .set(0, Plain(LOCAL6.octets()), 0)
+            .unwrap();
         self.settings(Settings {
             locals: locals.len() as u32,
+            locals6: 1,
         });
     }
 
@@ -176,6 +223,21 @@ impl Rig {
         pick: Pick,
         slots: &[u16],
     ) {
+        self.listener_on(VIP, id, port, proto, mode, pick, slots);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn listener_on(
+        &mut self,
+        vip: impl Into<IpAddr>,
+        id: u16,
+        port: u16,
+        proto: u8,
+        mode: Mode,
+        pick: Pick,
+        slots: &[u16],
+    ) {
+        let vip = words(vip);
         let base = u32::from(id) * 1024;
         let mut padded = slots.to_vec();
         padded.resize(slots.len().next_multiple_of(4), 0);
@@ -186,7 +248,7 @@ impl Rig {
                 .unwrap();
         }
         let key = ListenerKey {
-            addr: mapped(be(VIP)),
+            addr: vip,
             port: port.to_be(),
             proto,
             zero: 0,
@@ -217,7 +279,7 @@ impl Rig {
             .set(free / 2, Plain(slots), 0)
             .unwrap();
         self.hash::<[u32; 4], u32>("VIPS")
-            .insert(Plain(mapped(be(VIP))), Plain(1), 0)
+            .insert(Plain(vip), Plain(1), 0)
             .unwrap();
     }
 
@@ -235,26 +297,27 @@ impl Rig {
         self.array("LISTENER_SLOTS").get(&(slot / 2), 0).unwrap().0
     }
 
-    /// One TCP and one UDP listener on port 80 in this mode, with one backend on link 1.
+    /// For each family one TCP and one UDP listener on port 80 in this mode, with one backend on link 1.
     pub(crate) fn serve(&mut self, mode: Mode) {
         let port = if matches!(mode, Mode::Dr | Mode::Tunnel) {
             80u16
         } else {
             8080
         };
-        self.backend(
-            1,
-            Backend {
-                addr: be(BACKEND),
+        for (number, listener, family) in [(1, 1, FAMILIES[0]), (60, 61, FAMILIES[1])] {
+            let backend = Backend {
+                addr: words(family.backend),
                 port: port.to_be(),
-                zero: 0,
                 mac: BACKEND_MAC,
                 link: 1,
                 flags: BACKEND_ACCEPTS,
-            },
-        );
-        self.listener(1, 80, 6, mode, Pick::Next, &[1]);
-        self.listener(2, 80, 17, mode, Pick::Next, &[1]);
+                ..Backend::default()
+            };
+            self.backend(number, backend);
+            for (id, proto) in [(listener, 6), (listener + 1, 17)] {
+                self.listener_on(family.vip, id, 80, proto, mode, Pick::Next, &[number]);
+            }
+        }
     }
 
     pub(crate) fn run(&mut self, packet: &[u8]) -> Outcome {
@@ -293,13 +356,14 @@ impl Rig {
     }
 }
 
-/// What a test says about a packet; checksums and lengths are filled in.
+/// What a test says about a packet; checksums and lengths are filled in. For IPv6 `ttl` is the hop limit, `tos` the traffic
+/// class, and `id` the flow label.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Packet {
     pub(crate) eth_dst: [u8; 6],
     pub(crate) eth_src: [u8; 6],
-    pub(crate) src: Ipv4Addr,
-    pub(crate) dst: Ipv4Addr,
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
     pub(crate) ttl: u8,
     pub(crate) tos: u8,
     pub(crate) id: u16,
@@ -335,7 +399,7 @@ pub(crate) const RST: u8 = 4;
 pub(crate) const ACK: u8 = 16;
 
 impl Packet {
-    fn new(src: Ipv4Addr, dst: Ipv4Addr, l4: L4) -> Self {
+    fn new(src: IpAddr, dst: IpAddr, l4: L4) -> Self {
         Self {
             eth_dst: LB_MAC,
             eth_src: CLIENT_MAC,
@@ -351,10 +415,14 @@ impl Packet {
         }
     }
 
-    pub(crate) fn tcp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8) -> Self {
+    pub(crate) fn tcp(
+        src: (impl Into<IpAddr>, u16),
+        dst: (impl Into<IpAddr>, u16),
+        flags: u8,
+    ) -> Self {
         Self::new(
-            src.0,
-            dst.0,
+            src.0.into(),
+            dst.0.into(),
             L4::Tcp {
                 src: src.1,
                 dst: dst.1,
@@ -363,10 +431,10 @@ impl Packet {
         )
     }
 
-    pub(crate) fn udp(src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16)) -> Self {
+    pub(crate) fn udp(src: (impl Into<IpAddr>, u16), dst: (impl Into<IpAddr>, u16)) -> Self {
         Self::new(
-            src.0,
-            dst.0,
+            src.0.into(),
+            dst.0.into(),
             L4::Udp {
                 src: src.1,
                 dst: dst.1,
@@ -375,14 +443,18 @@ impl Packet {
         )
     }
 
-    pub(crate) fn echo(src: Ipv4Addr, dst: Ipv4Addr) -> Self {
-        Self::new(src, dst, L4::Icmp { kind: 8, code: 0 })
+    /// An echo request, of ICMP or ICMPv6.
+    pub(crate) fn echo(src: impl Into<IpAddr>, dst: impl Into<IpAddr>) -> Self {
+        let (src, dst) = (src.into(), dst.into());
+        let kind = if src.is_ipv6() { 128 } else { 8 };
+        Self::new(src, dst, L4::Icmp { kind, code: 0 })
     }
 
     fn proto(&self) -> u8 {
         match self.l4 {
             L4::Tcp { .. } => 6,
             L4::Udp { .. } => 17,
+            L4::Icmp { .. } if self.src.is_ipv6() => 58,
             L4::Icmp { .. } => 1,
             L4::Other(proto) => proto,
         }
@@ -414,11 +486,9 @@ impl Packet {
         l4.extend(&self.payload);
         if let Some(at) = length_at {
             let pseudo = match self.l4 {
-                L4::Icmp { .. } => 0,
+                L4::Icmp { .. } if self.src.is_ipv4() => 0,
                 _ => {
-                    let mut pseudo = Vec::new();
-                    pseudo.extend(self.src.octets());
-                    pseudo.extend(self.dst.octets());
+                    let mut pseudo = [octets(self.src), octets(self.dst)].concat();
                     pseudo.extend([0, self.proto()]);
                     pseudo.extend((l4.len() as u16).to_be_bytes());
                     checksum::sum(&pseudo)
@@ -430,28 +500,54 @@ impl Packet {
             }
             l4[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
         }
-        let header = 20 + self.options.len();
-        let mut ip = vec![0x40 | (header / 4) as u8, self.tos];
-        ip.extend(((header + l4.len()) as u16).to_be_bytes());
-        ip.extend(self.id.to_be_bytes());
-        ip.extend(self.fragment.to_be_bytes());
-        ip.extend([self.ttl, self.proto(), 0, 0]);
-        ip.extend(self.src.octets());
-        ip.extend(self.dst.octets());
-        ip.extend(&self.options);
-        let sum = !checksum::fold(checksum::sum(&ip));
-        ip[10..12].copy_from_slice(&sum.to_ne_bytes());
         let mut frame = Vec::new();
         frame.extend(self.eth_dst);
         frame.extend(self.eth_src);
-        frame.extend([8, 0]);
-        frame.extend(ip);
+        if self.src.is_ipv6() {
+            frame.extend([0x86, 0xdd]);
+            let first = 0x6000_0000 | u32::from(self.tos) << 20 | u32::from(self.id);
+            frame.extend(first.to_be_bytes());
+            frame.extend((l4.len() as u16).to_be_bytes());
+            frame.extend([self.proto(), self.ttl]);
+            frame.extend(octets(self.src));
+            frame.extend(octets(self.dst));
+        } else {
+            frame.extend([8, 0]);
+            frame.extend(self.ipv4_header(l4.len()));
+        }
         frame.extend(l4);
         frame
+    }
+
+    fn ipv4_header(&self, behind: usize) -> Vec<u8> {
+        let header = 20 + self.options.len();
+        let mut ip = vec![0x40 | (header / 4) as u8, self.tos];
+        ip.extend(((header + behind) as u16).to_be_bytes());
+        ip.extend(self.id.to_be_bytes());
+        ip.extend(self.fragment.to_be_bytes());
+        ip.extend([self.ttl, self.proto(), 0, 0]);
+        ip.extend(octets(self.src));
+        ip.extend(octets(self.dst));
+        ip.extend(&self.options);
+        let sum = !checksum::fold(checksum::sum(&ip));
+        ip[10..12].copy_from_slice(&sum.to_ne_bytes());
+        ip
+    }
+}
+
+fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(addr) => addr.octets().to_vec(),
+        IpAddr::V6(addr) => addr.octets().to_vec(),
     }
 }
 
 /// The local port that FullNAT put into a packet, for tests that must answer to it.
 pub(crate) fn source_port(frame: &[u8]) -> u16 {
-    u16::from_be_bytes([frame[34], frame[35]])
+    let at = if frame[12..14] == [0x86, 0xdd] {
+        54
+    } else {
+        34
+    };
+    u16::from_be_bytes([frame[at], frame[at + 1]])
 }

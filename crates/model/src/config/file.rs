@@ -58,6 +58,7 @@ static L4_TABLE: Grammar = Grammar {
         "local_addresses",
         "max_sessions",
         "timeouts",
+        "max_sessions_ipv6",
     ],
     synonyms: &[
         ("interface", "interfaces"),
@@ -324,7 +325,7 @@ static XDP_MODES: [(&str, XdpMode); 3] = [
 static STICKY_MODES: [(&str, StickyMode); 1] = [("insert", StickyMode::Insert)];
 
 /// Sessions of the table: below, a table is not worth its set-up; above, it needs more memory than a node has.
-const MAX_SESSIONS: RangeInclusive<u32> = 1_024..=134_217_728;
+const MAX_SESSIONS: RangeInclusive<u32> = L4::LEAST_MAX_SESSIONS..=134_217_728;
 const WORKERS: RangeInclusive<u32> = 0..=1_024;
 const HEADER_BYTES: RangeInclusive<u32> = 1_024..=262_144;
 const HEADER_COUNT: RangeInclusive<u32> = 1..=1_000;
@@ -358,6 +359,8 @@ pub(super) struct L4Table {
     pub(super) span: Span,
     pub(super) l4: L4,
     pub(super) local_addresses: Vec<At<IpAddr>>,
+    /// As written; without it, it follows from the rest of the file.
+    pub(super) max_sessions_ipv6: Option<u32>,
 }
 
 pub(super) struct ApiTable {
@@ -503,6 +506,15 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
     let timeouts = section
         .section("timeouts", &SESSION_TIMEOUTS, &ALL, out)
         .map(|section| read_session_timeouts(&section, out));
+    let max_sessions_ipv6 = section.read(
+        "max_sessions_ipv6",
+        out,
+        integer(
+            "max_sessions_ipv6",
+            *MAX_SESSIONS.start(),
+            *MAX_SESSIONS.end(),
+        ),
+    );
     match &interfaces {
         Read::Absent => out.error(
             section.span,
@@ -528,6 +540,8 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
     let interfaces = interfaces.or(Vec::new());
     duplicates(&interfaces, "interface", out);
     duplicates(&local_addresses, "local address", out);
+    let max_sessions = max_sessions.or(L4::DEFAULT_MAX_SESSIONS);
+    let max_sessions_ipv6 = max_sessions_ipv6.good().map(|at| at.value);
     let l4 = L4 {
         interfaces: interfaces
             .into_iter()
@@ -535,13 +549,15 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
             .collect(),
         xdp_mode: xdp_mode.or(XdpMode::default()),
         local_addresses: local_addresses.iter().map(|at| at.value).collect(),
-        max_sessions: max_sessions.or(L4::DEFAULT_MAX_SESSIONS),
+        max_sessions,
+        max_sessions_ipv6: max_sessions_ipv6.unwrap_or(L4::LEAST_MAX_SESSIONS),
         timeouts: timeouts.unwrap_or_default(),
     };
     L4Table {
         span: section.span,
         l4,
         local_addresses,
+        max_sessions_ipv6,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
-use super::file::{File, ListenerTable, PoolTable};
+use super::file::{BackendTable, File, ListenerTable, PoolTable};
 use super::near::{alternatives, nearest};
 use super::route::RouteTable;
 use super::section::Read;
@@ -16,6 +16,7 @@ use crate::action::Scheme;
 use crate::health::HealthCheck;
 use crate::listener::{Forward, Listener, Protocol};
 use crate::name::Name;
+use crate::node::L4;
 use crate::pool::{HashKey, Pool, Scheduler};
 use crate::route::{HostPattern, PathMatch};
 
@@ -50,7 +51,7 @@ pub(super) fn resolve(file: &File<'_>, out: &mut Findings<'_>) -> Option<Config>
     check_local_addresses(file, &listeners, out);
     for (at, pool) in file.pools.iter().enumerate() {
         check_backends(pool, out);
-        check_users(pool, &uses.of_pool[at], &listeners, out);
+        check_users(pool, &uses.of_pool[at], &listeners, file, out);
         check_loops((at, pool), &uses, &binds, &listeners, out);
     }
     if file.l4.is_none() {
@@ -66,7 +67,13 @@ pub(super) fn resolve(file: &File<'_>, out: &mut Findings<'_>) -> Option<Config>
         .iter()
         .map(|pool| build_pool(pool).map(Arc::new))
         .collect();
-    let l4 = file.l4.as_ref().map(|table| table.l4.clone());
+    let l4 = file.l4.as_ref().map(|table| {
+        let mut l4 = table.l4.clone();
+        if table.max_sessions_ipv6.is_none() && has_ipv6(&l4, file, &uses, &listeners) {
+            l4.max_sessions_ipv6 = l4.max_sessions;
+        }
+        l4
+    });
     Some(Config::new(
         file.node.clone(),
         l4,
@@ -132,11 +139,6 @@ impl<'f, 't> Resolved<'f, 't> {
 
     fn is_xdp(&self) -> bool {
         self.forward.is_some_and(Forward::is_xdp)
-    }
-
-    /// The mode as done; where that is not known, the default.
-    fn forward_or_proxy(&self) -> Forward {
-        self.forward.unwrap_or(Forward::Proxy)
     }
 
     fn asked_word(&self) -> &'static str {
@@ -225,11 +227,7 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
         slow_start: table.slow_start,
         tls,
         proxy_protocol,
-        backends: table
-            .backends
-            .iter()
-            .map(super::file::BackendTable::backend)
-            .collect(),
+        backends: table.backends.iter().map(BackendTable::backend).collect(),
     })
 }
 
@@ -712,7 +710,7 @@ fn check_redirect(listener: &Resolved<'_, '_>, route: &RouteTable<'_>, out: &mut
 
 /// What an XDP listener needs of the node, and of its VIP.
 fn check_xdp_listener(listener: &Resolved<'_, '_>, file: &File<'_>, out: &mut Findings<'_>) {
-    let (Some(l4), Some(bind), Some(forward)) = (&file.l4, listener.bind, listener.forward) else {
+    let (Some(_), Some(bind), Some(forward)) = (&file.l4, listener.bind, listener.forward) else {
         return;
     };
     if !forward.is_xdp() {
@@ -733,32 +731,7 @@ fn check_xdp_listener(listener: &Resolved<'_, '_>, file: &File<'_>, out: &mut Fi
             listener.bind_span(),
             Complaint::new(Kind::Conflict, message, label),
         );
-    } else if vip.is_ipv6() {
-        out.error(listener.bind_span(), ipv4_only(forward));
     }
-    let has_v4 = l4.local_addresses.iter().any(|at| at.value.is_ipv4());
-    if matches!(forward, Forward::Fullnat | Forward::Tunnel) && !has_v4 {
-        let message = format!(
-            "`forward = \"{forward}\"`, and [l4] has no local address of the backends' family, IPv4"
-        );
-        let label = match forward {
-            Forward::Fullnat => "it puts a local address in place of the client's",
-            _ => "a local address is the outer source of the tunnel",
-        };
-        let complaint = Complaint::new(Kind::MissingKey, message, label)
-            .help("write `local_addresses = [\"192.0.2.10\"]` in [l4], with an IPv4 address of this node")
-            .note(l4.span, "[l4] is here");
-        out.error(listener.forward_span(), complaint);
-    }
-}
-
-fn ipv4_only(forward: Forward) -> Complaint {
-    Complaint::new(
-        Kind::Unsupported,
-        format!("IPv6 with `forward = \"{forward}\"`"),
-        "the XDP modes are IPv4 only for now",
-    )
-    .help("`forward = \"proxy\"` takes IPv6")
 }
 
 /// What is listened on. TCP and UDP are apart, IPv4 and IPv6 as well (sockets are opened with `IPV6_V6ONLY`).
@@ -967,6 +940,7 @@ fn check_users(
     pool: &PoolTable<'_>,
     users: &[Use],
     listeners: &[Resolved<'_, '_>],
+    file: &File<'_>,
     out: &mut Findings<'_>,
 ) {
     let listener_of = |user: &Use| &listeners[user.listener];
@@ -1019,12 +993,7 @@ fn check_users(
     for backend in &pool.backends {
         let ip = backend.address.value.ip();
         let note = format!("{} is here", listener_of(xdp).subject());
-        if ip.is_ipv6() {
-            out.error(
-                backend.address.span,
-                ipv4_only(listener_of(xdp).forward_or_proxy()).note(xdp.span, note),
-            );
-        } else if ip.is_loopback() {
+        if ip.is_loopback() {
             let message = format!("a backend on a loopback address with `forward = \"{forward}\"`");
             let complaint = Complaint::new(
                 Kind::Conflict,
@@ -1035,6 +1004,104 @@ fn check_users(
         }
     }
     check_direct_ports(pool, users, listeners, out);
+    check_families(pool, users, listeners, file, out);
+}
+
+/// The families of IP that an XDP listener leads from and to, and the local addresses that it takes for that.
+fn check_families(
+    pool: &PoolTable<'_>,
+    users: &[Use],
+    listeners: &[Resolved<'_, '_>],
+    file: &File<'_>,
+    out: &mut Findings<'_>,
+) {
+    let Some(l4) = &file.l4 else { return };
+    let mut first_of_family: [Option<&BackendTable>; 2] = [None; 2];
+    for backend in &pool.backends {
+        let family = usize::from(backend.address.value.is_ipv6());
+        first_of_family[family].get_or_insert(backend);
+    }
+    for backend in first_of_family.into_iter().flatten() {
+        let is_ipv6 = backend.address.value.is_ipv6();
+        let has_local = l4
+            .local_addresses
+            .iter()
+            .any(|at| at.value.is_ipv6() == is_ipv6);
+        for user in users {
+            let listener = &listeners[user.listener];
+            let (Some(bind), Some(forward)) = (listener.bind, listener.forward) else {
+                continue;
+            };
+            if !forward.is_xdp() {
+                continue;
+            }
+            if bind.is_ipv6() != is_ipv6 {
+                let (from, to) = (family(bind.is_ipv6()), family(is_ipv6));
+                let message = format!(
+                    "`forward = \"{forward}\"` from {} on {from} to a backend on {to}",
+                    listener.subject()
+                );
+                let complaint = Complaint::new(
+                    Kind::Conflict,
+                    message,
+                    format!("expected a backend on {from}"),
+                )
+                .help("`forward = \"proxy\"` leads from one family to the other");
+                out.error(
+                    backend.address.span,
+                    complaint.note(
+                        listener.bind_span(),
+                        format!("{} is here", listener.subject()),
+                    ),
+                );
+            }
+            if matches!(forward, Forward::Fullnat | Forward::Tunnel) && !has_local {
+                out.error(
+                    listener.forward_span(),
+                    no_local(forward, is_ipv6).note(l4.span, "[l4] is here"),
+                );
+            }
+        }
+    }
+}
+
+fn family(is_ipv6: bool) -> &'static str {
+    if is_ipv6 { "IPv6" } else { "IPv4" }
+}
+
+fn no_local(forward: Forward, is_ipv6: bool) -> Complaint {
+    let family = family(is_ipv6);
+    let message = format!(
+        "`forward = \"{forward}\"`, and [l4] has no local address of the backends' family, {family}"
+    );
+    let label = match forward {
+        Forward::Fullnat => "it puts a local address in place of the client's",
+        _ => "a local address is the outer source of the tunnel",
+    };
+    let example = if is_ipv6 {
+        "2001:db8::10"
+    } else {
+        "192.0.2.10"
+    };
+    Complaint::new(Kind::MissingKey, message, label).help(format!(
+        "write `local_addresses = [\"{example}\"]` in [l4], with an {family} address of this node"
+    ))
+}
+
+/// Whether anything at layer 4 is IPv6, so that there will be sessions.
+fn has_ipv6(l4: &L4, file: &File<'_>, uses: &Uses, listeners: &[Resolved<'_, '_>]) -> bool {
+    let xdp = |user: &Use| listeners[user.listener].is_xdp();
+    l4.local_addresses.iter().any(IpAddr::is_ipv6)
+        || listeners
+            .iter()
+            .any(|listener| listener.is_xdp() && listener.bind.is_some_and(|bind| bind.is_ipv6()))
+        || file.pools.iter().zip(&uses.of_pool).any(|(pool, users)| {
+            users.iter().any(xdp)
+                && pool
+                    .backends
+                    .iter()
+                    .any(|backend| backend.address.value.is_ipv6())
+        })
 }
 
 /// `hash` is for schedulers that hash, and what it names must be there to be seen.

@@ -158,6 +158,7 @@ backend = [{ address = "198.51.100.1:80" }]
         xdp_mode: XdpMode::Auto,
         local_addresses: Vec::new(),
         max_sessions: 1_048_576,
+        max_sessions_ipv6: 1_024,
         timeouts: SessionTimeouts::default(),
     };
     assert_eq!(
