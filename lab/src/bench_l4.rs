@@ -4,6 +4,8 @@
 //! under test. The generator with an empty program behind it is measured in the same round, and taken off. Beside
 //! weir runs a reference that keeps its sessions in the kernel's LRU hash map: one lookup and the same rewrite.
 
+mod veth;
+
 use std::collections::HashMap as Rows;
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -30,6 +32,7 @@ const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const BACKENDS: u32 = 100;
 const LOCALS: u32 = 64;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 const FIN_ACK: u8 = 17;
@@ -45,12 +48,13 @@ struct Flow {
 impl Flow {
     fn bytes(&self) -> [u8; 32] {
         let length = (FRAME_LEN as u16 - 14).to_be();
+        let proto = if self.key.udp { UDP } else { TCP };
         let mut ip = [0u8; 20];
         ip[0] = 0x45;
         ip[2..4].copy_from_slice(&length.to_ne_bytes());
         ip[6] = 0x40;
         ip[8] = 64;
-        ip[9] = TCP;
+        ip[9] = proto;
         ip[12..16].copy_from_slice(&self.key.src.to_ne_bytes());
         ip[16..20].copy_from_slice(&self.key.dst.to_ne_bytes());
         let ip_checksum = !checksum::fold(checksum::sum(&ip));
@@ -59,9 +63,11 @@ impl Flow {
         flow[4..8].copy_from_slice(&self.key.dst.to_ne_bytes());
         flow[8..12].copy_from_slice(&self.key.ports.to_ne_bytes());
         flow[12..14].copy_from_slice(&ip_checksum.to_ne_bytes());
-        // The TCP checksum is only ever updated by difference: any value will do.
-        flow[14..16].copy_from_slice(&[0x12, 0x34]);
-        flow[16] = TCP;
+        // The TCP checksum is only ever updated by difference: any value will do. UDP is sent without one.
+        if !self.key.udp {
+            flow[14..16].copy_from_slice(&[0x12, 0x34]);
+        }
+        flow[16] = proto;
         flow[17] = self.flags;
         flow[18..20].copy_from_slice(&length.to_ne_bytes());
         flow
@@ -116,6 +122,8 @@ impl Generator {
             "bench_nothing",
             "bench_lru",
             "bench_lru_insert",
+            "bench_send",
+            "bench_sink",
         ] {
             xdp(&mut ebpf, name)?
                 .load()
@@ -146,11 +154,11 @@ impl Generator {
 
     /// Runs `packets` packets, beginning with that of the flow with index `at`; nanoseconds each.
     fn run_from(&mut self, at: u32, packets: u32) -> Result<f64> {
-        let mut plan = [0u8; 16];
+        let mut plan = [0u8; 24];
         plan[0..4].copy_from_slice(&at.to_ne_bytes());
         plan[4..8].copy_from_slice(&self.count.to_ne_bytes());
         plan[8..12].copy_from_slice(&FRAME_LEN.to_ne_bytes());
-        Array::<_, [u8; 16]>::try_from(self.map("PLAN")?)?.set(0, plan, 0)?;
+        Array::<_, [u8; 24]>::try_from(self.map("PLAN")?)?.set(0, plan, 0)?;
         let frame = [0u8; FRAME_LEN as usize];
         let program = xdp(&mut self.ebpf, "bench_generate")?;
         let options = TestRunOptions {
@@ -203,6 +211,11 @@ struct Forward {
 
 impl Forward {
     fn load(mode: Mode, sessions: u32) -> Result<Self> {
+        Self::load_for(mode, sessions, TCP)
+    }
+
+    /// As [`Self::load`], with a listener of this protocol.
+    fn load_for(mode: Mode, sessions: u32, proto: u8) -> Result<Self> {
         // The size that the daemon gives a table: 64 in 100 lines taken when every session is there.
         let sets = (f64::from(sessions.max(1024)) * 2.0 / 4.0 / 0.64).ceil() as u32;
         let seed = 0x0123_4567_89ab_cdef_u64;
@@ -232,13 +245,7 @@ impl Forward {
             8080
         };
         for n in 1..=BACKENDS {
-            let mut backend = [0u8; 32];
-            let addr = Ipv4Addr::new(10, 0, 2, n as u8).to_ipv6_mapped();
-            backend[0..16].copy_from_slice(&addr.octets());
-            backend[16..18].copy_from_slice(&port.to_be_bytes());
-            backend[24..30].copy_from_slice(&[2, 0, 0, 0, 2, n as u8]);
-            backend[31] = 1;
-            weir.set("BACKENDS", n, backend)?;
+            weir.set_backend(n, port, [2, 0, 0, 0, 2, n as u8], 0)?;
         }
         for element in 0..BACKENDS / 4 {
             let mut lanes = [0u8; 8];
@@ -251,7 +258,7 @@ impl Forward {
         let key = ListenerKey {
             addr: mapped(u32::from_ne_bytes(VIP.octets())),
             port: 80u16.to_be(),
-            proto: TCP,
+            proto,
             zero: 0,
         };
         let mut entry = [0u8; 64];
@@ -285,6 +292,18 @@ impl Forward {
     {
         Array::<_, [u8; N]>::try_from(self.map(name)?)?.set(at, value, 0)?;
         Ok(())
+    }
+
+    /// A backend whose next hop has this MAC address, behind the interface with this index in `LINKS`.
+    fn set_backend(&mut self, number: u32, port: u16, mac: [u8; 6], link: u8) -> Result<()> {
+        let mut backend = [0u8; 32];
+        let addr = Ipv4Addr::new(10, 0, 2, number as u8).to_ipv6_mapped();
+        backend[0..16].copy_from_slice(&addr.octets());
+        backend[16..18].copy_from_slice(&port.to_be_bytes());
+        backend[24..30].copy_from_slice(&mac);
+        backend[30] = link;
+        backend[31] = 1;
+        self.set("BACKENDS", number, backend)
     }
 
     /// Fails if the program has dropped a packet, and says why it did.
@@ -364,8 +383,12 @@ fn median_above(values: &[f64], own: &[f64]) -> f64 {
         .zip(own)
         .map(|(value, own)| value - own)
         .collect();
-    above.sort_by(f64::total_cmp);
-    above.get(above.len() / 2).copied().unwrap_or(f64::NAN)
+    median(&mut above)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn minimum(values: &[f64]) -> f64 {
@@ -558,6 +581,11 @@ pub fn run(options: &Options) -> Result<()> {
         rows.push(connections(100_000, quick)?);
     }
 
+    let veth = if wanted(veth::NAME) {
+        Some(veth::measure(quick)?)
+    } else {
+        None
+    };
     println!(
         "{:<46} {:>10} {:>9} {:>9} {:>6}",
         "TCP, IPv4, one core", "sessions", "weir ns", "LRU ns", "ratio"
@@ -572,6 +600,9 @@ pub fn run(options: &Options) -> Result<()> {
             row.what, row.sessions, row.weir, reference, ratio
         );
     }
+    if let Some(veth) = &veth {
+        println!("{veth}");
+    }
     if let Some(path) = &options.json {
         let rows: Vec<_> = rows
             .iter()
@@ -585,7 +616,11 @@ pub fn run(options: &Options) -> Result<()> {
                 })
             })
             .collect();
-        let text = serde_json::to_string_pretty(&json!({ "benchmark": "l4", "rows": rows }))?;
+        let text = serde_json::to_string_pretty(&json!({
+            "benchmark": "l4",
+            "rows": rows,
+            "veth": veth.as_ref().map(veth::Rates::json),
+        }))?;
         std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())

@@ -25,6 +25,7 @@ pub(crate) const FOR_TESTS: &[Program] = &[
 /// What the benchmarks run.
 pub(crate) const FOR_BENCHMARKS: &[Program] = &[
     ("haproxy", "haproxy"),
+    ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),
 ];

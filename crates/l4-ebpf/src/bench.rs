@@ -3,9 +3,9 @@
 //! keeps sessions in the kernel's LRU hash map, as most load balancers do.
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, xdp_action};
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_map_update_elem, bpf_xdp_adjust_head};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_map_update_elem, bpf_redirect, bpf_xdp_adjust_head};
 use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::{Array, LruHashMap, ProgramArray};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use weir_l4_common::checksum;
 use weir_l4_common::frame::{Frame, Head};
@@ -39,7 +39,10 @@ pub struct Plan {
     pub count: u32,
     /// Bytes of a frame: what is longer is cut at the front before it is written again.
     pub frame_len: u32,
-    pub reserved: u32,
+    /// Kernel's index of the interface that `bench_send` sends by, and the MAC address that it sends to.
+    pub out: u32,
+    pub mac: [u8; 6],
+    pub reserved: [u8; 2],
 }
 
 /// Flows; sized by the loader.
@@ -132,6 +135,33 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
     // SAFETY: on success it does not return.
     unsafe { NEXT.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED
+}
+
+/// Packets that arrived at `bench_sink`.
+#[map]
+pub static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Sends the generator's packet by an interface.
+#[xdp]
+pub fn bench_send(ctx: XdpContext) -> u32 {
+    let (Some(plan), Some(head)) = (PLAN.get_ptr(0), frame(&ctx).head::<14>()) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: as in the generator; the helper takes any index.
+    unsafe {
+        head.store_mac::<{ at::ETH_DST }>((*plan).mac);
+        bpf_redirect((*plan).out, 0) as u32
+    }
+}
+
+/// Counts a packet and drops it.
+#[xdp]
+pub fn bench_sink(_: XdpContext) -> u32 {
+    if let Some(count) = SUNK.get_ptr_mut(0) {
+        // SAFETY: this core's element; nobody else writes it.
+        unsafe { *count += 1 };
+    }
+    xdp_action::XDP_DROP
 }
 
 /// The empty program: what is left is the generator's own cost.
