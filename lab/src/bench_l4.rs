@@ -4,6 +4,7 @@
 //! under test. The generator with an empty program behind it is measured in the same round, and taken off. Beside
 //! weir runs a reference that keeps its sessions in the kernel's LRU hash map: one lookup and the same rewrite.
 
+mod cores;
 mod veth;
 
 use std::collections::HashMap as Rows;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::json;
@@ -177,16 +178,18 @@ impl Generator {
     }
 
     fn aim(&mut self, name: &str) -> Result<()> {
-        let fd = xdp(&mut self.ebpf, name)?.fd()?.try_clone()?;
-        let mut next: ProgramArray<&mut MapData> = self.map("NEXT")?.try_into()?;
-        next.set(0, &fd, 0)?;
-        Ok(())
+        let program = xdp(&mut self.ebpf, name)?.fd()?.try_clone()?;
+        self.aim_at_program(&program)
     }
 
     fn aim_at(&mut self, weir: &mut Forward) -> Result<()> {
-        let fd = xdp(&mut weir.ebpf, "weir_forward")?.fd()?.try_clone()?;
+        let program = weir.program()?;
+        self.aim_at_program(&program)
+    }
+
+    fn aim_at_program(&mut self, program: &ProgramFd) -> Result<()> {
         let mut next: ProgramArray<&mut MapData> = self.map("NEXT")?.try_into()?;
-        next.set(0, &fd, 0)?;
+        next.set(0, program, 0)?;
         Ok(())
     }
 }
@@ -292,6 +295,10 @@ impl Forward {
     {
         Array::<_, [u8; N]>::try_from(self.map(name)?)?.set(at, value, 0)?;
         Ok(())
+    }
+
+    fn program(&mut self) -> Result<ProgramFd> {
+        Ok(xdp(&mut self.ebpf, "weir_forward")?.fd()?.try_clone()?)
     }
 
     /// A backend whose next hop has this MAC address, behind the interface with this index in `LINKS`.
@@ -581,6 +588,12 @@ pub fn run(options: &Options) -> Result<()> {
         rows.push(connections(100_000, quick)?);
     }
 
+    let mut cores = Vec::new();
+    if wanted(cores::NAME) {
+        for sessions in [1_000, 100_000] {
+            cores.push(cores::measure(sessions, quick)?);
+        }
+    }
     let veth = if wanted(veth::NAME) {
         Some(veth::measure(quick)?)
     } else {
@@ -599,6 +612,12 @@ pub fn run(options: &Options) -> Result<()> {
             "{:<46} {:>10} {:>9.1} {:>9} {:>6}",
             row.what, row.sessions, row.weir, reference, ratio
         );
+    }
+    if !cores.is_empty() {
+        println!("\n{}", cores::NAME);
+    }
+    for row in &cores {
+        println!("{row}");
     }
     if let Some(veth) = &veth {
         println!("{veth}");
@@ -619,6 +638,7 @@ pub fn run(options: &Options) -> Result<()> {
         let text = serde_json::to_string_pretty(&json!({
             "benchmark": "l4",
             "rows": rows,
+            "cores": cores.iter().map(cores::Row::json).collect::<Vec<_>>(),
             "veth": veth.as_ref().map(veth::Rates::json),
         }))?;
         std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
