@@ -61,11 +61,28 @@ impl<F: Family> FlowKey<F> {
     /// ([`port_in_slice`]).
     #[inline(always)]
     pub fn hash(&self, seed: u64) -> u64 {
+        self.base(seed).with_ports(self.ports)
+    }
+
+    /// The part of [`FlowKey::hash`] that is the same for all ports.
+    #[inline(always)]
+    pub fn base(&self, seed: u64) -> Base {
         let h = F::mix(self, seed);
-        let h = (h ^ h >> 29).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let ports = self.ports.wrapping_mul(PORT_FACTOR);
-        let upper = ((h >> 32) as u32).wrapping_add(ports);
-        let lower = h as u32 ^ ports.rotate_right(12);
+        Base((h ^ h >> 29).wrapping_mul(0x94d0_49bb_1331_11eb))
+    }
+}
+
+/// A hash to which ports have still to be added.
+#[derive(Clone, Copy, Debug)]
+pub struct Base(u64);
+
+impl Base {
+    /// The hash of the flow with these ports.
+    #[inline(always)]
+    pub fn with_ports(self, ports: u32) -> u64 {
+        let ports = ports.wrapping_mul(PORT_FACTOR);
+        let upper = ((self.0 >> 32) as u32).wrapping_add(ports);
+        let lower = self.0 as u32 ^ ports.rotate_right(12);
         u64::from(upper) << 32 | u64::from(lower)
     }
 }

@@ -105,6 +105,7 @@ pub struct Opening<F: Family> {
     /// The backend's number.
     number: u16,
     hash: u64,
+    reply_hash: u64,
     listener: Listener,
     backend: Backend,
     /// Where the packet came from: the next hop of replies, until the kernel is asked for it.
@@ -239,9 +240,17 @@ fn aim<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
                 udp: key.udp,
             };
             let slice = hash::slice(opening.hash).wrapping_add(beside(F::sets(env)));
-            let port = free_port(env, &opening.reply, u32::from(slice));
-            if port == 0 {
-                return failed(Drop::PortsExhausted);
+            let base = opening.reply.base(env.seed());
+            let mut port = u32::from(hash::port_in_slice(base.with_ports(backend_port), slice));
+            opening.reply_hash = base.with_ports(backend_port | port << 16);
+            if !is_local_port(port as u16)
+                || !table::is_free_at_first_sight::<F>(env, opening.reply_hash)
+            {
+                port = free_port(env, &opening.reply, u32::from(slice));
+                if port == 0 {
+                    return failed(Drop::PortsExhausted);
+                }
+                opening.reply_hash = base.with_ports(backend_port | port << 16);
             }
             opening.reply.ports = backend_port | port << 16;
             opening.new_src = local;
@@ -257,7 +266,8 @@ fn aim<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
                 udp: key.udp,
             };
             let reply = &opening.reply;
-            if F::is_taken(env, reply, reply.hash(env.seed())) {
+            opening.reply_hash = reply.hash(env.seed());
+            if F::is_taken(env, reply, opening.reply_hash) {
                 // The same client port talks to this backend through another VIP.
                 return failed(Drop::PortsExhausted);
             }
@@ -286,8 +296,8 @@ fn aim<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
 /// for the way, with the first reply, they go back the way the request came.
 #[inline(never)]
 fn open_replies<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
-    let hash = opening.reply.hash(env.seed());
-    let Some(line) = table::claim(env, hash) else {
+    let hash = opening.reply_hash;
+    let Some(claimed) = table::claim(env, hash) else {
         return failed(Drop::TableFull);
     };
     opening.link = env.link_of(env.ingress_ifindex()).unwrap_or(0);
@@ -304,8 +314,8 @@ fn open_replies<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
         backend: opening.number,
     };
     // SAFETY: the line is claimed by us and not published.
-    unsafe { fill(env, line.as_ptr(), &opening.reply, &rewrite) };
-    if table::publish(env, line, hash, rewrite.bits(env, opening.key.udp)) {
+    unsafe { fill(env, claimed.line.as_ptr(), &opening.reply, &rewrite) };
+    if table::publish(env, &claimed, hash, rewrite.bits(env, opening.key.udp)) {
         DONE
     } else {
         // Another core took the same port in this moment; the client's next try finds another.
@@ -320,7 +330,7 @@ fn open_requests<F: Tunnelled>(
     opening: &mut Opening<F>,
 ) -> Option<NonNull<Line<F>>> {
     let hash = opening.hash;
-    let Some(line) = table::claim(env, hash) else {
+    let Some(claimed) = table::claim(env, hash) else {
         retire_replies(env, opening);
         return None;
     };
@@ -336,15 +346,15 @@ fn open_requests<F: Tunnelled>(
         backend: opening.number,
     };
     // SAFETY: the line is claimed by us and not published.
-    unsafe { fill(env, line.as_ptr(), &opening.key, &rewrite) };
-    if !table::publish(env, line, hash, rewrite.bits(env, opening.key.udp)) {
+    unsafe { fill(env, claimed.line.as_ptr(), &opening.key, &rewrite) };
+    if !table::publish(env, &claimed, hash, rewrite.bits(env, opening.key.udp)) {
         // Another core has opened the same session in this moment.
         retire_replies(env, opening);
         let line = table::find(env, &opening.key, &Place::of(hash, F::sets(env)))?;
         return NonNull::new(line);
     }
     count_session(env, opening.listener.id, opening.number);
-    Some(line)
+    Some(claimed.line)
 }
 
 /// The packet's own line could not be opened: takes that of the replies back.
@@ -352,7 +362,7 @@ fn open_requests<F: Tunnelled>(
 fn retire_replies<F: Tunnelled>(env: impl Env, opening: &Opening<F>) -> u32 {
     if has_replies(opening) {
         let reply = &opening.reply;
-        let place = Place::of(reply.hash(env.seed()), F::sets(env));
+        let place = Place::of(opening.reply_hash, F::sets(env));
         if let Some(line) = table::find(env, reply, &place) {
             table::retire(line);
         }
@@ -408,15 +418,16 @@ fn beside(sets: u32) -> u16 {
 /// those of the slices around it.
 #[inline(never)]
 fn free_port<F: Tunnelled>(env: impl Env, reply: &FlowKey<F>, slice: u32) -> u32 {
-    let bare = reply.hash(env.seed());
+    let base = reply.base(env.seed());
+    let bare = base.with_ports(reply.ports);
     let mut slice = slice as u16;
     let mut tries = 0u16;
     while tries < PORT_TRIES {
         let port = hash::port_in_slice(bare, slice);
-        if u16::from_be(port) >= LOCAL_PORT_MIN {
+        if is_local_port(port) {
             let ports = reply.ports | u32::from(port) << 16;
             let reply = FlowKey { ports, ..*reply };
-            if !F::is_taken(env, &reply, reply.hash(env.seed())) {
+            if !F::is_taken(env, &reply, base.with_ports(ports)) {
                 return u32::from(port);
             }
         }
@@ -429,6 +440,12 @@ fn free_port<F: Tunnelled>(env: impl Env, reply: &FlowKey<F>, slice: u32) -> u32
         };
     }
     0
+}
+
+/// Whether FullNAT takes this port, in network byte order.
+#[inline(always)]
+fn is_local_port(port: u16) -> bool {
+    u16::from_be(port) >= LOCAL_PORT_MIN
 }
 
 /// What a new line says about its packets.
@@ -492,8 +509,9 @@ unsafe fn fill<F: Tunnelled>(
         (*line).backend = rewrite.backend;
         (*line).changes = 0;
         (*line).last_seen = env.jiffies();
-        (*line).packets = 0;
-        (*line).bytes = 0;
+        // Volatile: else the compiler calls a function that clears memory byte by byte.
+        (&raw mut (*line).packets).write_volatile(0);
+        (&raw mut (*line).bytes).write_volatile(0);
     }
 }
 

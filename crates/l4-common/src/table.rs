@@ -98,22 +98,47 @@ fn meta<F: Family>(line: *mut Line<F>) -> u32 {
     unsafe { (*line).meta() }
 }
 
+/// The line that is looked at first for a flow with this hash.
+#[inline(always)]
+fn first<F: Family>(env: impl Env, hash: u64) -> Option<*mut Line<F>> {
+    let place = Place::of(hash, F::sets(env));
+    F::set(env, place.home()).map(|set| line_of(set, place.start()))
+}
+
+/// Whether it takes one look to know that no flow with this hash has a line: the first one is free and has no mark.
+#[inline(always)]
+pub(crate) fn is_free_at_first_sight<F: Family>(env: impl Env, hash: u64) -> bool {
+    first::<F>(env, hash).is_some_and(|line| meta(line) & (OCCUPIED | PASSED) == 0)
+}
+
+/// A line that its taker has to fill and to [`publish`].
+pub(crate) struct Claimed<F: Family> {
+    pub(crate) line: NonNull<Line<F>>,
+    /// It is the one that is looked at first.
+    is_first: bool,
+}
+
 /// Claims a free line for a flow that has none: the first in the order of its place. Those that it passes get a mark.
 #[inline(always)]
-pub(crate) fn claim<F: Family>(env: impl Env, hash: u64) -> Option<NonNull<Line<F>>> {
-    let place = Place::of(hash, F::sets(env));
-    let line = line_of(F::set(env, place.home())?, place.start());
-    let old = meta(line);
+pub(crate) fn claim<F: Family>(env: impl Env, hash: u64) -> Option<Claimed<F>> {
+    let line = NonNull::new(first::<F>(env, hash)?)?;
+    let old = meta(line.as_ptr());
     // SAFETY: the line is inside the set; `meta` is atomic.
-    let meta = unsafe { &(*line).meta };
+    let meta = unsafe { &(*line.as_ptr()).meta };
     if old & OCCUPIED == 0
         && meta
             .compare_exchange(old, old | OCCUPIED, AcqRel, Relaxed)
             .is_ok()
     {
-        return NonNull::new(line);
+        return Some(Claimed {
+            line,
+            is_first: true,
+        });
     }
-    claim_further(env, hash)
+    Some(Claimed {
+        line: claim_further(env, hash)?,
+        is_first: false,
+    })
 }
 
 /// [`claim`], where the first line is taken.
@@ -151,17 +176,16 @@ fn claim_further<F: Family>(env: impl Env, hash: u64) -> Option<NonNull<Line<F>>
 #[inline(always)]
 pub(crate) fn publish<F: Family>(
     env: impl Env,
-    line: NonNull<Line<F>>,
+    claimed: &Claimed<F>,
     hash: u64,
     bits: u32,
 ) -> bool {
+    let line = claimed.line;
     // SAFETY: the line was claimed by the caller and stays in the table's memory; `meta` is atomic.
     let old = unsafe { (*line.as_ptr()).meta.fetch_or(bits | LIVE, AcqRel) };
     // Both cores look after they have published, so at least one of them sees the other. In front of a line is
     // nothing if it is the first; behind it is nothing if it has no mark.
-    let place = Place::of(hash, F::sets(env));
-    let first = F::set(env, place.home()).map(|set| line_of(set, place.start()));
-    first == Some(line.as_ptr()) && old & PASSED == 0 || is_alone(env, line, hash)
+    claimed.is_first && old & PASSED == 0 || is_alone(env, line, hash)
 }
 
 /// Whether no other line has the flow of this one; if one has, this one is given up.
