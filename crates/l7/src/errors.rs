@@ -60,6 +60,9 @@ reasons! {
     BadRequestLine = "bad_request_line", Downstream, 400;
     /// The request target has none of the forms of RFC 9112, section 3.2, or bytes that none may have.
     BadTarget = "bad_target", Downstream, 400;
+    /// The path has segments `.` or `..`, an encoded slash or NUL, or a backslash: two programs could read it
+    /// differently.
+    BadPath = "bad_path", Downstream, 400;
     /// A field line is not one: a bad name, a space before the colon, a control byte, a folded line.
     BadField = "bad_field", Downstream, 400;
     /// A line ends with a bare LF, or has a bare CR in it.
@@ -92,7 +95,9 @@ reasons! {
     HeadTimeout = "head_timeout", Downstream, 408;
     /// The client sent nothing, or took nothing, for too long.
     DownstreamIdle = "downstream_idle", Downstream, 408;
-    /// The client closed or reset its connection in the middle of a request.
+    /// The client sent its body, or took the answer, more slowly than `limits.min_rate`.
+    SlowClient = "slow_client", Downstream, 408;
+    /// The client closed or reset its connection in the middle of a request, or before its answer.
     DownstreamClosed = "downstream_closed", Downstream, 0;
     /// The TLS handshake with the client failed.
     TlsHandshake = "tls_handshake", Downstream, 0;
@@ -134,6 +139,8 @@ reasons! {
     DrainDeadline = "drain_deadline", Internal, 0;
     /// The bound on connections or UDP sessions was reached.
     TooMany = "too_many", Internal, 503;
+    /// The listener's bound on connections of one client was reached.
+    TooManyOfClient = "too_many_of_client", Downstream, 0;
     /// This node has no file descriptor, port or memory left for a connection to a backend.
     OutOfResources = "out_of_resources", Internal, 503;
     /// HTTP/2: a frame that is none, or that does not belong where it is (RFC 9113).

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use weir_model::{BackendId, Listener, Name, Pool, Protocol, Scheduler, Snapshot};
 use weir_tls::TicketKeys;
 
+use crate::admission::Admission;
 use crate::balance::{Ewma, Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
 use crate::routing::Routes;
@@ -37,6 +38,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) tls: Option<weir_tls::Server>,
     /// One for each worker.
     pub(crate) counters: Arc<[ListenerCounters]>,
+    pub(crate) admission: Arc<Admission>,
 }
 
 /// A listener's plan as one thread holds it: copies of it are counted by that thread alone, and the plan's own count,
@@ -107,6 +109,7 @@ struct ListenerCell {
     counters: Arc<[ListenerCounters]>,
     /// The keys of its session tickets: clients resume their sessions after a reload, too.
     tickets: Option<Arc<TicketKeys>>,
+    admission: Arc<Admission>,
 }
 
 /// What outlives plans: numbers and counters.
@@ -148,6 +151,7 @@ impl Registry {
                 number,
                 counters: counters(),
                 tickets: None,
+                admission: Arc::default(),
             })
     }
 
@@ -313,6 +317,7 @@ impl Registry {
         Ok(ListenerPlan {
             number: cell.number,
             counters: Arc::clone(&cell.counters),
+            admission: Arc::clone(&cell.admission),
             listener: Arc::clone(listener),
             routes,
             tls,

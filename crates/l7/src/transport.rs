@@ -38,6 +38,22 @@ pub(crate) trait Transport {
     /// Tells the peer that no more bytes will come; reading goes on.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Ready where the peer of a connection has closed while it was our turn. What comes instead is kept in `buffer`;
+    /// while something is in it, nobody looks. Of a stream of a connection [`Self::is_gone`] tells.
+    fn poll_closed(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _buffer: &mut Buffer,
+        _pool: &BufferPool,
+    ) -> Poll<()> {
+        Poll::Pending
+    }
+
+    /// Whether it is a connection of its own.
+    fn is_connection(&self) -> bool {
+        false
+    }
+
     /// Makes the end of the connection look like what it is when it is dropped now: a failure.
     fn abort(&mut self);
 
@@ -125,7 +141,36 @@ impl Plain {
     }
 }
 
+/// What [`Transport::poll_closed`] is for connections.
+pub(crate) fn poll_closed(
+    io: &mut impl Transport,
+    cx: &mut Context<'_>,
+    buffer: &mut Buffer,
+    pool: &BufferPool,
+) -> Poll<()> {
+    if !buffer.is_empty() {
+        return Poll::Pending;
+    }
+    match io.poll_read(cx, buffer, pool) {
+        Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(()),
+        Poll::Ready(Ok(_)) | Poll::Pending => Poll::Pending,
+    }
+}
+
 impl Transport for Plain {
+    fn poll_closed(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        pool: &BufferPool,
+    ) -> Poll<()> {
+        poll_closed(self, cx, buffer, pool)
+    }
+
+    fn is_connection(&self) -> bool {
+        true
+    }
+
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -6,6 +6,7 @@ mod duration;
 mod file;
 mod health;
 mod http2;
+mod http_policy;
 mod near;
 mod policy;
 mod proxy_protocol;

@@ -12,6 +12,7 @@ pub mod config;
 pub mod header_edits;
 pub mod health;
 mod http2;
+pub mod http_policy;
 pub mod ip_prefix;
 pub mod listener;
 pub mod name;
@@ -33,9 +34,12 @@ pub use config::{
 };
 pub use header_edits::{HeaderEdits, HeaderField, HeaderVariable};
 pub use health::{Health, HealthCheck, HealthProbe, HttpProbe};
+pub use http_policy::{EncodedSlashes, HttpPolicy};
 pub use http2::Http2;
 pub use ip_prefix::{IpPrefix, IpPrefixError};
-pub use listener::{CertificateFiles, Forward, HttpLimits, Listener, Protocol, Timeouts};
+pub use listener::{
+    CertificateFiles, ConnectionLimits, Forward, HttpLimits, Listener, Protocol, Timeouts,
+};
 pub use name::{Name, NameError};
 pub use node::{Api, L4, L7, Node, XdpMode};
 pub use pattern::{Pattern, PatternError};

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::http_policy::HttpPolicy;
 use crate::http2::Http2;
 use crate::name::Name;
 use crate::proxy_protocol::ProxyProtocolIn;
@@ -35,6 +36,10 @@ pub struct Listener {
     pub tls: ListenerTls,
     /// Absent: connections come from the clients themselves. TCP only.
     pub proxy_protocol: Option<ProxyProtocolIn>,
+    /// What is taken of HTTP clients beyond plain requests.
+    pub http: HttpPolicy,
+    /// How many connections there may be at one time.
+    pub connections: ConnectionLimits,
     /// How long the proxy waits, and for what.
     pub timeouts: Timeouts,
     /// What a request's head may be at most.
@@ -151,6 +156,15 @@ pub struct CertificateFiles {
     pub key_file: PathBuf,
 }
 
+/// How many connections a listener may have at one time. Absent: as many as the node bears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ConnectionLimits {
+    /// All of them. A connection beyond it is closed at once.
+    pub max: Option<u32>,
+    /// Those of one client address; of an IPv6 client, those of its /64.
+    pub max_per_client: Option<u32>,
+}
+
 /// How long the proxy waits, and for what.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Timeouts {
@@ -189,6 +203,9 @@ pub struct HttpLimits {
     pub header_bytes: usize,
     /// Number of header fields. Default 128, at most 1000.
     pub header_count: usize,
+    /// Bytes a second that a client has to send of its body, or take of the answer, while it is waited for; looked at
+    /// over `timeouts.idle`. 0: none. Default 100.
+    pub min_rate: u32,
 }
 
 impl Default for HttpLimits {
@@ -196,6 +213,7 @@ impl Default for HttpLimits {
         Self {
             header_bytes: 16 * 1024,
             header_count: 128,
+            min_rate: 100,
         }
     }
 }

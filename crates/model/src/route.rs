@@ -504,6 +504,8 @@ mod tests {
             idle_timeout: None,
             tls: ListenerTls::default(),
             proxy_protocol: None,
+            http: crate::HttpPolicy::default(),
+            connections: crate::ConnectionLimits::default(),
             timeouts: Timeouts::default(),
             limits: HttpLimits::default(),
             http2: crate::http2::Http2::default(),

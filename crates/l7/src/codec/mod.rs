@@ -3,4 +3,5 @@
 pub mod client_hello;
 pub mod h1;
 pub mod h2;
+pub mod path;
 pub mod proxy_protocol;

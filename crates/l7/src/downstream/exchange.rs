@@ -85,6 +85,8 @@ pub(crate) struct State {
     after: After,
     /// What `moved` of both directions was when the deadline was set.
     moved: Option<u64>,
+    /// Since when the client is waited for, and what `moved` was then.
+    pace: Option<(u64, u64)>,
 }
 
 impl Default for State {
@@ -96,6 +98,7 @@ impl Default for State {
             interim: 0,
             after: After::Close,
             moved: None,
+            pace: None,
         }
     }
 }
@@ -109,10 +112,13 @@ impl<T: Transport> Exchange<'_, T> {
             Ok(None) if self.state.moved.is_some() && self.watch.is_expired() => {
                 Poll::Ready(self.failed(self.timeout_reason()))
             }
-            Ok(None) => {
-                self.set_deadline();
-                Poll::Pending
-            }
+            Ok(None) => match self.check_rate() {
+                Ok(()) => {
+                    self.set_deadline();
+                    Poll::Pending
+                }
+                Err(reason) => Poll::Ready(self.failed(reason)),
+            },
             Err(reason) => Poll::Ready(self.failed(reason)),
         }
     }
@@ -144,7 +150,14 @@ impl<T: Transport> Exchange<'_, T> {
             match self.state.stage {
                 Stage::Head => {
                     if !self.advance_head(cx)? {
-                        return Ok(None);
+                        let pool = &self.worker.buffers;
+                        let gone = self.state.upload_over
+                            && self.io.poll_closed(cx, self.buffer, pool).is_ready();
+                        return if gone {
+                            Err(Reason::DownstreamClosed)
+                        } else {
+                            Ok(None)
+                        };
                     }
                 }
                 Stage::Interim | Stage::Final => {
@@ -314,6 +327,36 @@ impl<T: Transport> Exchange<'_, T> {
             Version::Http11 => After::KeepAlive,
             Version::Http10 => After::KeepAliveHttp10,
         })
+    }
+
+    /// Sees that a client that is waited for moves at least so much as `min_rate` says, looked at over the time that it
+    /// could also be silent: a byte now and then does not keep a backend's connection for ever.
+    fn check_rate(&mut self) -> Result<(), Reason> {
+        // Streams share a connection, and their windows; small messages that come slowly are common on them.
+        if self.limits.min_rate == 0 || !self.io.is_connection() {
+            return Ok(());
+        }
+        let now_ms = self.worker.deadlines.now_ms();
+        let moved = self.upload.moved + self.download.moved;
+        let waits_for_client = if self.state.upload_over {
+            self.state.stage != Stage::Head && self.download.waits_for == WaitsFor::Sink
+        } else {
+            self.state.stage == Stage::Head && self.upload.waits_for == WaitsFor::Source
+        };
+        let Some((from_ms, before)) = self.state.pace.filter(|_| waits_for_client) else {
+            self.state.pace = waits_for_client.then_some((now_ms, moved));
+            return Ok(());
+        };
+        let elapsed_ms = now_ms.saturating_sub(from_ms);
+        if u128::from(elapsed_ms) < self.timeouts.idle.as_millis() {
+            return Ok(());
+        }
+        let least = u64::from(self.limits.min_rate).saturating_mul(elapsed_ms) / 1000;
+        if moved - before < least {
+            return Err(Reason::SlowClient);
+        }
+        self.state.pace = Some((now_ms, moved));
+        Ok(())
     }
 
     /// Sets the deadline for what is waited for now, if anything has moved since it was set.

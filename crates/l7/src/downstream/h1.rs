@@ -12,6 +12,7 @@ use weir_model::{Action, FixedAnswer, HeaderEdits, Route};
 use crate::buffer::Buffer;
 use crate::client::Client;
 use crate::codec::h1::{Framing, Method, Progress, Replaced, RequestHead, ResponseHead, Version};
+use crate::codec::path;
 use crate::deadlines::{Phase, Watch};
 use crate::downstream::exchange::{End, Exchange, State};
 use crate::downstream::h2;
@@ -331,7 +332,17 @@ impl<T: Transport> Downstream<T> {
                     || bytes.len() >= limits.header_bytes
                 {
                     match self.request.parse(bytes, limits) {
-                        Ok(Progress::Complete) => return Poll::Ready(Read::Head),
+                        Ok(Progress::Complete) => {
+                            let policy = &plan.listener.http;
+                            self.request.allow_upgrade(bytes, &policy.allow_upgrade);
+                            let target = self.request.target.of(bytes);
+                            return Poll::Ready(
+                                match path::check(target, policy.encoded_slashes) {
+                                    Ok(()) => Read::Head,
+                                    Err(reason) => Read::Refused(reason),
+                                },
+                            );
+                        }
                         Ok(Progress::Partial) => {}
                         Err(reason) => return Poll::Ready(Read::Refused(reason)),
                     }

@@ -21,7 +21,7 @@ use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::listener::LocalListener;
 use crate::tls::{self, Tls};
-use crate::transport::Plain;
+use crate::transport::{Plain, Transport};
 use crate::tunnel;
 use crate::worker::Worker;
 
@@ -44,14 +44,21 @@ pub(crate) async fn serve(
         watch.arm(plan.listener.timeouts.request_header, Phase::Busy);
         let read = proxy_header::read(rules, &mut io, &watch, &worker, &mut client);
         if let Err(reason) = read.await {
-            listener.counters().count_error(reason);
-            if worker.may_log() {
-                let (listener, client) = (&plan.listener.name, client.address);
-                tracing::debug!(%listener, %client, %reason, "connection refused");
-            }
+            refused(&worker, &listener, &client, reason);
             return;
         }
     }
+    let admitted = plan
+        .admission
+        .admit(plan.listener.connections, client.address.ip());
+    let _admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(reason) => {
+            refused(&worker, &listener, &client, reason);
+            io.abort();
+            return;
+        }
+    };
     let protocol = plan.listener.protocol;
     drop(plan);
     match protocol {
@@ -73,6 +80,14 @@ pub(crate) async fn serve(
         Protocol::Tls => tunnel::serve_tls(worker, listener, watch, io, client).await,
         // Datagrams have no connections.
         Protocol::Udp => {}
+    }
+}
+
+fn refused(worker: &Worker, listener: &LocalListener, client: &Client, reason: Reason) {
+    listener.counters().count_error(reason);
+    if worker.may_log() {
+        let (listener, client) = (&listener.plan.borrow().listener.name, client.address);
+        tracing::debug!(%listener, %client, %reason, "connection refused");
     }
 }
 

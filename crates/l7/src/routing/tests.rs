@@ -65,6 +65,8 @@ fn listener(routes: Vec<Route>, pool: Option<&str>) -> Arc<Listener> {
         idle_timeout: None,
         tls: weir_model::ListenerTls::default(),
         proxy_protocol: None,
+        http: weir_model::HttpPolicy::default(),
+        connections: weir_model::ConnectionLimits::default(),
         timeouts: Timeouts::default(),
         limits: HttpLimits::default(),
         http2: weir_model::Http2::default(),

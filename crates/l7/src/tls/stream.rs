@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use rustls::{ConnectionCommon, IoState, SideData};
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::transport::{Plain, Transport};
+use crate::transport::{self, Plain, Transport};
 
 /// Bytes of plaintext that are encrypted ahead of the socket: one record of the largest size, and its like.
 const AHEAD_BYTES_MAX: usize = 64 * 1024;
@@ -209,6 +209,19 @@ where
     S: DerefMut<Target = ConnectionCommon<D>>,
     D: SideData,
 {
+    fn poll_closed(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut Buffer,
+        pool: &BufferPool,
+    ) -> Poll<()> {
+        transport::poll_closed(self, cx, buffer, pool)
+    }
+
+    fn is_connection(&self) -> bool {
+        true
+    }
+
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

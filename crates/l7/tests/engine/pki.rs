@@ -106,7 +106,7 @@ impl Authority {
         list.signed_by(&self.0).unwrap().pem().unwrap()
     }
 
-    fn roots(&self) -> RootCertStore {
+    pub fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         roots
@@ -219,6 +219,9 @@ pub fn tls_mirror(config: Arc<ServerConfig>) -> Origin {
                 let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
                 if stream.write_all(answer.as_bytes()).is_err() {
                     return;
+                }
+                if text.contains("\r\nConnection: close\r\n") {
+                    break;
                 }
                 head.clear();
             }

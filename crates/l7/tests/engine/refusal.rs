@@ -34,6 +34,31 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
             Reason::UnknownTransferCoding,
         ),
         (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            501,
+            Reason::UnknownTransferCoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+            400,
+            Reason::BadTransferEncoding,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n",
+            400,
+            Reason::BadTransferEncoding,
+        ),
+        (
+            "GET /a/%2e%2e/b HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            Reason::BadPath,
+        ),
+        (
+            "GET http://a/a%2fb HTTP/1.1\r\nHost: a\r\n\r\n",
+            400,
+            Reason::BadPath,
+        ),
+        (
             "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked, x\r\n\r\n",
             400,
             Reason::BadTransferEncoding,
@@ -287,4 +312,53 @@ fn head_of_a_failed_request_has_no_body() {
         client.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
         assert!(client.head().unwrap().starts_with("HTTP/1.1 502 "));
     }
+}
+
+#[test]
+fn encoded_slashes_pass_where_they_are_allowed() {
+    let origin = Origin::mirror();
+    let proxy = Proxy::http(&[origin.address], "encoded_slashes = \"pass\"");
+    let answer = proxy.client().get("/a%2Fb/c%5cd?e=/../").unwrap();
+    assert!(
+        answer
+            .text()
+            .starts_with("GET /a%2Fb/c%5cd?e=/../ HTTP/1.1\r\n")
+    );
+    assert_eq!(proxy.client().get("/a%2F..%2Fb").unwrap().status, 400);
+}
+
+#[test]
+fn connections_above_the_limits_are_closed_and_counted() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::http(
+        &[origin.address],
+        "max_connections = 3\nmax_connections_per_client = 2\nproxy_protocol = { from = [\"127.0.0.1\"] }",
+    );
+    let client_of = |last: u8| {
+        let mut client = proxy.client();
+        client.send(&format!(
+            "PROXY TCP4 192.0.2.{last} 203.0.113.1 5000 80\r\n"
+        ));
+        client
+    };
+    let served = |client: &mut Peer| client.get("/").is_some_and(|answer| answer.status == 200);
+    let mut of_first: Vec<Peer> = (0..2).map(|_| client_of(1)).collect();
+    assert!(of_first.iter_mut().all(served));
+    assert!(!served(&mut client_of(1)));
+    proxy.until("it is counted", |proxy| {
+        proxy.listener_stats().errors(Reason::TooManyOfClient) == 1
+    });
+    let mut of_second = client_of(2);
+    assert!(served(&mut of_second));
+    assert!(!served(&mut client_of(3)));
+    proxy.until("it is counted", |proxy| {
+        proxy.listener_stats().errors(Reason::TooMany) == 1
+    });
+    // Those that were let in go on, and leave room when they end.
+    assert!(of_first.iter_mut().all(served) && served(&mut of_second));
+    drop(of_first.pop());
+    proxy.until("it has ended", |proxy| {
+        proxy.listener_stats().connections_active == 2
+    });
+    assert!(served(&mut client_of(1)));
 }

@@ -174,6 +174,108 @@ fn a_client_that_does_not_read_is_cut() {
     assert!(client.rest().len() < 100_000_000);
 }
 
+#[test]
+fn dripping_a_body_is_408_below_the_rate_and_goes_on_above_it() {
+    let origin = Origin::start(|_, mut peer| {
+        while let Some(head) = peer.request() {
+            peer.drain_body(&head);
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        }
+    });
+    let drip = |limits: &str, expected: u16| {
+        let extra = format!("timeouts = {{ idle = \"300ms\" }}\nlimits = {{ {limits} }}");
+        let proxy = Proxy::http(&[origin.address], &extra);
+        let mut client = proxy.client();
+        client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 40\r\n\r\n");
+        // Each byte long before the wait for it would be over: 1.2 seconds, 33 bytes a second.
+        for _ in 0..40 {
+            client.send("x");
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        let answer = client.answer().unwrap();
+        assert_eq!(answer.status, expected, "{limits}: {answer:?}");
+        let count = u64::from(expected == 408);
+        assert_eq!(proxy.listener_stats().errors(Reason::SlowClient), count);
+    };
+    drip("min_rate = 10_000", 408);
+    drip("min_rate = 1", 200);
+    drip("min_rate = 0", 200);
+}
+
+#[test]
+fn a_client_that_reads_below_the_rate_is_cut() {
+    let origin = Origin::start(|_, mut peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n");
+        peer.send_bytes(&vec![b'x'; 100_000_000]);
+    });
+    let proxy = Proxy::http(
+        &[origin.address],
+        "timeouts = { idle = \"300ms\" }\nlimits = { min_rate = 1_000_000_000 }",
+    );
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let deadline = Instant::now() + PATIENCE;
+    while proxy.listener_stats().errors(Reason::SlowClient) == 0 {
+        assert!(Instant::now() < deadline, "never cut");
+        // Never silent for as long as the wait, and never fast.
+        client.bytes(65_536);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_client_that_goes_while_the_backend_thinks_is_noticed() {
+    let (gone, told) = std::sync::mpsc::channel();
+    let gone = std::sync::Mutex::new(gone);
+    let origin = Origin::start(move |_, mut peer| {
+        let request = peer.request().unwrap();
+        peer.drain_body(&request);
+        // The backend's connection ends without an answer having been sent.
+        let ended = peer.bytes(1).is_empty();
+        gone.lock().unwrap().send(ended).unwrap();
+    });
+    let proxy = Proxy::http(&[origin.address], "");
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab",
+    ] {
+        let mut client = proxy.client();
+        client.send(request);
+        proxy.until("the backend has it", |proxy| {
+            proxy.backend_stats(origin.address).requests_active == 1
+        });
+        drop(client);
+        assert!(told.recv_timeout(PATIENCE).unwrap());
+    }
+    proxy.until("both are counted", |proxy| {
+        proxy.listener_stats().errors(Reason::DownstreamClosed) == 2
+    });
+}
+
+#[test]
+fn a_request_that_comes_while_the_backend_thinks_waits_for_its_turn() {
+    let origin = Origin::start(|_, mut peer| {
+        while let Some(request) = peer.request() {
+            let target = request.split(' ').nth(1).unwrap().to_owned();
+            std::thread::sleep(Duration::from_millis(100));
+            let length = target.len();
+            peer.send(&format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{target}"
+            ));
+        }
+    });
+    let proxy = Proxy::http(&[origin.address], "");
+    let mut client = proxy.client();
+    for number in 0..3 {
+        client.send(&format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for number in 0..3 {
+        assert_eq!(client.answer().unwrap().text(), format!("/{number}"));
+    }
+}
+
 impl Proxy {
     /// The proxy with a client, which must outlive it in some tests.
     fn client_kept(self) -> (Self, Peer) {

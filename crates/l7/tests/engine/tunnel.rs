@@ -5,6 +5,7 @@ use std::io::Write;
 use weir_l7::Reason;
 
 use crate::harness::*;
+use crate::pki::*;
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
 
@@ -185,4 +186,113 @@ fn tls_is_passed_on_unopened_and_only_tls() {
         proxy.listener_stats().errors(Reason::BadClientHello) == 1
     });
     assert_eq!(origin.connections(), 1);
+}
+
+#[test]
+fn only_allowed_upgrades_are_passed_on() {
+    let origin = Origin::mirror();
+    let ask = |proxy: &Proxy, protocol: &str| {
+        let mut client = proxy.client();
+        client.send(&format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n"
+        ));
+        let seen = client.answer().unwrap();
+        field(seen.text(), "upgrade").map(str::to_owned)
+    };
+    let by_default = Proxy::http(&[origin.address], "");
+    assert_eq!(ask(&by_default, "WebSocket").as_deref(), Some("WebSocket"));
+    for protocol in ["chat/2", "h2c", "websocket, chat/2", "tls/1.0"] {
+        assert_eq!(ask(&by_default, protocol), None, "{protocol}");
+    }
+    let other = Proxy::http(&[origin.address], "allow_upgrade = [\"Chat/2\"]");
+    assert_eq!(ask(&other, "chat/2").as_deref(), Some("chat/2"));
+    assert_eq!(ask(&other, "websocket"), None);
+    let none = Proxy::http(&[origin.address], "allow_upgrade = []");
+    assert_eq!(ask(&none, "websocket"), None);
+}
+
+/// A client as today's browsers are: a post-quantum key share, a placeholder of an encrypted hello, all in records of a
+/// few bytes.
+fn modern_client(authority: &Authority) -> std::sync::Arc<rustls::ClientConfig> {
+    use rustls::client::{EchGreaseConfig, EchMode};
+    use rustls::crypto::aws_lc_rs::{default_provider, hpke, kx_group};
+    let suite = hpke::DH_KEM_X25519_HKDF_SHA256_AES_128;
+    let (public, _) = rustls::crypto::hpke::Hpke::generate_key_pair(suite).unwrap();
+    let mut provider = default_provider();
+    provider.kx_groups = vec![kx_group::X25519MLKEM768];
+    let mut config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_ech(EchMode::Grease(EchGreaseConfig::new(suite, public)))
+        .unwrap()
+        .with_root_certificates(authority.roots())
+        .with_no_client_auth();
+    config.max_fragment_size = Some(40);
+    config.into()
+}
+
+#[test]
+fn a_hello_of_any_size_in_any_pieces_is_routed_by_its_name() {
+    let authority = Authority::new("unopened");
+    let backend = |name: &str| {
+        let pair = authority.issue(1, &[name], Kind::Ecdsa);
+        tls_mirror(Authority::server(&pair, None))
+    };
+    let (a, b) = (backend("a.example"), backend("b.example"));
+    let route = |name: &str| {
+        format!("[[listener.route]]\nhost = [\"{name}.example\"]\npool = \"{name}\"\n")
+    };
+    let proxy = Proxy::start(&format!(
+        "[[listener]]\nname = \"main\"\nbind = \"LISTEN\"\nprotocol = \"tls\"\n{}{}{}{}",
+        route("a"),
+        route("b"),
+        pool("a", &[a.address], ""),
+        pool("b", &[b.address], "")
+    ));
+    let plain = authority.client(None);
+    let modern = modern_client(&authority);
+    for config in [&plain, &modern] {
+        for name in ["a.example", "b.example"] {
+            let (answer, _) = get(proxy.address, config, name, "")
+                .unwrap_or_else(|error| panic!("{error}: {name}, {:?}", proxy.listener_stats()));
+            assert!(answer.contains(&format!("name: {name}\n")), "{answer}");
+        }
+    }
+    assert_eq!((a.connections(), b.connections()), (2, 2));
+
+    // Byte by byte, and then with a name that nobody serves.
+    let hello = |config: &std::sync::Arc<rustls::ClientConfig>, name: &'static str| {
+        let name = rustls::pki_types::ServerName::try_from(name).unwrap();
+        let mut session = rustls::ClientConnection::new(config.clone(), name).unwrap();
+        let mut bytes = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    };
+    let bytes = hello(&modern, "a.example");
+    assert!(bytes.len() > 1500, "{}", bytes.len());
+    let mut client = proxy.client();
+    for byte in bytes.chunks(7) {
+        client.send_bytes(byte);
+    }
+    assert_eq!(client.bytes(1), [22], "the backend's own hello");
+    let refused = |bytes: &[u8], reason| {
+        let before = proxy.listener_stats().errors(reason);
+        let mut client = proxy.client();
+        client.send_bytes(bytes);
+        client.rest();
+        proxy.until("it is counted", |proxy| {
+            proxy.listener_stats().errors(reason) == before + 1
+        });
+    };
+    refused(&hello(&plain, "c.example"), Reason::NoRoute);
+    // Without a name: the address of a server is never asked for.
+    refused(&hello(&plain, "192.0.2.1"), Reason::NoRoute);
+    refused(&noise(500, 3), Reason::BadClientHello);
+    // A hello that goes on for ever, in records that are right.
+    let endless = [
+        &[22, 3, 1, 0, 4, 1, 0, 0x3f, 0xff][..],
+        &[22, 3, 1, 0, 1, 0].repeat(40_000),
+    ]
+    .concat();
+    refused(&endless, Reason::BadClientHello);
 }

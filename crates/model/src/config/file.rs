@@ -12,6 +12,7 @@ use super::address::{backend_address, ip_address, listen_address};
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::duration::format_duration;
 use super::health::read_probe;
+use super::http_policy::read_http_policy;
 use super::http2::{HTTP2, read_http2};
 use super::policy::{is_token_byte, read_hash};
 use super::proxy_protocol::{PROXY_PROTOCOL, PROXY_PROTOCOL_VERSIONS, read_proxy_protocol};
@@ -22,8 +23,11 @@ use super::source::{At, Span};
 use super::tls::{LISTENER_TLS, POOL_TLS, read_listener_tls, read_pool_tls};
 use crate::backend::{Backend, MAX_WEIGHT};
 use crate::health::HealthCheck;
+use crate::http_policy::HttpPolicy;
 use crate::http2::Http2;
-use crate::listener::{CertificateFiles, Forward, HttpLimits, Protocol, Timeouts};
+use crate::listener::{
+    CertificateFiles, ConnectionLimits, Forward, HttpLimits, Protocol, Timeouts,
+};
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, XdpMode};
 use crate::pool::{HashKey, Scheduler, Sticky, StickyMode};
@@ -96,6 +100,10 @@ static LISTENER: Grammar = Grammar {
         "idle_timeout",
         "tls",
         "proxy_protocol",
+        "allow_upgrade",
+        "encoded_slashes",
+        "max_connections",
+        "max_connections_per_client",
         "timeouts",
         "limits",
         "http2",
@@ -112,6 +120,10 @@ static LISTENER: Grammar = Grammar {
         ("default_pool", "pool"),
         ("ssl", "tls"),
         ("accept_proxy", "proxy_protocol"),
+        ("upgrade", "allow_upgrade"),
+        ("maxconn", "max_connections"),
+        ("connections", "max_connections"),
+        ("limit_conn", "max_connections_per_client"),
         ("cert_file", "certificates"),
         ("key_file", "certificates"),
     ],
@@ -146,7 +158,7 @@ static TIMEOUTS: Grammar = Grammar {
 };
 static LIMITS: Grammar = Grammar {
     title: "`limits`",
-    keys: &["header_bytes", "header_count"],
+    keys: &["header_bytes", "header_count", "min_rate"],
     synonyms: &[("headers", "header_count"), ("header_size", "header_bytes")],
     example: "limits = { header_bytes = 16_384 }",
 };
@@ -327,6 +339,10 @@ static STICKY_MODES: [(&str, StickyMode); 1] = [("insert", StickyMode::Insert)];
 /// Sessions of the table: below, a table is not worth its set-up; above, it needs more memory than a node has.
 const MAX_SESSIONS: RangeInclusive<u32> = L4::LEAST_MAX_SESSIONS..=134_217_728;
 const WORKERS: RangeInclusive<u32> = 0..=1_024;
+/// Connections at one time; more than a node has ports and memory for is no limit.
+const CONNECTIONS: RangeInclusive<u32> = 1..=16_777_216;
+/// Nobody is slow who moves a gigabyte a second.
+const MAX_RATE: u32 = 1_000_000_000;
 const HEADER_BYTES: RangeInclusive<u32> = 1_024..=262_144;
 const HEADER_COUNT: RangeInclusive<u32> = 1..=1_000;
 const CHECKS: RangeInclusive<u32> = 1..=100;
@@ -386,6 +402,12 @@ pub(super) struct ListenerTable<'t> {
     pub(super) tls_span: Option<Span>,
     pub(super) proxy_protocol: Option<ProxyProtocolIn>,
     pub(super) proxy_protocol_span: Option<Span>,
+    pub(super) http: HttpPolicy,
+    /// Where keys of `http` stand that do.
+    pub(super) http_spans: Vec<(&'static str, Span)>,
+    pub(super) connections: ConnectionLimits,
+    /// Likewise.
+    pub(super) connection_spans: Vec<(&'static str, Span)>,
     pub(super) timeouts: Timeouts,
     pub(super) timeouts_span: Option<Span>,
     pub(super) limits: HttpLimits,
@@ -712,6 +734,23 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
     let proxy_protocol = section
         .section("proxy_protocol", &PROXY_PROTOCOL, &ALL, out)
         .map(|section| read_proxy_protocol(&section, out));
+    let http = read_http_policy(section, out);
+    let mut most = |key| {
+        let read = section.read(
+            key,
+            out,
+            integer(key, *CONNECTIONS.start(), *CONNECTIONS.end()),
+        );
+        read.good().map(|at| at.value)
+    };
+    let connections = ConnectionLimits {
+        max: most("max_connections"),
+        max_per_client: most("max_connections_per_client"),
+    };
+    let spans = |keys: [&'static str; 2]| {
+        let span = |key| section.key_span(key).map(|span| (key, span));
+        keys.into_iter().filter_map(span).collect()
+    };
     let timeouts = section
         .section("timeouts", &TIMEOUTS, &ALL, out)
         .map(|section| read_timeouts(&section, out));
@@ -736,6 +775,10 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         tls_span: section.key_span("tls"),
         proxy_protocol,
         proxy_protocol_span: section.key_span("proxy_protocol"),
+        http,
+        http_spans: spans(["allow_upgrade", "encoded_slashes"]),
+        connections,
+        connection_spans: spans(["max_connections", "max_connections_per_client"]),
         timeouts: timeouts.unwrap_or_default(),
         timeouts_span: section.key_span("timeouts"),
         limits: limits.unwrap_or_default(),
@@ -787,11 +830,13 @@ fn read_timeouts(section: &Section<'_>, out: &mut Findings<'_>) -> Timeouts {
 
 fn read_limits(section: &Section<'_>, out: &mut Findings<'_>) -> HttpLimits {
     let default = HttpLimits::default();
+    let min_rate = section.read("min_rate", out, integer("min_rate", 0, MAX_RATE));
     let mut read = |key, range: RangeInclusive<u32>, default: usize| {
         let read = section.read(key, out, integer(key, *range.start(), *range.end()));
         read.good().map_or(default, |at| at.value as usize)
     };
     HttpLimits {
+        min_rate: min_rate.or(default.min_rate),
         header_bytes: read("header_bytes", HEADER_BYTES, default.header_bytes),
         header_count: read("header_count", HEADER_COUNT, default.header_count),
     }

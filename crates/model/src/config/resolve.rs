@@ -195,6 +195,8 @@ impl<'f, 't> Resolved<'f, 't> {
             idle_timeout: table.idle_timeout.map(|at| at.value),
             tls: table.tls.clone(),
             proxy_protocol: table.proxy_protocol.clone(),
+            http: table.http.clone(),
+            connections: table.connections,
             timeouts: table.timeouts.clone(),
             limits: table.limits.clone(),
             http2: table.http2.clone(),
@@ -490,6 +492,24 @@ fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
                 _ => complaint,
             },
         );
+    }
+    for (key, span) in &table.http_spans {
+        if !listener.is_http() {
+            let message = format!("`{key}` on a listener of protocol `{protocol}`");
+            let label = "it needs protocol `http` or `https`";
+            out.error(*span, Complaint::new(Kind::Conflict, message, label));
+        }
+    }
+    for (key, span) in &table.connection_spans {
+        if protocol.is_udp() || listener.is_xdp() {
+            let message = if protocol.is_udp() {
+                format!("`{key}` on a listener of protocol `udp`")
+            } else {
+                format!("`{key}` with `forward = \"{}\"`", listener.asked_word())
+            };
+            let label = "it counts connections that are proxied";
+            out.error(*span, Complaint::new(Kind::Conflict, message, label));
+        }
     }
     if let Some(span) = table.limits_span
         && !listener.is_http()

@@ -148,12 +148,22 @@ enum TransferEncoding {
 }
 
 impl TransferEncoding {
-    /// Takes one more field line into account. Only `chunked` alone is known. A list, and be it one with empty
-    /// elements, is refused: other parsers may read it differently.
+    /// Takes one more field line into account. Only `chunked` alone is known. A list that ends with it is of codings
+    /// that nobody here knows; any other list, and be it one with empty elements, is refused: other parsers may read it
+    /// differently.
     fn and(self, value: &[u8]) -> Self {
         let value = field::trim(value);
-        if self != Self::Absent || value.is_empty() || value.contains(&b',') {
+        if self != Self::Absent || value.is_empty() {
             Self::Bad
+        } else if value.contains(&b',') {
+            let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+            let mut codings = value.rsplit(|byte| *byte == b',').map(field::trim);
+            let ends_well = codings.next().is_some_and(is_chunked);
+            if ends_well && codings.all(|coding| !coding.is_empty() && !is_chunked(coding)) {
+                Self::Unknown
+            } else {
+                Self::Bad
+            }
         } else if value.eq_ignore_ascii_case(b"chunked") {
             Self::Chunked
         } else {

@@ -32,8 +32,10 @@ pub struct RequestHead {
     pub keep_alive: bool,
     /// The client waits for 100 before it sends the body.
     pub expects_continue: bool,
-    /// The client asks for a WebSocket. Other upgrades are left out: the request is answered without.
+    /// The client asks for an upgrade, by one `Upgrade` of one protocol, and nobody has decided against it yet.
     pub upgrade: bool,
+    upgrade_line: Span,
+    upgrade_to: Span,
     /// The first `X-Forwarded-For`, if any; further ones are in `forwarded_for_more`.
     pub forwarded_for: Option<Span>,
     forwarded_for_more: Vec<Span>,
@@ -210,10 +212,13 @@ impl RequestHead {
                     self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue");
                 }
                 7 if name.eq_ignore_ascii_case("upgrade") => {
-                    // One value, one line: anything else is not the one upgrade that is known.
-                    let known = upgrade_line.is_none() && value.eq_ignore_ascii_case(b"websocket");
-                    self.upgrade = known;
-                    if !known {
+                    // One value, one line: anything else is left out.
+                    let plain = value
+                        .iter()
+                        .all(|byte| byte.is_ascii_graphic() && *byte != b',');
+                    self.upgrade = upgrade_line.is_none() && plain && !value.is_empty();
+                    self.upgrade_to = Span::of_part(value, input);
+                    if !self.upgrade {
                         if let Some(before) = upgrade_line {
                             self.left_out.add(before);
                         }
@@ -271,11 +276,9 @@ impl RequestHead {
             self.leave_out_named(fields, line_of);
         }
         // An upgrade counts only where `Connection` says so and HTTP/1.1 is spoken (RFC 9110, section 7.8).
+        self.upgrade_line = upgrade_line.unwrap_or_default();
         if self.upgrade && !(connection.upgrade && self.version == Version::Http11) {
-            self.upgrade = false;
-            if let Some(line) = upgrade_line {
-                self.left_out.add(line);
-            }
+            self.leave_out_upgrade();
         }
         self.expects_continue &= self.version == Version::Http11;
         self.keep_alive = match self.version {
@@ -304,6 +307,21 @@ impl RequestHead {
             None if self.version == Version::Http10 => Ok(()),
             None => Err(Reason::MissingHost),
         }
+    }
+
+    /// Leaves out an upgrade to a protocol that is not in the list, which is in lower case: the request is answered
+    /// without.
+    pub fn allow_upgrade(&mut self, head: &[u8], allowed: &[String]) {
+        let asked = self.upgrade_to.of(head);
+        let is_asked = |protocol: &String| asked.eq_ignore_ascii_case(protocol.as_bytes());
+        if self.upgrade && !allowed.iter().any(is_asked) {
+            self.leave_out_upgrade();
+        }
+    }
+
+    fn leave_out_upgrade(&mut self) {
+        self.upgrade = false;
+        self.left_out.add(self.upgrade_line);
     }
 
     /// Leaves out the fields that `Connection` names (RFC 9110, section 7.6.1).

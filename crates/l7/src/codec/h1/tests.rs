@@ -11,6 +11,7 @@ use crate::errors::Reason::*;
 const LIMITS: HttpLimits = HttpLimits {
     header_bytes: 1024,
     header_count: 16,
+    min_rate: 0,
 };
 
 /// Parses a request at every split: every shorter input must be partial, or refused for the reason of the whole.
@@ -37,7 +38,8 @@ fn request(input: &[u8]) -> Result<RequestHead, Reason> {
 
 /// What the backend is sent of a request, without the fields that the proxy adds.
 fn sent(input: &str) -> Result<String, Reason> {
-    let head = request(input.as_bytes())?;
+    let mut head = request(input.as_bytes())?;
+    head.allow_upgrade(input.as_bytes(), &["websocket".to_owned()]);
     let mut out = Vec::new();
     head.write(input.as_bytes(), b"fallback:80", &mut out);
     Ok(String::from_utf8(out).unwrap())
@@ -215,7 +217,7 @@ fn requests_are_refused_for_their_reason() {
         ),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-            BadTransferEncoding,
+            UnknownTransferCoding,
         ),
         (
             "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: ,chunked\r\n\r\n",
@@ -363,6 +365,7 @@ fn limits_hold_at_the_limit_and_not_beyond() {
     let many = HttpLimits {
         header_bytes: 64 * 1024,
         header_count: 1000,
+        ..LIMITS
     };
     assert_eq!(
         head.parse(with_fields(1000).as_bytes(), &many),
