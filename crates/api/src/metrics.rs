@@ -298,6 +298,19 @@ fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt:
         None,
         attached,
     )?;
+    let lines = node.access_logs.iter().flat_map(|log| {
+        let output = ("output", log.output.as_str());
+        [
+            whole([output, ("result", "written")], log.written),
+            whole([output, ("result", "dropped")], log.dropped),
+        ]
+    });
+    families.counter(
+        "weir_access_log_lines",
+        "Lines of access logs by what became of them.",
+        None,
+        lines,
+    )?;
     families.counter(
         "weir_health_checks_late",
         "Health checks that began more than 100 ms late.",

@@ -245,8 +245,8 @@ mod tests {
     use super::*;
     use crate::token::Token;
     use crate::view::{
-        CertificateView, CheckView, ChecksView, DropView, HealthView, InterfaceView, NodeView,
-        ProcessView, ReloadsView, RouteView, SessionsView, TlsView, Traffic,
+        AccessLogView, CertificateView, CheckView, ChecksView, DropView, HealthView, InterfaceView,
+        NodeView, ProcessView, ReloadsView, RouteView, SessionsView, TlsView, Traffic,
     };
 
     /// A node with one of everything.
@@ -320,6 +320,11 @@ mod tests {
                         mode: None,
                     },
                 ],
+                access_logs: vec![AccessLogView {
+                    output: "access.log".into(),
+                    written: 3,
+                    dropped: 1,
+                }],
                 late_checks: 8,
                 tls: TlsView {
                     certificates: vec![CertificateView {

@@ -64,6 +64,8 @@ pub struct NodeView {
     pub sessions: Vec<SessionsView>,
     /// Interfaces that layer 4 is attached to, or should be.
     pub interfaces: Vec<InterfaceView>,
+    /// Access logs.
+    pub access_logs: Vec<AccessLogView>,
     /// Health checks that began late.
     pub late_checks: u64,
     /// What TLS is made of.
@@ -202,6 +204,17 @@ pub struct SplitView {
     pub pool: String,
     /// Its share, relative to the others.
     pub weight: u32,
+}
+
+/// What became of the lines of an access log.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct AccessLogView {
+    /// The file, or `standard output`.
+    pub output: String,
+    /// Lines that were written.
+    pub written: u64,
+    /// Lines that were not, as the disk could not keep up or take them.
+    pub dropped: u64,
 }
 
 /// Counters since the start. What a kind of listener or backend cannot have is absent.

@@ -1,6 +1,8 @@
 //! Who a connection is from, and how it came.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use rustls::{ProtocolVersion, ServerConnection};
 use weir_model::ProxyProtocolVersion;
@@ -27,10 +29,12 @@ pub(crate) struct Handshake {
     alpn: Option<Vec<u8>>,
     /// The client's own certificate, DER, which was verified.
     certificate: Option<Vec<u8>>,
+    /// How long it took; the first request takes it.
+    took: Cell<Option<Duration>>,
 }
 
 impl Handshake {
-    pub(crate) fn of(session: &ServerConnection) -> Self {
+    pub(crate) fn of(session: &ServerConnection, took: Duration) -> Self {
         let certificates = session.peer_certificates();
         Self {
             version: match session.protocol_version() {
@@ -42,6 +46,7 @@ impl Handshake {
             certificate: certificates
                 .and_then(<[_]>::first)
                 .map(|certificate| certificate.to_vec()),
+            took: Cell::new(Some(took)),
         }
     }
 
@@ -73,6 +78,11 @@ impl Client {
             version: tls.version,
             sni: tls.server_name.as_deref().unwrap_or_default(),
         })
+    }
+
+    /// How long its handshake took, for whoever asks first.
+    pub(crate) fn take_handshake_time(&self) -> Option<Duration> {
+        self.tls.as_ref()?.took.take()
     }
 
     /// The certificate that it has shown, DER.

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use weir_model::{L7, Name, Snapshot};
+use weir_model::{L7, LogOutput, Name, Snapshot};
 use weir_tls::TlsError;
 
+use crate::access_log::{Lines, Writer};
 use crate::listener;
 use crate::plan::{Plan, Registry};
 use crate::stats::{BackendStats, CertificateStats, ListenerStats, Stats};
@@ -45,6 +46,22 @@ pub enum Error {
         /// What is wrong with it.
         source: Box<TlsError>,
     },
+    /// A listener's access log cannot be opened.
+    #[error("listener `{listener}`: cannot open the access log {output}: {source}")]
+    AccessLog {
+        /// The listener.
+        listener: Name,
+        /// Where it goes.
+        output: LogOutput,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The thread that writes access logs cannot be started.
+    #[error("cannot start the thread that writes access logs: {source}")]
+    Writer {
+        /// What the system says.
+        source: io::Error,
+    },
     /// A file that TLS towards a pool's backends needs cannot be used.
     #[error("pool `{pool}`: {source}")]
     PoolTls {
@@ -68,6 +85,8 @@ pub struct Engine {
     workers: Vec<Handle>,
     registry: Mutex<Registry>,
     _renewal: Renewal,
+    /// Behind the workers: what they have handed over is written before the end.
+    writer: Writer,
 }
 
 #[derive(Debug)]
@@ -106,6 +125,7 @@ impl Engine {
             shared,
             workers: Vec::with_capacity(count),
             registry: Mutex::new(Registry::new(count, key)),
+            writer: Writer::start().map_err(|source| Error::Writer { source })?,
         };
         for worker in 0..count {
             engine.workers.push(
@@ -120,6 +140,7 @@ impl Engine {
     fn start_worker(&self, index: usize) -> io::Result<Handle> {
         let mailbox = Arc::new(Mailbox::default());
         let (shared, of_worker) = (Arc::clone(&self.shared), Arc::clone(&mailbox));
+        let lines = Lines::new(self.writer.sender());
         let (report, started) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name(format!("weir-l7-{index}"))
@@ -128,7 +149,7 @@ impl Engine {
                 match Worker::runtime() {
                     Ok(runtime) => {
                         let _ = report.send(Ok(()));
-                        runtime.block_on(Worker::run(index, shared, of_worker));
+                        runtime.block_on(Worker::run(index, shared, of_worker, lines));
                     }
                     Err(error) => {
                         let _ = report.send(Err(error));
@@ -222,6 +243,7 @@ impl Engine {
         let mut stats = Stats {
             tls_files_renewed: self.shared.renewals.renewed.load(Ordering::Relaxed),
             tls_files_refused: self.shared.renewals.refused.load(Ordering::Relaxed),
+            access_logs: plan.outputs().iter().map(|output| output.stats()).collect(),
             ..Stats::default()
         };
         for listener in plan.listeners.iter().flatten() {
@@ -244,6 +266,12 @@ impl Engine {
                 .push(BackendStats::sum(&backend.id, backend.cell.counters.iter()));
         }
         stats
+    }
+
+    /// Opens the files of access logs anew, as somebody has moved them away. Lines that come meanwhile are in one or the
+    /// other.
+    pub fn reopen_access_logs(&self) {
+        self.writer.reopen(self.shared.plan.load().outputs());
     }
 
     /// Connections that are open now.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod access_log;
 mod admission;
 pub mod balance;
 mod buffer;
@@ -31,6 +32,7 @@ mod udp;
 mod upstream;
 mod worker;
 
+pub use access_log::{AccessLogStats, Termination};
 pub use engine::{Drained, Engine, Error, Prepared};
 pub use errors::{Reason, Side};
 pub use stats::{BackendStats, CertificateStats, ListenerStats, Stats};

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
-use weir_model::{BackendId, Listener, Name, Pool, Protocol, Scheduler, Snapshot};
+use weir_model::{BackendId, Listener, LogOutput, Name, Pool, Protocol, Scheduler, Snapshot};
 use weir_tls::TicketKeys;
 
+use crate::access_log::{Log, Output};
 use crate::admission::Admission;
 use crate::balance::{Ewma, Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
@@ -36,6 +37,8 @@ pub(crate) struct ListenerPlan {
     pub(crate) listener: Arc<Listener>,
     pub(crate) routes: Routes,
     pub(crate) tls: Option<weir_tls::Server>,
+    /// Where its requests and connections are written down.
+    pub(crate) log: Option<Log>,
     /// One for each worker.
     pub(crate) counters: Arc<[ListenerCounters]>,
     pub(crate) admission: Arc<Admission>,
@@ -120,6 +123,8 @@ pub(crate) struct Registry {
     listeners: HashMap<Name, ListenerCell>,
     pools: HashMap<Name, usize>,
     backends: HashMap<BackendId, Arc<BackendCell>>,
+    /// Access logs that are open, as long as a plan has them.
+    outputs: HashMap<LogOutput, Weak<Output>>,
 }
 
 impl Registry {
@@ -130,6 +135,7 @@ impl Registry {
             listeners: HashMap::new(),
             pools: HashMap::new(),
             backends: HashMap::new(),
+            outputs: HashMap::new(),
         }
     }
 
@@ -168,6 +174,29 @@ impl Registry {
         )
     }
 
+    /// The access log of a listener, opened where it is not yet.
+    fn log(&mut self, listener: &Listener) -> Result<Option<Log>, Error> {
+        let Some(config) = &listener.access_log else {
+            return Ok(None);
+        };
+        let known = self.outputs.get(&config.output).and_then(Weak::upgrade);
+        let output = match known {
+            Some(output) => output,
+            None => {
+                let output = Output::open(&config.output).map_err(|source| Error::AccessLog {
+                    listener: listener.name.clone(),
+                    output: config.output.clone(),
+                    source,
+                })?;
+                let output = Arc::new(output);
+                self.outputs
+                    .insert(config.output.clone(), Arc::downgrade(&output));
+                output
+            }
+        };
+        Ok(Some(Log::new(config, output)))
+    }
+
     /// Forgets backends that a committed plan does not have; connections that still use one keep its cell. Names keep
     /// their numbers, so that the counters of a listener that comes back go on: there are as many as names were ever
     /// configured.
@@ -175,6 +204,7 @@ impl Registry {
         let backends = plan.pools.iter().flatten().flat_map(|pool| &pool.backends);
         let kept: HashSet<&BackendId> = backends.map(|backend| &backend.id).collect();
         self.backends.retain(|id, _| kept.contains(id));
+        self.outputs.retain(|_, output| output.strong_count() > 0);
     }
 
     /// Compiles a snapshot; takes over from `before` what has not changed.
@@ -295,6 +325,7 @@ impl Registry {
 
     fn compile_listener(&mut self, listener: &Arc<Listener>) -> Result<ListenerPlan, Error> {
         let routes = Routes::new(listener, |pool| self.pool_number(pool));
+        let log = self.log(listener)?;
         let cell = self.listener_cell(&listener.name);
         let tls = match listener.protocol {
             Protocol::Https => {
@@ -321,11 +352,28 @@ impl Registry {
             listener: Arc::clone(listener),
             routes,
             tls,
+            log,
         })
     }
 }
 
 impl Plan {
+    /// The outputs of all access logs, each once.
+    pub(crate) fn outputs(&self) -> Vec<Arc<Output>> {
+        let mut outputs: Vec<Arc<Output>> = Vec::new();
+        for log in self
+            .listeners
+            .iter()
+            .flatten()
+            .filter_map(|listener| listener.log.as_ref())
+        {
+            if !outputs.iter().any(|known| Arc::ptr_eq(known, &log.output)) {
+                outputs.push(Arc::clone(&log.output));
+            }
+        }
+        outputs
+    }
+
     /// The listener that is served under a number.
     pub(crate) fn listener(&self, number: usize) -> Option<&Arc<ListenerPlan>> {
         self.listeners.get(number)?.as_ref()

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use weir_model::{BackendId, Name};
 use weir_tls::CertificateExpiry;
 
+use crate::access_log::AccessLogStats;
 use crate::errors::Reason;
 
 /// A counter that one thread writes and any thread reads: no locked instruction.
@@ -92,6 +93,8 @@ pub struct Stats {
     pub listeners: Vec<ListenerStats>,
     /// Every backend of every pool, in the order of the config.
     pub backends: Vec<BackendStats>,
+    /// Every access log that is written, each once.
+    pub access_logs: Vec<AccessLogStats>,
     /// Every certificate of every listener.
     pub certificates: Vec<CertificateStats>,
     /// How often changed files of TLS were taken over.

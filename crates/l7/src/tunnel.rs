@@ -3,7 +3,9 @@
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
+use crate::access_log::{About, Note};
 use crate::buffer::Buffer;
 use crate::client::Client;
 use crate::codec::client_hello::{self, Hello};
@@ -11,6 +13,7 @@ use crate::codec::h1::Framing;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::{Reason, Side};
 use crate::listener::LocalListener;
+use crate::plan::HeldPlan;
 use crate::relay::{Failure, Relay};
 use crate::routing::{Bare, Found, Target};
 use crate::transport::{Plain, Transport};
@@ -63,6 +66,23 @@ impl Direction {
     }
 }
 
+/// What a tunnel has moved, and why it ended, if not in order.
+#[derive(Debug, Default)]
+pub(crate) struct Relayed {
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) reason: Option<Reason>,
+}
+
+impl Relayed {
+    /// Adds it to what there is to say of the connection.
+    pub(crate) fn note(&self, note: &mut Note) {
+        note.bytes_in += self.bytes_in;
+        note.bytes_out += self.bytes_out;
+        note.reason = note.reason.or(self.reason);
+    }
+}
+
 /// Relays bytes both ways. `buffer` holds what the client has already sent.
 pub(crate) async fn relay<T: Transport>(
     worker: &Worker,
@@ -71,12 +91,12 @@ pub(crate) async fn relay<T: Transport>(
     mut buffer: Buffer,
     mut connection: Connection,
     watch: &Watch,
-) {
+) -> Relayed {
     let timeout = listener.plan.borrow().listener.timeouts.tunnel;
     watch.arm(timeout, Phase::Busy);
     let mut up = Direction::new();
     let mut down = Direction::new();
-    let mut moved = 0;
+    let mut relayed = Relayed::default();
     let counters = listener.counters();
     let result = poll_fn(|cx| {
         if let Err(failure) = up.poll(cx, &mut io, &mut buffer, &mut connection.io, worker) {
@@ -99,11 +119,12 @@ pub(crate) async fn relay<T: Transport>(
         // Counted as they go: a tunnel may live for days.
         let total = up.relay.moved + down.relay.moved;
         if total != 0 {
-            moved += total;
-            counters.bytes_in.add(std::mem::take(&mut up.relay.moved));
-            counters
-                .bytes_out
-                .add(std::mem::take(&mut down.relay.moved));
+            let moved_in = std::mem::take(&mut up.relay.moved);
+            let moved_out = std::mem::take(&mut down.relay.moved);
+            counters.bytes_in.add(moved_in);
+            counters.bytes_out.add(moved_out);
+            relayed.bytes_in += moved_in;
+            relayed.bytes_out += moved_out;
             watch.arm(timeout, Phase::Busy);
         }
         if up.over && down.over {
@@ -117,14 +138,16 @@ pub(crate) async fn relay<T: Transport>(
     })
     .await;
     if let Err(reason) = result {
+        relayed.reason = Some(reason);
         counters.count_error(reason);
-        tracing::debug!(listener = %listener.plan.borrow().listener.name, %reason, bytes = moved, "tunnel failed");
+        tracing::debug!(listener = %listener.plan.borrow().listener.name, %reason, bytes = relayed.bytes_in + relayed.bytes_out, "tunnel failed");
         // The other side shall see that this was no orderly end.
         io.abort();
         connection.io.abort();
     }
     worker.buffers.take_back(&mut buffer);
     worker.buffers.take_back(&mut connection.buffer);
+    relayed
 }
 
 /// Serves a connection of a `tcp` listener.
@@ -136,17 +159,12 @@ pub(crate) async fn serve_tcp(
     client: Client,
 ) {
     worker.refresh();
-    let pool = listener.plan.borrow().default_pool();
-    connect_and_relay(
-        &worker,
-        &listener,
-        &watch,
-        io,
-        Buffer::default(),
-        &client,
-        pool,
-    )
-    .await;
+    let mut passage = Passage::begin(worker, listener, client, "tcp");
+    let pool = passage.plan.default_pool();
+    passage
+        .connect_and_relay(&watch, io, Buffer::default(), pool)
+        .await;
+    passage.write_line(None);
 }
 
 /// Serves a connection of a `tls` listener: reads the server name out of the ClientHello, which is then passed on.
@@ -159,6 +177,7 @@ pub(crate) async fn serve_tls(
 ) {
     let timeout = listener.plan.borrow().listener.timeouts.request_header;
     watch.arm(timeout, Phase::Busy);
+    let began = Instant::now();
     let mut buffer = Buffer::default();
     let name = poll_fn(|cx| {
         loop {
@@ -184,120 +203,183 @@ pub(crate) async fn serve_tls(
     })
     .await;
     worker.refresh();
+    let mut passage = Passage::begin(worker, listener, client, "tls");
+    passage.note.began = Some(began);
     match name {
         Ok(name) => {
             let host = name.unwrap_or_default();
             let request = Bare {
                 name: host.as_bytes(),
-                client: client.address.ip(),
+                client: passage.client.address.ip(),
             };
-            let pool = match listener.plan.borrow().routes.find(&request) {
-                Found::Route(_, Target::Pool(pool)) => Some(*pool),
-                Found::Default(pool) => Some(pool),
-                Found::Route(_, Target::Split(split)) => Some(split.pick(worker.turn())),
-                Found::Route(_, Target::Here) | Found::Nothing => None,
+            let plan = Rc::clone(&passage.plan);
+            let (route, pool) = match plan.routes.find(&request) {
+                Found::Route(index, Target::Pool(pool)) => (Some(index), Some(*pool)),
+                Found::Route(index, Target::Split(split)) => {
+                    (Some(index), Some(split.pick(passage.worker.turn())))
+                }
+                Found::Default(pool) => (None, Some(pool)),
+                Found::Route(_, Target::Here) | Found::Nothing => (None, None),
             };
-            connect_and_relay(&worker, &listener, &watch, io, buffer, &client, pool).await;
+            if let Some(journal) = &mut passage.note.journal {
+                journal.route = route;
+            }
+            passage.connect_and_relay(&watch, io, buffer, pool).await;
+            passage.write_line(Some(&host));
         }
         Err(reason) => {
-            failed(&worker, &listener, &client, None, reason);
-            worker.buffers.take_back(&mut buffer);
+            passage.failed(None, reason);
+            passage.worker.buffers.take_back(&mut buffer);
+            passage.write_line(None);
         }
     }
 }
 
-async fn connect_and_relay(
-    worker: &Worker,
-    listener: &LocalListener,
-    watch: &Watch,
-    mut io: Plain,
-    mut buffer: Buffer,
-    client: &Client,
-    pool: Option<usize>,
-) {
-    match connect(worker, listener, watch, client, pool).await {
-        Ok((connection, work)) => {
-            relay(worker, listener, io, buffer, connection, watch).await;
-            drop(work);
-        }
-        Err((reason, work)) => {
-            failed(
-                worker,
-                listener,
-                client,
-                work.as_ref().map(|work| &*work.backend),
-                reason,
-            );
-            worker.buffers.take_back(&mut buffer);
-            io.abort();
-        }
-    }
+/// A connection that is passed on unopened, and what there is to say of it when it has ended.
+struct Passage {
+    worker: Rc<Worker>,
+    listener: Rc<LocalListener>,
+    /// What was in force when it came.
+    plan: Rc<HeldPlan>,
+    client: Client,
+    protocol: &'static str,
+    note: Note,
 }
 
-/// A connection to a backend of the pool; to another one where the first fails, once.
-async fn connect(
-    worker: &Worker,
-    listener: &LocalListener,
-    watch: &Watch,
-    client: &Client,
-    pool: Option<usize>,
-) -> Result<(Connection, Work), (Reason, Option<Work>)> {
-    let Some(pool) = pool.and_then(|number| worker.pool(listener, number)) else {
-        return Err((Reason::NoRoute, None));
-    };
-    let timeout = listener.plan.borrow().listener.timeouts.connect;
-    let mut failed: Option<(Work, Reason)> = None;
-    loop {
-        let excluded = failed.as_ref().map(|(work, _)| &*work.backend);
-        let Some(work) = pool.pick(&Choice {
-            excluded,
-            ..Choice::of(client.address, worker.deadlines.now_ms())
-        }) else {
-            return Err(failed.map_or((Reason::NoBackend, None), |(work, reason)| {
-                (reason, Some(work))
-            }));
+impl Passage {
+    fn begin(
+        worker: Rc<Worker>,
+        listener: Rc<LocalListener>,
+        client: Client,
+        protocol: &'static str,
+    ) -> Self {
+        let plan = Rc::clone(&listener.plan.borrow());
+        let is_logged = plan.log.is_some();
+        Self {
+            worker,
+            listener,
+            plan,
+            client,
+            protocol,
+            note: Note {
+                began: is_logged.then(Instant::now),
+                journal: is_logged.then(Box::default),
+                ..Note::default()
+            },
+        }
+    }
+
+    fn write_line(&mut self, sni: Option<&str>) {
+        let Some(log) = &self.plan.log else { return };
+        let about = About {
+            plan: &self.plan,
+            client: &self.client,
+            protocol: self.protocol,
+            sni,
         };
-        match work
-            .backend
-            .connect_in_time(watch, timeout, client, &worker.buffers)
-            .await
-        {
-            Ok(connection) => {
-                if failed.is_some() {
-                    work.backend.counters().retries.add(1);
-                }
-                return Ok((connection, work));
+        self.worker.lines.write(log, &self.note.record(&about));
+    }
+
+    async fn connect_and_relay(
+        &mut self,
+        watch: &Watch,
+        mut io: Plain,
+        mut buffer: Buffer,
+        pool: Option<usize>,
+    ) {
+        match self.connect(watch, pool).await {
+            Ok((connection, work)) => {
+                let relayed = relay(&self.worker, &self.listener, io, buffer, connection, watch);
+                relayed.await.note(&mut self.note);
+                drop(work);
             }
-            Err(reason) => {
-                if reason.side() == Side::Upstream {
-                    work.backend.counters().count_failure(reason);
-                }
-                if failed.is_some() {
-                    return Err((reason, Some(work)));
-                }
-                failed = Some((work, reason));
+            Err((reason, work)) => {
+                self.failed(work.as_ref().map(|work| &*work.backend), reason);
+                self.worker.buffers.take_back(&mut buffer);
+                io.abort();
             }
         }
     }
-}
 
-fn failed(
-    worker: &Worker,
-    listener: &LocalListener,
-    client: &Client,
-    backend: Option<&LocalBackend>,
-    reason: Reason,
-) {
-    listener.counters().count_error(reason);
-    if !worker.may_log() {
-        return;
+    /// A connection to a backend of the pool; to another one where the first fails, once.
+    async fn connect(
+        &mut self,
+        watch: &Watch,
+        pool: Option<usize>,
+    ) -> Result<(Connection, Work), (Reason, Option<Work>)> {
+        let Self {
+            worker,
+            listener,
+            client,
+            note,
+            ..
+        } = self;
+        let Some(pool) = pool.and_then(|number| worker.pool(listener, number)) else {
+            return Err((Reason::NoRoute, None));
+        };
+        let timeout = listener.plan.borrow().listener.timeouts.connect;
+        let mut failed: Option<(Work, Reason)> = None;
+        loop {
+            let excluded = failed.as_ref().map(|(work, _)| &*work.backend);
+            let Some(work) = pool.pick(&Choice {
+                excluded,
+                ..Choice::of(client.address, worker.deadlines.now_ms())
+            }) else {
+                return Err(failed.map_or((Reason::NoBackend, None), |(work, reason)| {
+                    (reason, Some(work))
+                }));
+            };
+            note.tries += 1;
+            if let Some(journal) = &mut note.journal {
+                journal.backend = Some(work.backend.id.clone());
+            }
+            match work
+                .backend
+                .connect_in_time(watch, timeout, client, &worker.buffers)
+                .await
+            {
+                Ok(connection) => {
+                    if note.journal.is_some() {
+                        note.head = note.began;
+                        note.connected = Some(Instant::now());
+                    }
+                    if failed.is_some() {
+                        work.backend.counters().retries.add(1);
+                    }
+                    return Ok((connection, work));
+                }
+                Err(reason) => {
+                    if reason.side() == Side::Upstream {
+                        work.backend.counters().count_failure(reason);
+                    }
+                    if failed.is_some() {
+                        return Err((reason, Some(work)));
+                    }
+                    failed = Some((work, reason));
+                }
+            }
+        }
     }
-    let backend = backend.map(|backend| tracing::field::display(&backend.id));
-    let listener = &listener.plan.borrow().listener.name;
-    let client = client.address;
-    if reason.side() == Side::Downstream {
-        tracing::debug!(%listener, %client, backend, %reason, "connection failed");
-    } else {
-        tracing::warn!(%listener, %client, backend, %reason, "connection failed");
+
+    fn failed(&mut self, backend: Option<&LocalBackend>, reason: Reason) {
+        self.note.reason = Some(reason);
+        let Self {
+            worker,
+            listener,
+            client,
+            ..
+        } = self;
+        listener.counters().count_error(reason);
+        if !worker.may_log() {
+            return;
+        }
+        let backend = backend.map(|backend| tracing::field::display(&backend.id));
+        let listener = &listener.plan.borrow().listener.name;
+        let client = client.address;
+        if reason.side() == Side::Downstream {
+            tracing::debug!(%listener, %client, backend, %reason, "connection failed");
+        } else {
+            tracing::warn!(%listener, %client, backend, %reason, "connection failed");
+        }
     }
 }

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
 
+use crate::access_log::Lines;
 use crate::buffer::BufferPool;
 use crate::deadlines::{Deadlines, TICK};
 use crate::edits::RequestId;
@@ -103,6 +104,8 @@ pub(crate) struct Worker {
     turns: Cell<u64>,
     /// Of the next request that is given one.
     request_id: Cell<RequestId>,
+    /// Of access logs.
+    pub(crate) lines: Lines,
     listeners: RefCell<Vec<Option<Rc<LocalListener>>>>,
 }
 
@@ -119,7 +122,12 @@ impl Worker {
     }
 
     /// Serves until told to stop.
-    pub(crate) async fn run(index: usize, shared: Arc<Shared>, mailbox: Arc<Mailbox>) {
+    pub(crate) async fn run(
+        index: usize,
+        shared: Arc<Shared>,
+        mailbox: Arc<Mailbox>,
+        lines: Lines,
+    ) {
         let worker = Rc::new(Self {
             index,
             deadlines: Rc::new(Deadlines::new(Instant::now())),
@@ -139,6 +147,7 @@ impl Worker {
                 worker: RandomState::new().hash_one(index),
                 count: 0,
             }),
+            lines,
             listeners: RefCell::default(),
         });
         tokio::task::spawn_local(Rc::clone(&worker).tick());
@@ -162,6 +171,7 @@ impl Worker {
         loop {
             let now = interval.tick().await;
             self.deadlines.tick(now.into_std());
+            self.lines.flush();
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TICKS_PER_SECOND) {
                 self.renew_log();

@@ -1,5 +1,6 @@
 //! The whole configuration of a node.
 
+mod access_log;
 mod address;
 mod diagnostic;
 mod duration;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod access_log;
 pub mod action;
 pub mod backend;
 pub mod condition;
@@ -26,6 +27,7 @@ pub mod snapshot;
 pub mod template;
 pub mod tls;
 
+pub use access_log::{AccessLog, LogFormat, LogOutput, LogVariable};
 pub use action::{Action, FixedAnswer, Group, PathRewrite, Redirect, Rewrite, Scheme, SplitPool};
 pub use backend::{Backend, BackendId, MAX_WEIGHT, Share};
 pub use condition::{Condition, ValueTest};

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access_log::AccessLog;
 use crate::http_policy::HttpPolicy;
 use crate::http2::Http2;
 use crate::name::Name;
@@ -46,6 +48,8 @@ pub struct Listener {
     pub limits: HttpLimits,
     /// HTTP/2, and what clients may do over it.
     pub http2: Http2,
+    /// Where its requests and connections are written down: the node's log, or its own. None: nowhere.
+    pub access_log: Option<Arc<AccessLog>>,
 }
 
 impl Listener {

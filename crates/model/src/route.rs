@@ -509,6 +509,7 @@ mod tests {
             timeouts: Timeouts::default(),
             limits: HttpLimits::default(),
             http2: crate::http2::Http2::default(),
+            access_log: None,
         }
     }
 

@@ -112,6 +112,7 @@ impl Control {
             let due = [self.retry_at, self.step_at].into_iter().flatten().min();
             match self.inbox.next(due).await {
                 Command::Reload => self.reload(),
+                Command::ReopenLogs => self.planes.reopen_access_logs(),
                 Command::Health(events) => {
                     events.iter().for_each(tell);
                     self.follow_health();
@@ -123,6 +124,8 @@ impl Control {
     }
 
     fn reload(&mut self) {
+        // Whatever becomes of the config: who has moved a log away sends this signal as well.
+        self.planes.reopen_access_logs();
         let outcome = self.try_reload();
         self.node.reloaded(outcome.is_ok());
         match outcome {
@@ -237,6 +240,7 @@ impl Control {
                 command = self.inbox.next(None) => match command {
                     Command::Stop => break Ended::CutOff,
                     Command::Reload => tracing::warn!("no reload while draining"),
+                    Command::ReopenLogs => self.planes.reopen_access_logs(),
                     Command::Health(_) | Command::Retry => {}
                 },
             }

@@ -12,6 +12,8 @@ use weir_health::HealthEvent;
 pub(crate) enum Command {
     /// Read the config again and apply the difference.
     Reload,
+    /// Open log files anew.
+    ReopenLogs,
     /// The health of these backends has changed.
     Health(Vec<HealthEvent>),
     /// Try again what a data plane could not follow, or give backends that start slowly more of the work.
@@ -23,6 +25,7 @@ pub(crate) enum Command {
 /// The signals that are commands. Heard from the moment this is made, so that none ends a node that is starting.
 pub(crate) struct Signals {
     hangup: Signal,
+    user1: Signal,
     terminate: Signal,
     interrupt: Signal,
 }
@@ -32,6 +35,7 @@ impl Signals {
         let signal = |kind| signal(kind).context("listen for signals");
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
@@ -58,6 +62,7 @@ impl Inbox {
             _ = self.signals.terminate.recv() => Command::Stop,
             _ = self.signals.interrupt.recv() => Command::Stop,
             _ = self.signals.hangup.recv() => Command::Reload,
+            _ = self.signals.user1.recv() => Command::ReopenLogs,
             Some(first) = self.health.recv() => Command::Health(self.with_waiting(first)),
             () = retry => Command::Retry,
         }

@@ -77,6 +77,11 @@ impl Planes {
         Ok(self.with_l4(publish).transpose().map(drop)?)
     }
 
+    /// Opens the files of access logs anew.
+    pub(crate) fn reopen_access_logs(&self) {
+        self.l7.reopen_access_logs();
+    }
+
     /// What layer 7 has counted.
     pub(crate) fn l7_stats(&self) -> weir_l7::Stats {
         self.l7.stats()

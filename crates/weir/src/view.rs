@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use weir_api::View;
 use weir_api::view::{
-    BackendView, CertificateView, CheckView, ChecksView, DropView, InterfaceView, ListenerView,
-    NodeView, Page, PoolView, RouteView, SessionFilter, SessionView, SessionsView, SplitView,
-    TlsView, Traffic,
+    AccessLogView, BackendView, CertificateView, CheckView, ChecksView, DropView, InterfaceView,
+    ListenerView, NodeView, Page, PoolView, RouteView, SessionFilter, SessionView, SessionsView,
+    SplitView, TlsView, Traffic,
 };
 use weir_health::HealthReport;
 use weir_l7::{BackendStats, ListenerStats, Reason};
@@ -62,6 +62,17 @@ impl View for Node {
                 .iter()
                 .flat_map(|stats| &stats.interfaces)
                 .map(interface)
+                .collect(),
+            access_logs: self
+                .planes
+                .l7_stats()
+                .access_logs
+                .iter()
+                .map(|log| AccessLogView {
+                    output: log.output.to_string(),
+                    written: log.written,
+                    dropped: log.dropped,
+                })
                 .collect(),
             late_checks: self.health.late(),
             tls: tls(&self.planes.l7_stats()),

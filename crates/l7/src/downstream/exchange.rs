@@ -2,7 +2,7 @@
 //! the client as it comes, and neither waits for the other to be complete.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_model::{HeaderEdits, HttpLimits, Timeouts};
 
@@ -72,6 +72,8 @@ pub(crate) struct Exchange<'e, T> {
     pub(crate) added: &'e [u8],
     /// Fields of the final answer that are taken off.
     pub(crate) removed: Option<&'e HeaderEdits>,
+    /// Where the moment is noted at which the answer's head was there; `None`: nobody asks.
+    pub(crate) first_byte: Option<&'e mut Option<Instant>>,
     pub(crate) state: State,
 }
 
@@ -278,6 +280,9 @@ impl<T: Transport> Exchange<'_, T> {
             self.download.begin(Framing::None, false);
             self.state.stage = Stage::Interim;
         } else {
+            if let Some(first_byte) = &mut self.first_byte {
+                **first_byte = Some(Instant::now());
+            }
             let dechunk = old_client && self.response.framing == Framing::Chunked;
             self.state.after = self.after(dechunk)?;
             self.response.write(

@@ -5,10 +5,11 @@ use std::io::{IoSlice, Write};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weir_model::{Action, FixedAnswer, HeaderEdits, Route};
 
+use crate::access_log::{About, Note};
 use crate::buffer::Buffer;
 use crate::client::Client;
 use crate::codec::h1::{Framing, Method, Progress, Replaced, RequestHead, ResponseHead, Version};
@@ -16,7 +17,7 @@ use crate::codec::path;
 use crate::deadlines::{Phase, Watch};
 use crate::downstream::exchange::{End, Exchange, State};
 use crate::downstream::h2;
-use crate::edits::{self, Facts, write_fields};
+use crate::edits::{self, Facts, RequestId, write_fields};
 use crate::errors::{Reason, Side, phrase};
 use crate::forwarded::Forwarded;
 use crate::h2::StreamIo;
@@ -50,6 +51,8 @@ struct Downstream<T> {
     first: bool,
     /// A client may begin with the preface of HTTP/2.
     may_be_http2: bool,
+    /// What there is to say of the request that is under way, when it has ended.
+    note: Note,
 }
 
 /// What becomes of the connection.
@@ -187,6 +190,7 @@ pub(crate) async fn serve<T: Transport>(
         watch,
         first: true,
         may_be_http2,
+        note: Note::default(),
     };
     if let Some(switched) = downstream.serve().await {
         let Downstream {
@@ -230,6 +234,7 @@ pub(crate) async fn serve_stream(
         watch,
         first,
         may_be_http2: false,
+        note: Note::default(),
     };
     downstream.serve().await;
 }
@@ -252,10 +257,17 @@ impl<T: Transport> Downstream<T> {
                     io,
                     buffer,
                     watch,
+                    client,
+                    request,
+                    mut note,
                     ..
                 } = downstream;
-                tunnel::relay(&worker, &listener, io, buffer, connection, &watch).await;
+                let relayed =
+                    tunnel::relay(&worker, &listener, io, buffer, connection, &watch).await;
                 drop(work);
+                relayed.note(&mut note);
+                let protocol = protocol::<T>(&request);
+                write_line(&worker, &listener, &client, protocol, &note);
                 return None;
             }
         }
@@ -272,13 +284,19 @@ impl<T: Transport> Downstream<T> {
                 Read::Http2 => return Next::Http2,
                 Read::Refused(reason) => {
                     self.count(reason, None);
-                    return match reason.status() {
+                    let next = match reason.status() {
                         0 => Next::Close,
                         _ => self.refuse(reason).await,
                     };
+                    self.write_line();
+                    return next;
                 }
             }
-            match self.answer().await {
+            let next = self.answer().await;
+            if !matches!(next, Next::Tunnel(..)) {
+                self.write_line();
+            }
+            match next {
                 Next::Request if T::CARRIES_ONE => return Next::Close,
                 Next::Request => self.first = false,
                 next => return next,
@@ -296,6 +314,7 @@ impl<T: Transport> Downstream<T> {
     }
 
     async fn read_head(&mut self) -> Read {
+        self.note.clear();
         let plan = self.plan();
         let timeouts = &plan.listener.timeouts;
         let patience = if self.first {
@@ -331,8 +350,14 @@ impl<T: Transport> Downstream<T> {
                     || may_be_complete(bytes, *scanned)
                     || bytes.len() >= limits.header_bytes
                 {
+                    let is_logged = plan.log.is_some();
                     match self.request.parse(bytes, limits) {
                         Ok(Progress::Complete) => {
+                            if is_logged {
+                                let now = Instant::now();
+                                self.note.began.get_or_insert(now);
+                                self.note.head = Some(now);
+                            }
                             let policy = &plan.listener.http;
                             self.request.allow_upgrade(bytes, &policy.allow_upgrade);
                             let target = self.request.target.of(bytes);
@@ -348,6 +373,7 @@ impl<T: Transport> Downstream<T> {
                     }
                 }
                 if *scanned == 0 {
+                    self.note.began.get_or_insert_with(Instant::now);
                     self.watch
                         .arm(plan.listener.timeouts.request_header, Phase::Busy);
                 }
@@ -400,8 +426,15 @@ impl<T: Transport> Downstream<T> {
         };
         let mut added = Vec::new();
         let mut request_edits = None;
+        let id = self.worker.request_id();
+        if let Some(log) = &plan.log {
+            let journal = self.note.journal.get_or_insert_default();
+            journal.take_down(log, &view);
+            journal.route = route.map(|(index, _)| index);
+            journal.request_id = Some(id);
+        }
         if let Some((_, route)) = route.filter(edits) {
-            let facts = self.facts(plan, &view);
+            let facts = self.facts(plan, &view, id);
             write_fields(&route.response_headers, &facts, &mut added);
             request_edits = Some((&route.request_headers, facts));
         }
@@ -496,7 +529,12 @@ impl<T: Transport> Downstream<T> {
     }
 
     /// What the variables of header fields stand for.
-    fn facts<'f>(&'f self, plan: &'f ListenerPlan, view: &'f Arrived<'f>) -> Facts<'f> {
+    fn facts<'f>(
+        &'f self,
+        plan: &'f ListenerPlan,
+        view: &'f Arrived<'f>,
+        request_id: RequestId,
+    ) -> Facts<'f> {
         Facts {
             client: self.client.address,
             local: self.client.local,
@@ -504,7 +542,7 @@ impl<T: Transport> Downstream<T> {
             method: view.method(),
             authority: view.authority(),
             target: view.target(),
-            request_id: self.worker.request_id(),
+            request_id,
             tls: self.client.tls_facts(),
             listener: plan.listener.name.as_str(),
         }
@@ -515,7 +553,11 @@ impl<T: Transport> Downstream<T> {
         self.worker.refresh();
         self.listener.counters().requests.add(1);
         let plan = self.plan();
-        let begun = match self.begin(&plan) {
+        let begun = self.begin(&plan);
+        if let Some(journal) = &mut self.note.journal {
+            journal.plan = Some(Rc::clone(&plan));
+        }
+        let begun = match begun {
             Begun::Pool(begun) => begun,
             Begun::Here(answer) => return self.answer_here(&answer).await,
             Begun::Nothing => return self.fail(Reason::NoRoute, None).await,
@@ -546,6 +588,10 @@ impl<T: Transport> Downstream<T> {
                 let reason = failed.map_or(Reason::NoBackend, |(_, reason)| reason);
                 return self.fail(reason, None).await;
             };
+            self.note.tries += 1;
+            if let Some(journal) = &mut self.note.journal {
+                journal.backend = Some(work.backend.id.clone());
+            }
             let cookies = pool
                 .plan
                 .cookies
@@ -590,6 +636,9 @@ impl<T: Transport> Downstream<T> {
             if failed.is_some() {
                 work.backend.counters().retries.add(1);
             }
+            if self.note.journal.is_some() {
+                self.note.connected = Some(Instant::now());
+            }
             let end = self.exchange(&plan, &mut connection, &added, removed).await;
             self.count_bytes();
             let failed_here =
@@ -600,7 +649,7 @@ impl<T: Transport> Downstream<T> {
                     upstream_goes_on,
                     downstream_goes_on,
                 } => {
-                    self.listener.counters().count_answer(self.response.status);
+                    self.count_answer(self.response.status);
                     let buffers = &self.worker.buffers;
                     buffers.take_back(&mut connection.buffer);
                     if upstream_goes_on {
@@ -614,7 +663,7 @@ impl<T: Transport> Downstream<T> {
                     };
                 }
                 End::Upgraded => {
-                    self.listener.counters().count_answer(self.response.status);
+                    self.count_answer(self.response.status);
                     return Next::Tunnel(connection, work);
                 }
                 End::Failed {
@@ -667,6 +716,11 @@ impl<T: Transport> Downstream<T> {
             listener: &self.listener,
             added,
             removed,
+            first_byte: self
+                .note
+                .journal
+                .is_some()
+                .then_some(&mut self.note.first_byte),
             state: State::default(),
         };
         poll_fn(|cx| exchange.poll(cx)).await
@@ -682,14 +736,30 @@ impl<T: Transport> Downstream<T> {
     }
 
     fn count_bytes(&mut self) {
-        self.listener
-            .counters()
-            .bytes_in
-            .add(std::mem::take(&mut self.upload.moved));
-        self.listener
-            .counters()
-            .bytes_out
-            .add(std::mem::take(&mut self.download.moved));
+        let bytes_in = std::mem::take(&mut self.upload.moved);
+        let bytes_out = std::mem::take(&mut self.download.moved);
+        self.listener.counters().bytes_in.add(bytes_in);
+        self.listener.counters().bytes_out.add(bytes_out);
+        self.note.bytes_in += bytes_in;
+        self.note.bytes_out += bytes_out;
+    }
+
+    /// Counts an answer that was sent, as far as the client took it.
+    fn count_answer(&mut self, status: u16) {
+        self.listener.counters().count_answer(status);
+        self.note.status = status;
+    }
+
+    /// Writes the line of the request that has ended.
+    fn write_line(&self) {
+        let protocol = protocol::<T>(&self.request);
+        write_line(
+            &self.worker,
+            &self.listener,
+            &self.client,
+            protocol,
+            &self.note,
+        );
     }
 
     /// Counts a failure of a backend.
@@ -700,7 +770,8 @@ impl<T: Transport> Downstream<T> {
     }
 
     /// Counts and logs a failed request.
-    fn count(&self, reason: Reason, backend: Option<&LocalBackend>) {
+    fn count(&mut self, reason: Reason, backend: Option<&LocalBackend>) {
+        self.note.reason = Some(reason);
         self.listener.counters().count_error(reason);
         if !self.worker.may_log() {
             return;
@@ -796,9 +867,12 @@ impl<T: Transport> Downstream<T> {
             }
         });
         let written = written.await;
-        let counters = self.listener.counters();
-        counters.bytes_out.add(sent as u64);
-        counters.count_answer(status);
+        self.listener.counters().bytes_out.add(sent as u64);
+        self.note.bytes_out += sent as u64;
+        self.count_answer(status);
+        if !written && self.note.reason.is_none() {
+            self.note.reason = Some(Reason::DownstreamClosed);
+        }
         written
     }
 
@@ -840,6 +914,40 @@ impl<T: Transport> Downstream<T> {
         })
         .await;
     }
+}
+
+/// What a request has come in.
+fn protocol<T: Transport>(request: &RequestHead) -> &'static str {
+    match request.version {
+        _ if T::CARRIES_ONE => "HTTP/2",
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+    }
+}
+
+/// Writes the line of a request that has ended, where its listener has an access log.
+fn write_line(
+    worker: &Worker,
+    listener: &LocalListener,
+    client: &Client,
+    protocol: &'static str,
+    note: &Note,
+) {
+    let kept = note.journal.as_ref();
+    let kept = kept.and_then(|journal| journal.plan.clone());
+    let plan = kept.unwrap_or_else(|| Rc::clone(&listener.plan.borrow()));
+    let Some(log) = &plan.log else { return };
+    let about = About {
+        plan: &plan,
+        client,
+        protocol: if note.head.is_some() {
+            protocol
+        } else {
+            client.scheme()
+        },
+        sni: None,
+    };
+    worker.lines.write(log, &note.record(&about));
 }
 
 /// Whether an empty line ends within the bytes behind `scanned`. Bare LFs count: they are refused by the parser.

@@ -10,16 +10,19 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Instant;
 
 use rustls::ServerConnection;
 use tokio::net::TcpStream;
 use weir_model::Protocol;
 
+use crate::access_log::{About, Note};
 use crate::buffer::Buffer;
 use crate::client::{Client, Handshake};
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::listener::LocalListener;
+use crate::plan::ListenerPlan;
 use crate::tls::{self, Tls};
 use crate::transport::{Plain, Transport};
 use crate::tunnel;
@@ -39,12 +42,14 @@ pub(crate) async fn serve(
     let mut client = Client::new(client, local);
     let watch = poll_fn(|cx| Poll::Ready(Watch::new(&worker.deadlines, listener.number, cx))).await;
     let mut io = Plain::new(stream);
+    let began = Instant::now();
     let plan = Rc::clone(&listener.plan.borrow());
     if let Some(rules) = &plan.listener.proxy_protocol {
         watch.arm(plan.listener.timeouts.request_header, Phase::Busy);
         let read = proxy_header::read(rules, &mut io, &watch, &worker, &mut client);
         if let Err(reason) = read.await {
             refused(&worker, &listener, &client, reason);
+            write_failed(&worker, &plan, &client, began, reason);
             return;
         }
     }
@@ -65,7 +70,7 @@ pub(crate) async fn serve(
         Protocol::Http => h1::serve(worker, listener, watch, io, client).await,
         Protocol::Https => {
             if let Some(io) = handshake(&worker, &listener, &watch, io, &client).await {
-                let handshake = Handshake::of(io.session());
+                let handshake = Handshake::of(io.session(), began.elapsed());
                 let is_http2 = handshake.is_http2();
                 client.tls = Some(Box::new(handshake));
                 if is_http2 {
@@ -98,6 +103,7 @@ async fn handshake(
     io: Plain,
     client: &Client,
 ) -> Option<Tls<ServerConnection>> {
+    let began = Instant::now();
     let plan = Rc::clone(&listener.plan.borrow());
     let side = plan.tls.as_ref()?.current();
     watch.arm(plan.listener.timeouts.request_header, Phase::Busy);
@@ -119,9 +125,33 @@ async fn handshake(
         Err(error) => {
             counters.handshakes_failed.add(1);
             counters.count_error(Reason::TlsHandshake);
-            let client = client.address;
-            tracing::debug!(listener = %plan.listener.name, %client, error, "TLS handshake failed");
+            let address = client.address;
+            tracing::debug!(listener = %plan.listener.name, client = %address, error, "TLS handshake failed");
+            write_failed(worker, &plan, client, began, Reason::TlsHandshake);
             None
         }
     }
+}
+
+/// Writes the line of a connection that has come to nothing, where its listener has an access log.
+fn write_failed(
+    worker: &Worker,
+    plan: &ListenerPlan,
+    client: &Client,
+    began: Instant,
+    reason: Reason,
+) {
+    let Some(log) = &plan.log else { return };
+    let note = Note {
+        began: Some(began),
+        reason: Some(reason),
+        ..Note::default()
+    };
+    let about = About {
+        plan,
+        client,
+        protocol: plan.listener.protocol.as_str(),
+        sni: None,
+    };
+    worker.lines.write(log, &note.record(&about));
 }

@@ -70,6 +70,7 @@ fn listener(routes: Vec<Route>, pool: Option<&str>) -> Arc<Listener> {
         timeouts: Timeouts::default(),
         limits: HttpLimits::default(),
         http2: weir_model::Http2::default(),
+        access_log: None,
     })
 }
 

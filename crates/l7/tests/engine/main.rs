@@ -1,6 +1,7 @@
 //! The engine over loopback: one test for each behaviour.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod access_log;
 mod backup;
 mod balance;
 mod bodies;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use super::access_log::{ACCESS_LOG, ListenerLog, read_access_log, read_listener_log};
 use super::address::{backend_address, ip_address, listen_address};
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::duration::format_duration;
@@ -21,6 +22,7 @@ use super::section::{Grammar, Read, Section, duration, integer, text, word};
 use super::session::{SESSION_TIMEOUTS, read_idle_timeout, read_session_timeouts};
 use super::source::{At, Span};
 use super::tls::{LISTENER_TLS, POOL_TLS, read_listener_tls, read_pool_tls};
+use crate::access_log::AccessLog;
 use crate::backend::{Backend, MAX_WEIGHT};
 use crate::health::HealthCheck;
 use crate::http_policy::HttpPolicy;
@@ -36,7 +38,7 @@ use crate::tls::{ListenerTls, UpstreamTls};
 
 static ROOT: Grammar = Grammar {
     title: "the file",
-    keys: &["node", "l4", "l7", "api", "listener", "pool"],
+    keys: &["node", "l4", "l7", "api", "access_log", "listener", "pool"],
     synonyms: &[
         ("frontend", "listener"),
         ("server", "listener"),
@@ -45,6 +47,7 @@ static ROOT: Grammar = Grammar {
         ("cluster", "pool"),
         ("xdp", "l4"),
         ("global", "node"),
+        ("log", "access_log"),
     ],
     example: "",
 };
@@ -107,6 +110,7 @@ static LISTENER: Grammar = Grammar {
         "timeouts",
         "limits",
         "http2",
+        "access_log",
     ],
     synonyms: &[
         ("listen", "bind"),
@@ -250,12 +254,13 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 27] = [
+pub(super) static ALL: [&Grammar; 28] = [
     &NODE,
     &L4_TABLE,
     &SESSION_TIMEOUTS,
     &L7_TABLE,
     &API,
+    &ACCESS_LOG,
     &LISTENER,
     &route::ROUTE,
     &CERTIFICATE,
@@ -367,6 +372,7 @@ pub(super) struct File<'t> {
     pub(super) l4: Option<L4Table>,
     pub(super) l7: L7,
     pub(super) api: ApiTable,
+    pub(super) access_log: Option<AccessLog>,
     pub(super) listeners: Vec<ListenerTable<'t>>,
     pub(super) pools: Vec<PoolTable<'t>>,
 }
@@ -414,6 +420,8 @@ pub(super) struct ListenerTable<'t> {
     pub(super) limits_span: Option<Span>,
     pub(super) http2: Http2,
     pub(super) http2_span: Option<Span>,
+    pub(super) access_log: ListenerLog,
+    pub(super) access_log_span: Option<Span>,
 }
 
 pub(super) struct PoolTable<'t> {
@@ -470,6 +478,9 @@ pub(super) fn read_file<'t>(root: &'t DeTable<'t>, span: Span, out: &mut Finding
             has_token: false,
         },
     };
+    let access_log = root
+        .section("access_log", &ACCESS_LOG, &ALL, out)
+        .map(|section| read_access_log(&section, out));
     let listeners = root
         .sections("listener", &LISTENER, &ALL, out)
         .or(Vec::new());
@@ -487,6 +498,7 @@ pub(super) fn read_file<'t>(root: &'t DeTable<'t>, span: Span, out: &mut Finding
         l4,
         l7,
         api,
+        access_log,
         listeners,
         pools,
     }
@@ -785,6 +797,8 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         limits_span: section.key_span("limits"),
         http2: http2.unwrap_or_default(),
         http2_span: section.key_span("http2"),
+        access_log: read_listener_log(section, out),
+        access_log_span: section.key_span("access_log"),
     }
 }
 

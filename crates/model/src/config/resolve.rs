@@ -6,12 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::Config;
+use super::access_log::ListenerLog;
 use super::diagnostic::{Complaint, Findings, Kind, quoted};
 use super::file::{BackendTable, File, ListenerTable, PoolTable};
 use super::near::{alternatives, nearest};
 use super::route::RouteTable;
 use super::section::Read;
 use super::source::Span;
+use crate::access_log::AccessLog;
 use crate::action::Scheme;
 use crate::health::HealthCheck;
 use crate::listener::{Forward, Listener, Protocol};
@@ -58,9 +60,10 @@ pub(super) fn resolve(file: &File<'_>, out: &mut Findings<'_>) -> Option<Config>
         warn_of_fallback(&listeners, out);
     }
 
+    let access_log = file.access_log.clone().map(Arc::new);
     let built_listeners: Option<Vec<_>> = listeners
         .iter()
-        .map(|listener| listener.build().map(Arc::new))
+        .map(|listener| listener.build(access_log.as_ref()).map(Arc::new))
         .collect();
     let built_pools: Option<Vec<_>> = file
         .pools
@@ -172,8 +175,13 @@ impl<'f, 't> Resolved<'f, 't> {
         std::iter::once(&self.table.pool).chain(routes.flat_map(|route| &route.pools))
     }
 
-    fn build(&self) -> Option<Listener> {
+    fn build(&self, access_log: Option<&Arc<AccessLog>>) -> Option<Listener> {
         let table = self.table;
+        let access_log = match &table.access_log {
+            ListenerLog::Inherited => access_log.cloned(),
+            ListenerLog::Off => None,
+            ListenerLog::Own(log) => Some(Arc::new(log.clone())),
+        };
         let routes = table
             .routes
             .good()
@@ -200,6 +208,7 @@ impl<'f, 't> Resolved<'f, 't> {
             timeouts: table.timeouts.clone(),
             limits: table.limits.clone(),
             http2: table.http2.clone(),
+            access_log,
         })
     }
 }
@@ -536,6 +545,13 @@ fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
                 "it needs protocol `http` or `https`",
             ),
         );
+    }
+    if let (Some(span), ListenerLog::Own(_)) = (table.access_log_span, &table.access_log)
+        && (listener.is_xdp() || protocol.is_udp())
+    {
+        let message = format!("an access log of {subject}, which has no requests or connections");
+        let label = "expected a proxied listener of another protocol than `udp`";
+        out.error(span, Complaint::new(Kind::Conflict, message, label));
     }
     if let Some(span) = table.timeouts_span
         && listener.is_xdp()
