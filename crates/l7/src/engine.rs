@@ -178,14 +178,32 @@ impl Engine {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .compile(&snapshot, &before)?;
-        let mut sockets = Vec::new();
-        for listener in plan.listeners.iter().flatten() {
-            let key = listener.socket_key();
-            // Served already: by this listener, or by one that gives its sockets to this one.
-            if before.listener_at(key).is_some() {
-                continue;
+        // Served already: by this listener, or by one that gives its sockets to this one.
+        let new: Vec<_> = plan
+            .listeners
+            .iter()
+            .flatten()
+            .filter(|listener| before.listener_at(listener.socket_key()).is_none())
+            .collect();
+        for listener in &new {
+            let (address, udp) = listener.socket_key();
+            // An address of a socket of ours that has all addresses is taken by it, and lawfully so.
+            let is_ours = before.listeners.iter().flatten().any(|ours| {
+                let (other, other_udp) = ours.socket_key();
+                let meet = other.ip().is_unspecified() || address.ip().is_unspecified();
+                other.port() == address.port() && other_udp == udp && meet
+            });
+            if !is_ours {
+                listener::check_free(address, udp).map_err(|source| Error::Bind {
+                    listener: listener.listener.name.clone(),
+                    address,
+                    source,
+                })?;
             }
-            let (address, udp) = key;
+        }
+        let mut sockets = Vec::new();
+        for listener in new {
+            let (address, udp) = listener.socket_key();
             let bound: io::Result<Vec<_>> = self
                 .workers
                 .iter()

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol as SocketProtocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -31,8 +31,27 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// How long a closing listener accepts what had begun: a round trip to most clients.
 const CLOSING_GRACE: Duration = Duration::from_millis(500);
 
+/// Fails where a socket of somebody else has the address, which a SO_REUSEPORT group would silently share with ours if
+/// it is of the same user: half of the connections would go to the other one. A listener of ours that has just been
+/// closed is waited for.
+pub(crate) fn check_free(address: SocketAddr, udp: bool) -> io::Result<()> {
+    let deadline = Instant::now() + 2 * CLOSING_GRACE;
+    loop {
+        match bind_with(address, udp, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(CLOSING_GRACE / 10);
+            }
+            result => return result.map(drop),
+        }
+    }
+}
+
 /// A socket bound to `address` in a SO_REUSEPORT group, not listening yet.
 pub(crate) fn bind(address: SocketAddr, udp: bool) -> io::Result<Socket> {
+    bind_with(address, udp, true)
+}
+
+fn bind_with(address: SocketAddr, udp: bool, reuse_port: bool) -> io::Result<Socket> {
     let (kind, protocol) = if udp {
         (Type::DGRAM, SocketProtocol::UDP)
     } else {
@@ -51,7 +70,7 @@ pub(crate) fn bind(address: SocketAddr, udp: bool) -> io::Result<Socket> {
         // Inherited by the connections that are accepted.
         socket.set_tcp_nodelay(true)?;
     }
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }

@@ -72,6 +72,25 @@ fn an_address_that_is_taken_is_an_error_that_names_it() {
 }
 
 #[test]
+fn an_address_that_another_engine_serves_is_taken_too() {
+    let origin = Origin::saying("ok");
+    let proxy = Proxy::http(&[origin.address], "");
+    let text =
+        one_listener("http", &[origin.address], "").replace("LISTEN", &proxy.address.to_string());
+    let engine = Engine::start(&weir_model::L7 { workers: 1 }).unwrap();
+    let error = engine.prepare(Arc::new(snapshot(&text))).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains(&format!("listener `main`: cannot bind {}", proxy.address)),
+        "{error}"
+    );
+    for _ in 0..20 {
+        assert_eq!(proxy.client().get("/").unwrap().text(), "ok");
+    }
+}
+
+#[test]
 fn a_removed_listener_ends_its_connections_after_their_request() {
     let origin = Origin::saying("ok");
     let proxy = Proxy::http(&[origin.address], "");

@@ -21,6 +21,8 @@ pub fn free_address() -> SocketAddr {
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_reuse_port(true).unwrap();
+        // Else the engine would take it for a stranger's.
+        socket.set_reuse_address(true).unwrap();
         socket
             .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
             .unwrap();
