@@ -14,7 +14,7 @@ struct Object {
     exports: &'static [&'static str],
 }
 
-const FORWARD_MAPS: [&str; 22] = [
+const FORWARD_MAPS: [&str; 26] = [
     "SESSIONS4",
     "SESSIONS6",
     "SCHEDULE",
@@ -34,6 +34,10 @@ const FORWARD_MAPS: [&str; 22] = [
     "OPENING6",
     "EVENTS",
     "CLOCK",
+    "LAYOUT",
+    "LISTENER_RECORDS",
+    "BACKEND_RECORDS",
+    "LINK_RECORDS",
     "SETS",
     "SETS6",
     "SEED",

@@ -69,6 +69,13 @@ impl Process {
         kill(pid, signal).unwrap_or_else(|error| panic!("signal {}: {error}", self.name));
     }
 
+    /// Kills it, if it has not ended.
+    pub fn kill(&mut self) {
+        // Both fail only where it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// Its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
@@ -86,9 +93,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only where it has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         if thread::panicking() {
             let _ = writeln!(io::stderr(), "--- {}\n{}---", self.name, self.log());
         }

@@ -21,7 +21,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Where the API listens unless the config says otherwise.
 const API: ([u8; 4], u16) = ([127, 0, 0, 1], 9900);
 
-/// A running `weir run`. Killed on drop.
+/// A running `weir run`. Killed on drop, and what it has in the kernel removed.
 pub struct Weir {
     process: Process,
     namespace: Namespace,
@@ -162,15 +162,60 @@ impl Weir {
         self.process.wait(timeout)
     }
 
-    /// Kills it and starts it again with the same config.
+    /// Kills it: nothing that it would do at its end is done.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again, after its end, with the same config, or that of the last reload.
     ///
     /// # Panics
     /// As [`Weir::start`].
-    pub fn kill_and_restart(&mut self) {
-        self.process.signal(Signal::SIGKILL);
-        self.process.wait(Duration::from_secs(5));
+    pub fn start_again(&mut self) {
         self.process = run(&self.namespace, &self.folder, &self.config);
         self.wait_healthy();
+    }
+
+    /// Writes another config, for a start.
+    pub fn configure(&self, config: &str) {
+        self.folder.write("weir.toml", config);
+    }
+
+    /// Starts it with the present config where that cannot be, and returns what it says.
+    ///
+    /// # Panics
+    /// Where it runs nevertheless.
+    pub fn start_refused(&self) -> String {
+        let folder = Folder::new();
+        let mut process = run(&self.namespace, &folder, &self.config);
+        let status = process.wait(START_TIMEOUT);
+        assert!(!status.success(), "{}", process.log());
+        process.log()
+    }
+
+    /// `weir detach` with the present config: whether it succeeded, and what it said.
+    ///
+    /// # Panics
+    /// Where it cannot be run.
+    pub fn detach(&self) -> (bool, String) {
+        let mut command = Command::new(binary());
+        command.arg("detach").arg("--config").arg(&self.config);
+        let output = self
+            .namespace
+            .output(&mut command)
+            .expect("run weir detach");
+        let said = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
+    }
+}
+
+impl Drop for Weir {
+    fn drop(&mut self) {
+        self.process.kill();
+        self.detach();
     }
 }
 

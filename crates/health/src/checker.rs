@@ -127,6 +127,8 @@ pub struct Checker<A: Ask = Sockets> {
     turns: Arc<Semaphore>,
     reports: Reports,
     checks: HashMap<Key, Running>,
+    /// Verdicts from before this process.
+    inherited: HashMap<BackendId, Health>,
 }
 
 /// A check that runs.
@@ -170,7 +172,14 @@ impl<A: Ask> Checker<A> {
             turns: Arc::new(Semaphore::new(CHECKS_AT_ONCE)),
             reports: Reports::default(),
             checks: HashMap::new(),
+            inherited: HashMap::new(),
         }
+    }
+
+    /// These verdicts were known before this process. With the next [`Checker::apply`] they stand until the first
+    /// result, which decides as ever.
+    pub fn inherit(&mut self, verdicts: impl IntoIterator<Item = (BackendId, Health)>) {
+        self.inherited.extend(verdicts);
     }
 
     /// What is known, readable from everywhere.
@@ -213,13 +222,17 @@ impl<A: Ask> Checker<A> {
             );
         }
         *lock(&self.reports.checks) = by_backend;
+        self.inherited.clear();
     }
 
     fn start(&mut self, key: Key, backends: BTreeSet<BackendId>) -> Arc<Mutex<Check>> {
         let (address, settings) = &key;
         let inherited = backends
             .iter()
-            .map(|backend| self.reports.health(backend))
+            .map(|backend| match self.reports.health(backend) {
+                Health::Unknown => self.inherited.get(backend).copied().unwrap_or_default(),
+                known => known,
+            })
             .find(|&h| h != Health::Unknown);
         let verdict =
             Verdict::inherited(settings.rise, settings.fall, inherited.unwrap_or_default());

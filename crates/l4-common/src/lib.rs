@@ -21,6 +21,7 @@ pub mod open;
 pub mod packet;
 pub mod parse;
 pub mod ping;
+pub mod record;
 pub mod service;
 pub mod session;
 pub mod table;

@@ -7,6 +7,7 @@ use weir_l4_common::family::{Addr6, V4, V6};
 use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::open::Opening;
+use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
 use weir_l4_common::service::{
     BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, ListenerCounters,
     ScheduleElement, Settings,
@@ -74,6 +75,21 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 /// Jiffies and nanoseconds since boot, written by `weir_clock`.
 #[map]
 pub static CLOCK: Array<[u64; 2]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What user space leaves for the next daemon: one element.
+#[map]
+pub static LAYOUT: Array<Layout> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Whose the numbers of listeners are.
+#[map]
+pub static LISTENER_RECORDS: Array<ListenerRecord> =
+    Array::with_max_entries(LISTENERS_MAX + 1, BPF_F_MMAPABLE);
+/// Whose the numbers of backends are.
+#[map]
+pub static BACKEND_RECORDS: Array<BackendRecord> =
+    Array::with_max_entries(BACKENDS_MAX + 1, BPF_F_MMAPABLE);
+/// Whose the indices into `LINKS` are.
+#[map]
+pub static LINK_RECORDS: Array<LinkRecord> = Array::with_max_entries(LINKS_MAX, BPF_F_MMAPABLE);
 
 /// Addresses, network byte order, where tunnels end on a backend's machine.
 #[map]

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
 
 use aya::Ebpf;
-use aya::programs::xdp::XdpLinkId;
+use aya::programs::links::{FdLink, PinnedLink as PinnedFdLink};
+use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode as Flag};
 use nix::net::if_::if_nametoindex;
 use weir_model::XdpMode;
 
 use crate::error::{Error, chain, os_error};
+use crate::pin::{Pins, failed, unpin_link};
 
 /// How a program is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,21 +45,16 @@ pub(crate) struct Programs {
     ebpf: Ebpf,
     main: &'static str,
     attached: BTreeMap<String, Attached>,
+    /// Where links are pinned, so that they outlive the process.
+    pins: Option<Pins>,
 }
 
 #[derive(Debug)]
 struct Attached {
-    /// The kernel detaches when this is closed, also when the process dies. To outlive the process, links, programs
-    /// and maps are pinned below [`pin_dir`].
+    /// The kernel detaches when this is closed, also when the process dies, and the link is not pinned.
     link: XdpLinkId,
     ifindex: u32,
     mode: Attachment,
-}
-
-/// Where what outlives the process is pinned: the one place that says so.
-#[expect(dead_code, reason = "the life cycle without loss is the next issue")]
-pub(crate) fn pin_dir(node: &str) -> PathBuf {
-    PathBuf::from("/sys/fs/bpf/weir").join(node)
 }
 
 impl Programs {
@@ -76,7 +72,23 @@ impl Programs {
             ebpf,
             main,
             attached: BTreeMap::new(),
+            pins: None,
         })
+    }
+
+    /// From now on links are pinned in a folder; those that a former daemon left there are taken over.
+    pub(crate) fn pin(&mut self, pins: Pins) {
+        self.pins = Some(pins);
+    }
+
+    /// Whether links outlive the process.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// The folder, where there is one.
+    pub(crate) fn take_pins(&mut self) -> Option<Pins> {
+        self.pins.take()
     }
 
     /// Attaches the main program to an interface.
@@ -84,6 +96,9 @@ impl Programs {
         let ifindex = if_nametoindex(interface).map_err(|_| Error::NoInterface {
             interface: interface.to_owned(),
         })?;
+        if let Some(attachment) = self.take_over(interface, ifindex, mode)? {
+            return Ok(attachment);
+        }
         self.detach(interface);
         let program = xdp(&mut self.ebpf, self.main)?;
         let mut attach = |flag: Flag| program.attach_to_if_index(ifindex, flag);
@@ -114,6 +129,7 @@ impl Programs {
                 }
             },
         };
+        let link = self.pin_link(interface, mode, link)?;
         tracing::info!(interface, mode = mode.as_str(), "XDP attached");
         self.attached.insert(
             interface.to_owned(),
@@ -126,8 +142,103 @@ impl Programs {
         Ok(mode)
     }
 
+    /// Puts the program in the place of the one that a former daemon left attached to an interface, in one step: every
+    /// packet meets the one or the other. `None` where there is none of use; none is left then.
+    fn take_over(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        mode: XdpMode,
+    ) -> Result<Option<Attachment>, Error> {
+        let Some(pins) = &self.pins else {
+            return Ok(None);
+        };
+        let mut left = pins.links()?;
+        left.retain(|link| link.interface == interface);
+        for link in left {
+            let fits = match mode {
+                XdpMode::Auto => true,
+                XdpMode::Native => link.attachment == Attachment::Native,
+                XdpMode::Generic => link.attachment == Attachment::Generic,
+            };
+            // An interface of this name that has gone, or has another name now, is not the one that is meant.
+            if !fits || link.ifindex()? != ifindex {
+                unpin_link(&link.path)?;
+                continue;
+            }
+            let opened = PinnedFdLink::from_pin(&link.path)
+                .and_then(|pinned| XdpLink::try_from(FdLink::from(pinned)))
+                .map_err(|error| failed("open", &link.path, io::Error::other(chain(&error))))?;
+            let replaced = xdp(&mut self.ebpf, self.main)?.attach_to_link(opened);
+            match replaced {
+                Ok(id) => {
+                    let attached = Attached {
+                        link: id,
+                        ifindex,
+                        mode: link.attachment,
+                    };
+                    self.attached.insert(interface.to_owned(), attached);
+                    tracing::info!(
+                        interface,
+                        mode = link.attachment.as_str(),
+                        "XDP program replaced"
+                    );
+                    return Ok(Some(link.attachment));
+                }
+                // The interface has gone meanwhile.
+                Err(error) if os_error(&error) == Some(libc::ENOLINK) => unpin_link(&link.path)?,
+                Err(error) => return Err(refused(interface, link.attachment)(error)),
+            }
+        }
+        Ok(None)
+    }
+
+    fn pin_link(
+        &mut self,
+        interface: &str,
+        attachment: Attachment,
+        id: XdpLinkId,
+    ) -> Result<XdpLinkId, Error> {
+        let Some(pins) = &self.pins else {
+            return Ok(id);
+        };
+        let path = pins.link(interface, attachment);
+        let program = xdp(&mut self.ebpf, self.main)?;
+        let not_pinned =
+            |error: &dyn std::error::Error| failed("pin", &path, io::Error::other(chain(error)));
+        // The kernel had links for XDP before it had a mode where they fall back to netlink (Linux 5.9), so that the
+        // link is a descriptor.
+        let link = program.take_link(id).map_err(|error| not_pinned(&error))?;
+        let link = FdLink::try_from(link).map_err(|error| not_pinned(&error))?;
+        let pinned = link.pin(&path).map_err(|error| not_pinned(&error))?;
+        let link = XdpLink::try_from(FdLink::from(pinned)).map_err(|error| not_pinned(&error))?;
+        // Aya gives a link to a program only by attaching, which is an update of the link to the same program.
+        program
+            .attach_to_link(link)
+            .map_err(|error| not_pinned(&error))
+    }
+
+    /// Interfaces that the program is attached to, by this process or by a former daemon.
+    pub(crate) fn interfaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.attached.keys().cloned().collect();
+        if let Some(Ok(links)) = self.pins.as_ref().map(Pins::links) {
+            names.extend(links.into_iter().map(|link| link.interface));
+        }
+        names.sort();
+        names.dedup();
+        names
+    }
+
     /// Detaches the main program from an interface, if it is attached.
     pub(crate) fn detach(&mut self, interface: &str) {
+        if let Some(pins) = &self.pins {
+            let left = pins.links().unwrap_or_default();
+            for link in left.iter().filter(|link| link.interface == interface) {
+                if let Err(error) = unpin_link(&link.path) {
+                    tracing::error!(interface, %error, "detach XDP");
+                }
+            }
+        }
         if let Some(attached) = self.attached.remove(interface)
             && let Ok(program) = xdp(&mut self.ebpf, self.main)
             && let Err(error) = program.detach(attached.link)
@@ -192,9 +303,10 @@ fn reason(error: &ProgramError) -> String {
 
 fn hint(number: i32, mode: Attachment) -> Option<&'static str> {
     match (number, mode) {
-        (libc::EBUSY | libc::EEXIST, _) => {
-            Some("another XDP program is attached there; `ip link` shows its id")
-        }
+        (libc::EBUSY | libc::EEXIST, _) => Some(
+            "another XDP program is attached there; `ip link` shows its id, and `weir detach` removes what a former \
+                 weir left",
+        ),
         (libc::EPERM, _) => Some("CAP_NET_ADMIN and CAP_BPF are needed, or root"),
         (libc::ENODEV, _) => Some("the interface has gone"),
         (libc::EOPNOTSUPP, Attachment::Native) => {

@@ -1,6 +1,7 @@
 //! What can go wrong between the config and the kernel.
 
 use std::io;
+use std::path::PathBuf;
 
 use aya::EbpfError;
 use aya::maps::MapError;
@@ -66,6 +67,62 @@ pub enum Error {
     /// A part of `[l4]` that cannot change while the plane runs.
     #[error("[l4] {0} has changed: this needs a restart")]
     NeedsRestart(&'static str),
+    /// Something in the BPF file system.
+    #[error("{what} {}: {source}{}", .path.display(), hint(.source))]
+    Pin {
+        /// What was to be done.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another process runs this node, or is about to remove it.
+    #[error(
+        "a node of this name runs already{}: it holds {}; stop it, or give one of them another name in [node]",
+        .holder.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .dir.display()
+    )]
+    NodeRuns {
+        /// The folder that it holds.
+        dir: PathBuf,
+        /// The process, where it can be told.
+        holder: Option<u32>,
+    },
+    /// What a former daemon left is not as this one has it.
+    #[error(
+        "{} was left by another version of weir ({what}), and forwarding goes on with it untouched; go back to that \
+         version, or end its sessions and forwarding with `weir detach` and start again",
+        .dir.display()
+    )]
+    Layout {
+        /// The node's folder.
+        dir: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// The file asks for another number of sessions than the table was made for that a former daemon left.
+    #[error(
+        "{key} = {wanted}, and the session table in {} was made for {former} and has sessions: forwarding goes on with it \
+         untouched; write {former} again, or end its sessions and forwarding with `weir detach` and start again",
+        .dir.display()
+    )]
+    TableSize {
+        /// The node's folder.
+        dir: PathBuf,
+        /// The setting.
+        key: &'static str,
+        /// Sessions that the table was made for.
+        former: u32,
+        /// Sessions that the file asks for.
+        wanted: u32,
+    },
+    /// The node's name was used in another network namespace, and forwards there.
+    #[error(
+        "{} was left by a weir in another network namespace, where it still forwards; give one of them another name in \
+         [node] or another pin_dir",
+        .0.display()
+    )]
+    Elsewhere(PathBuf),
     /// The maps do not fit into memory.
     #[error(
         "max_sessions = {sessions} and max_sessions_ipv6 = {sessions_ipv6} need {} MiB for the session tables and other maps, \

@@ -17,7 +17,8 @@
 //!
 //! A snapshot becomes a difference in `plan`, with the help of `schedule` (tables), `region` (their places) and
 //! `number` (small numbers for names), all pure; `maps` writes it. `object` and `attach` bring the program into the
-//! kernel; `memory` is the one place where its maps are memory, and where the unsafe code is.
+//! kernel, `pin` and `record` keep what outlives the process, and `former` takes over what another one left; `memory`
+//! is the one place where maps are memory.
 //!
 //! Needs Linux 5.16 or newer (neighbours that the kernel keeps fresh), and CAP_BPF with CAP_NET_ADMIN.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -27,7 +28,9 @@ mod backends;
 mod clock;
 mod counters;
 mod decap;
+mod detach;
 mod error;
+mod former;
 mod line;
 mod links;
 mod listeners;
@@ -38,11 +41,13 @@ mod netlink;
 mod next_hop;
 mod number;
 mod object;
+mod pin;
 mod plan;
 mod plane;
 mod policies;
 mod pressure;
 pub mod program;
+mod record;
 mod region;
 mod schedule;
 mod session;
@@ -55,7 +60,9 @@ mod watch;
 
 pub use attach::Attachment;
 pub use decap::Decap;
+pub use detach::{Detached, detach};
 pub use error::Error;
+pub use pin::Pins;
 pub use plane::{Plane, Prepared};
 pub use session::{Filter, Session};
 pub use state::State;

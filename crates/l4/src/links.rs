@@ -1,11 +1,13 @@
 //! The maps `LINKS` and `LINK_OF`: interfaces that packets leave by.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aya::maps::{Array, MapData, MapError};
 use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 
 use crate::netlink::LinkInfo;
+use crate::record::Records;
 
 /// The last entry of `LINKS` has no interface: the program drops packets of sessions that lead there as `no_next_hop`.
 pub(crate) const NOWHERE: u8 = LINKS_MAX as u8 - 1;
@@ -28,13 +30,19 @@ pub(crate) struct Placed {
 }
 
 impl Slots {
+    /// Interfaces that had their places before; which of them are there, is not known yet.
+    fn restored(names: Vec<String>) -> Self {
+        let slots = names.into_iter().map(|name| (name, 0)).collect();
+        Self { slots }
+    }
+
     /// The place of an interface; `None` if all are taken.
     pub(crate) fn place(&mut self, name: &str, ifindex: u32) -> Option<Placed> {
         if let Some(slot) = self.slots.iter().position(|(other, _)| other == name) {
             let before = std::mem::replace(&mut self.slots[slot].1, ifindex);
             return Some(Placed {
                 slot: slot as u8,
-                replaces: Some(before).filter(|before| *before != ifindex),
+                replaces: Some(before).filter(|before| *before != 0 && *before != ifindex),
             });
         }
         if self.slots.len() >= INTERFACES_MAX as usize {
@@ -60,21 +68,27 @@ pub(crate) struct Links {
     slots: Slots,
     written: BTreeMap<u8, Link>,
     generation: u32,
+    records: Arc<Records>,
 }
 
 impl Links {
     pub(crate) fn new(
         links: Array<MapData, [u8; size_of::<Link>()]>,
         link_of: Array<MapData, u32>,
+        records: Arc<Records>,
     ) -> Self {
-        Self {
+        let mut links = Self {
             links,
             link_of,
-            slots: Slots::default(),
+            slots: Slots::restored(records.links()),
             // Its generation is kept up, so that sessions that lead there ask again.
             written: BTreeMap::from([(NOWHERE, Link::default())]),
-            generation: 0,
-        }
+            generation: records.generation(),
+            records,
+        };
+        // While nobody followed the kernel's routes, they may have changed.
+        links.refresh_sessions();
+        links
     }
 
     /// The index of an interface in `LINKS`, which is written if it is not up to date; `None` if there is no room.
@@ -83,6 +97,7 @@ impl Links {
             return None;
         }
         let placed = self.slots.place(&info.name, info.ifindex)?;
+        self.records.name_link(placed.slot, &info.name);
         let link = Link {
             ifindex: info.ifindex,
             route_generation: self.generation,
@@ -118,6 +133,7 @@ impl Links {
     /// Has every session take its next hop anew, at its next packet.
     pub(crate) fn refresh_sessions(&mut self) {
         self.generation = self.generation.wrapping_add(1);
+        self.records.set_generation(self.generation);
         for (slot, mut link) in std::mem::take(&mut self.written) {
             link.route_generation = self.generation;
             self.write(slot, &link);
@@ -183,6 +199,20 @@ mod tests {
             })
         );
         assert!(slots.contains("eth1") && !slots.contains("eth2"));
+    }
+
+    #[test]
+    fn an_interface_from_before_has_its_place_whatever_its_number_is_now() {
+        let mut slots = Slots::restored(vec!["eth0".to_owned(), "eth1".to_owned()]);
+        let placed = |slot| {
+            Some(Placed {
+                slot,
+                replaces: None,
+            })
+        };
+        assert!(slots.contains("eth1"));
+        assert_eq!(slots.place("eth2", 2), placed(2));
+        assert_eq!(slots.place("eth1", 7), placed(1));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData};
 use weir_l4_common::service::{Listener, ListenerKey, SCHEDULE_LANES};
+use weir_model::{BackendId, Name};
 
 use crate::backends::Backends;
 use crate::listeners::ListenerTable;
@@ -14,10 +15,12 @@ use crate::lock::lock;
 use crate::memory::{Mapped, ScheduleCell};
 use crate::plan::Maps;
 use crate::policies::Policies;
+use crate::record::Records;
 use crate::region::Region;
 
 /// The maps that commits write.
 pub(crate) struct KernelMaps {
+    pub(crate) records: Arc<Records>,
     pub(crate) backends: Arc<Backends>,
     pub(crate) schedule: Mapped<ScheduleCell>,
     pub(crate) settings: Array<MapData, [u32; 2]>,
@@ -29,7 +32,16 @@ pub(crate) struct KernelMaps {
 }
 
 impl Maps for KernelMaps {
+    fn name_listener(&mut self, number: u16, name: &Name) {
+        self.records.name_listener(number, name);
+    }
+
+    fn name_backend(&mut self, number: u16, id: &BackendId) {
+        self.records.name_backend(number, id);
+    }
+
     fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool) {
+        self.records.set_accepts(number, accepts);
         self.backends.write(number, address, accepts);
     }
 

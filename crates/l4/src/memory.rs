@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use weir_l4_common::family::{V4, V6};
 use weir_l4_common::listeners::Entry;
+use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
 use weir_l4_common::service::{Backend, SCHEDULE_LANES};
 
 use crate::line::{Cells, Line};
@@ -28,6 +29,14 @@ pub(crate) type BackendCell = [AtomicU64; 4];
 pub(crate) type SlotsCell = [AtomicU32; 2];
 /// A value of `LISTENERS`.
 pub(crate) type ListenerCell = [AtomicU64; size_of::<Entry>() / 8];
+/// The value of `LAYOUT`.
+pub(crate) type LayoutCell = [AtomicU64; size_of::<Layout>() / 8];
+/// A value of `LISTENER_RECORDS`.
+pub(crate) type ListenerRecordCell = [AtomicU64; size_of::<ListenerRecord>() / 8];
+/// A value of `BACKEND_RECORDS`.
+pub(crate) type BackendRecordCell = [AtomicU64; size_of::<BackendRecord>() / 8];
+/// A value of `LINK_RECORDS`.
+pub(crate) type LinkCell = [AtomicU64; size_of::<LinkRecord>() / 8];
 /// The value of `CLOCK`: jiffies, nanoseconds since boot.
 pub(crate) type ClockCell = [AtomicU64; 2];
 
@@ -38,12 +47,8 @@ const _: () = assert!(size_of::<BackendCell>() == size_of::<Backend>());
 unsafe impl Shared for ScheduleCell {}
 // SAFETY: atomics, 8 bytes.
 unsafe impl Shared for SlotsCell {}
-// SAFETY: atomics, as large as an entry.
-unsafe impl Shared for ListenerCell {}
-// SAFETY: atomics, 16 bytes; for CLOCK.
-unsafe impl Shared for ClockCell {}
-// SAFETY: atomics, 32 bytes; for BACKENDS.
-unsafe impl Shared for BackendCell {}
+// SAFETY: atomics of 8 bytes; for LISTENERS, BACKENDS, CLOCK and the records.
+unsafe impl<const WORDS: usize> Shared for [AtomicU64; WORDS] {}
 // SAFETY: `Line` is made of atomics alone; 64 bytes, a quarter of the map's value.
 unsafe impl Shared for Line<V4> {}
 // SAFETY: the same with 128 bytes, of which the last 16 are nobody's.

@@ -38,6 +38,27 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         }
     }
 
+    /// Numbers that keys have from before: sessions may carry them, and the config has not claimed them yet.
+    pub(crate) fn restore(&mut self, numbered: impl IntoIterator<Item = (u16, K)>) {
+        for (number, key) in numbered {
+            let at = usize::from(number);
+            if self.keys.len() <= at {
+                self.keys.resize(at + 1, None);
+            }
+            if number == 0 || self.keys[at].is_some() || self.by_key.contains_key(&key) {
+                continue;
+            }
+            self.keys[at] = Some(key.clone());
+            let state = State::Released { swept: false };
+            self.by_key.insert(key, Entry { number, state });
+        }
+        // The lowest is given out first.
+        let holes = (1..self.keys.len())
+            .rev()
+            .filter(|at| self.keys[*at].is_none());
+        self.free = holes.map(|at| at as u16).collect();
+    }
+
     /// The key's number: the one that it has or still has, or a new one; `None` if all are taken. True: it was not
     /// in use before this call.
     pub(crate) fn assign(&mut self, key: &K) -> Option<(u16, bool)> {
@@ -151,6 +172,20 @@ mod tests {
         assert_eq!(numbers.number(&"a"), None);
         assert_eq!(numbers.assign(&"c"), Some((1, true)));
         assert_eq!(numbers.key(1), Some(&"c"));
+    }
+
+    #[test]
+    fn numbers_from_before_stay_with_their_keys_and_holes_are_given_out() {
+        let mut numbers = Numbers::new(10);
+        numbers.restore([(5, "e"), (2, "b"), (2, "twice"), (7, "b"), (0, "zero")]);
+        assert_eq!(numbers.assign(&"b"), Some((2, true)));
+        assert_eq!(numbers.assign(&"new"), Some((1, true)));
+        assert_eq!(numbers.number(&"twice"), None);
+        assert_eq!(numbers.idle(|_| false), [], "a whole pass has a say");
+        assert_eq!(numbers.idle(|_| false), [5]);
+        for (number, key) in [(3, "c"), (4, "d"), (6, "f"), (7, "g")] {
+            assert_eq!(numbers.assign(&key), Some((number, true)));
+        }
     }
 
     #[test]

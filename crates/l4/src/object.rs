@@ -1,17 +1,22 @@
 //! The forwarding program's object: how large its maps are, and how they are taken out of it.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{Map, MapError};
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
+use weir_l4_common::link::LINKS_MAX;
 use weir_l4_common::listeners::{ENTRIES, Entry, SLOTS};
+use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
 use weir_l4_common::service::{BACKENDS_MAX, BackendCounters, LISTENERS_MAX, ListenerCounters};
 use weir_l4_common::session::{LINES, Set4, Set6};
 use weir_model::L4;
 
-use crate::error::Error;
+use crate::error::{Error, chain};
+use crate::former::Former;
 use crate::memory::{Mapped, Shared, available_bytes};
+use crate::pin::{Pins, failed, unpin};
 use crate::program;
 
 /// Elements of the map of scheduling tables, 8 bytes each: room for 256 Maglev tables, or for the round robin of far
@@ -26,6 +31,12 @@ pub(crate) fn table_sets(max_sessions: u32) -> u32 {
     let lines = u64::from(max_sessions.max(1)) * 2;
     let sets = (lines * 100).div_ceil(LINES as u64 * LOAD_PERCENT);
     u32::try_from(sets).unwrap_or(u32::MAX).max(2)
+}
+
+/// Sessions that a table of so many sets was made for.
+pub(crate) fn table_sessions(sets: u32) -> u32 {
+    let lines = u64::from(sets) * LINES as u64 * LOAD_PERCENT / 100;
+    u32::try_from(lines / 2).unwrap_or(u32::MAX)
 }
 
 /// How large the session tables are.
@@ -67,16 +78,24 @@ fn needed_bytes(sizes: TableSizes, cores: usize) -> u64 {
         + u64::from(ENTRIES) * size_of::<Entry>() as u64
         + per_core_bytes(size_of::<ListenerCounters>(), LISTENERS_MAX + 1, cores)
         + per_core_bytes(size_of::<BackendCounters>(), BACKENDS_MAX + 1, cores)
+        + u64::from(LISTENERS_MAX + 1) * size_of::<ListenerRecord>() as u64
+        + u64::from(BACKENDS_MAX + 1) * size_of::<BackendRecord>() as u64
 }
 
-/// The kernel takes the memory of the maps at once, and would kill somebody to get it.
-pub(crate) fn check_memory(l4: &L4, sizes: TableSizes) -> Result<(), Error> {
+/// The kernel takes the memory of the maps at once, and would kill somebody to get it. Tables that are there already need
+/// none.
+pub(crate) fn check_memory(
+    l4: &L4,
+    sizes: TableSizes,
+    former: Option<&Former>,
+) -> Result<(), Error> {
     let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
     let cores = aya::util::nr_cpus().map_err(|(_, source)| Error::System {
         what: "count the cores",
         source,
     })?;
-    let needed = needed_bytes(sizes, cores);
+    let has = former.map_or(0, Former::bytes);
+    let needed = needed_bytes(sizes, cores) - has.min(sizes.bytes());
     if needed > available {
         Err(Error::Memory {
             sessions: l4.max_sessions,
@@ -89,17 +108,104 @@ pub(crate) fn check_memory(l4: &L4, sizes: TableSizes) -> Result<(), Error> {
     }
 }
 
-/// Makes the maps, of these sizes; programs are not given to the kernel yet.
-pub(crate) fn load(sizes: TableSizes, seed: u64) -> Result<Ebpf, Error> {
-    EbpfLoader::new()
-        .map_max_entries("SESSIONS4", sizes.sets4)
-        .map_max_entries("SESSIONS6", sizes.sets6)
+/// A map that outlives the daemon: pinned, and taken over by the next one, which makes all others anew and fills them
+/// before its program takes the place of the former one's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    pub(crate) name: &'static str,
+    pub(crate) value_bytes: usize,
+    entries: Entries,
+}
+
+/// How many values a kept map has.
+#[derive(Clone, Copy, Debug)]
+enum Entries {
+    /// As many as the session table of IPv4 has sets.
+    Sets4,
+    /// As many as the session table of IPv6 has sets.
+    Sets6,
+    /// Always as many.
+    Fixed(u32),
+}
+
+/// What session lines refer to by numbers, and what counts. Nothing else needs to be here: what follows from the config
+/// and from the kernel's routes is made anew.
+pub(crate) const KEPT: [Kept; 9] = [
+    Kept::new::<Set4>(SESSIONS4, Entries::Sets4),
+    Kept::new::<Set6>(SESSIONS6, Entries::Sets6),
+    Kept::new::<u64>("DROPS", Entries::Fixed(DROPS_MAX)),
+    Kept::new::<ListenerCounters>("LISTENER_COUNTERS", Entries::Fixed(LISTENERS_MAX + 1)),
+    Kept::new::<BackendCounters>("BACKEND_COUNTERS", Entries::Fixed(BACKENDS_MAX + 1)),
+    Kept::new::<ListenerRecord>("LISTENER_RECORDS", Entries::Fixed(LISTENERS_MAX + 1)),
+    Kept::new::<BackendRecord>("BACKEND_RECORDS", Entries::Fixed(BACKENDS_MAX + 1)),
+    Kept::new::<LinkRecord>("LINK_RECORDS", Entries::Fixed(LINKS_MAX)),
+    // Pinned last: where it is, the others are.
+    Kept::new::<Layout>(LAYOUT, Entries::Fixed(1)),
+];
+/// The session table of IPv4.
+pub(crate) const SESSIONS4: &str = "SESSIONS4";
+/// The session table of IPv6.
+pub(crate) const SESSIONS6: &str = "SESSIONS6";
+/// The map that says what the others are.
+pub(crate) const LAYOUT: &str = "LAYOUT";
+/// Elements of `DROPS`.
+const DROPS_MAX: u32 = 64;
+
+impl Kept {
+    const fn new<Value>(name: &'static str, entries: Entries) -> Self {
+        Self {
+            name,
+            value_bytes: size_of::<Value>(),
+            entries,
+        }
+    }
+
+    /// Values that the map has, with tables of these sizes.
+    pub(crate) fn entries(&self, sizes: TableSizes) -> u32 {
+        match self.entries {
+            Entries::Sets4 => sizes.sets4,
+            Entries::Sets6 => sizes.sets6,
+            Entries::Fixed(entries) => entries,
+        }
+    }
+}
+
+/// Makes the maps, of these sizes, but for those that a former daemon left in a folder; programs are not given to the
+/// kernel yet.
+pub(crate) fn load(
+    sizes: TableSizes,
+    seed: u64,
+    former: Option<(&Pins, &Former)>,
+) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(SESSIONS4, sizes.sets4)
+        .map_max_entries(SESSIONS6, sizes.sets6)
         .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
         .override_global("SETS", &sizes.sets4, true)
         .override_global("SETS6", &sizes.sets6, true)
-        .override_global("SEED", &seed, true)
-        .load(program::FORWARD)
-        .map_err(Error::Load)
+        .override_global("SEED", &seed, true);
+    if let Some((pins, former)) = former {
+        for map in KEPT.iter().filter(|map| former.has(map.name)) {
+            loader.map_pin_path(map.name, pins.map(map.name));
+        }
+    }
+    loader.load(program::FORWARD).map_err(Error::Load)
+}
+
+/// Pins the maps that outlive the daemon, but for those that a former one has pinned.
+pub(crate) fn keep(ebpf: &Ebpf, pins: &Pins, former: Option<&Former>) -> Result<(), Error> {
+    let is_new = |map: &&Kept| former.is_none_or(|former| !former.has(map.name));
+    for Kept { name, .. } in KEPT.iter().filter(is_new) {
+        let path = pins.map(name);
+        if path.exists() {
+            unpin(&path)?;
+        }
+        map(ebpf, name)?
+            .pin(&path)
+            .map_err(|error| failed("pin", &path, io::Error::other(chain(&error))))?;
+    }
+    Ok(())
 }
 
 fn map<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a Map, Error> {
@@ -123,7 +229,7 @@ pub(crate) fn mapped<T: Shared>(
     Mapped::new(fd(map(ebpf, name)?)?, count).map_err(in_memory(name))
 }
 
-fn in_memory(map: &'static str) -> impl FnOnce(std::io::Error) -> Error {
+fn in_memory(map: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |io_error| Error::Map {
         map,
         source: SyscallError {
@@ -147,6 +253,8 @@ pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
 mod tests {
     use weir_model::{SessionTimeouts, XdpMode};
 
+    use weir_model::OnStop;
+
     use super::*;
 
     fn l4(max_sessions: u32, max_sessions_ipv6: u32) -> L4 {
@@ -157,6 +265,8 @@ mod tests {
             max_sessions,
             max_sessions_ipv6,
             timeouts: SessionTimeouts::default(),
+            pin_dir: L4::DEFAULT_PIN_DIR.into(),
+            on_stop: OnStop::Keep,
         }
     }
 
@@ -167,6 +277,9 @@ mod tests {
         assert_eq!(bytes(10_000_000, 0) / 10_000_000, 200);
         assert_eq!(bytes(0, 10_000_000) / 10_000_000, 400);
         assert!(table_sets(0) >= 2);
+        for sessions in [1024, 5000, 1_048_576, 10_000_000] {
+            assert_eq!(table_sessions(table_sets(sessions)), sessions);
+        }
         assert!(
             u64::from(table_sets(u32::MAX)) * 4 * LOAD_PERCENT / 100 >= u64::from(u32::MAX) * 2
         );
@@ -187,7 +300,7 @@ mod tests {
         let check = |v4: u32, v6: u32| {
             let l4 = l4(v4, v6);
             let sizes = TableSizes::of(&l4);
-            let error = check_memory(&l4, sizes).unwrap_err().to_string();
+            let error = check_memory(&l4, sizes, None).unwrap_err().to_string();
             let needed = needed_bytes(sizes, aya::util::nr_cpus().unwrap()) >> 20;
             assert!(
                 error.starts_with(&format!(
@@ -200,6 +313,6 @@ mod tests {
         check(u32::MAX, 1024);
         check(1024, u32::MAX);
         let small = l4(1, 1);
-        assert!(check_memory(&small, TableSizes::of(&small)).is_ok());
+        assert!(check_memory(&small, TableSizes::of(&small), None).is_ok());
     }
 }

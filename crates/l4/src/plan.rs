@@ -19,11 +19,16 @@ use crate::error::Error;
 use crate::maps::octets;
 use crate::number::Numbers;
 use crate::policies::Policies;
+use crate::record::Records;
 use crate::region::{Region, Regions};
 use crate::schedule::{self, Member};
 
 /// Where the plan is written to: the kernel's maps, or a model of them in tests.
 pub(crate) trait Maps {
+    /// A listener has this number from now on.
+    fn name_listener(&mut self, number: u16, name: &Name);
+    /// A backend has this number from now on.
+    fn name_backend(&mut self, number: u16, id: &BackendId);
     /// Writes a backend; its next hop stays what it is, or becomes known later.
     fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool);
     /// Writes a scheduling table into a region that no listener points at.
@@ -150,6 +155,14 @@ impl Plan {
         &mut self.backend_numbers
     }
 
+    /// Listeners and backends that had numbers before: sessions carry them.
+    pub(crate) fn restore(&mut self, records: &Records) {
+        self.listener_numbers.restore(records.listeners());
+        let backends = records.backends().into_iter();
+        self.backend_numbers
+            .restore(backends.map(|(number, id, _)| (number, id)));
+    }
+
     /// When room for scheduling tables comes back that was given up a moment ago.
     pub(crate) fn room_comes_at(&self) -> Option<Duration> {
         self.regions.wakes_at()
@@ -208,6 +221,17 @@ impl Plan {
             _ => change,
         };
         self.revision += 1;
+        // Whose a number is stands written before any session can carry it.
+        for name in &change.fresh_listeners {
+            if let Some(number) = self.listener_numbers.number(name) {
+                maps.name_listener(number, name);
+            }
+        }
+        for id in &change.fresh_backends {
+            if let Some(number) = self.backend_numbers.number(id) {
+                maps.name_backend(number, id);
+            }
+        }
         for &(number, address, accepts) in &change.backends {
             maps.write_backend(number, address, accepts);
         }
@@ -379,9 +403,6 @@ impl Plan {
 
     fn fill_locals(&self, change: &mut Change, config: &Config) -> Result<(), Error> {
         let l4 = config.l4.as_ref().ok_or(Error::NeedsRestart("section"))?;
-        if l4.interfaces != self.l4.interfaces {
-            return Err(Error::NeedsRestart("interfaces"));
-        }
         if l4.xdp_mode != self.l4.xdp_mode {
             return Err(Error::NeedsRestart("xdp_mode"));
         }
@@ -808,6 +829,8 @@ mod tests {
         listeners: HashMap<ListenerKey, Entry>,
         vips: HashSet<IpAddr>,
         policies: Policies,
+        named_listeners: HashMap<u16, Name>,
+        named_backends: HashMap<u16, BackendId>,
         /// When programs may last have seen an element in use.
         seen: HashMap<u32, Duration>,
         writes: usize,
@@ -837,8 +860,21 @@ mod tests {
     }
 
     impl Maps for FakeMaps {
+        fn name_listener(&mut self, number: u16, name: &Name) {
+            self.named_listeners.insert(number, name.clone());
+            self.writes += 1;
+        }
+
+        fn name_backend(&mut self, number: u16, id: &BackendId) {
+            self.named_backends.insert(number, id.clone());
+            self.writes += 1;
+        }
+
         fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool) {
-            assert_ne!(number, 0);
+            assert!(
+                self.named_backends.contains_key(&number),
+                "a number is nobody's"
+            );
             self.backends.insert(number, (address, accepts));
             self.writes += 1;
         }
@@ -880,6 +916,10 @@ mod tests {
                     "a table names a backend that takes no sessions"
                 );
             }
+            assert!(
+                self.named_listeners.contains_key(&entry.id),
+                "a number is nobody's"
+            );
             self.note_seen(&key);
             self.listeners.insert(key, entry);
             self.writes += 1;

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,32 +15,39 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use weir_l4_common::drop::Drop as DropReason;
 use weir_l4_common::family::{V4, V6};
+use weir_l4_common::link::LINKS_MAX;
 use weir_l4_common::listeners::{ENTRIES, SLOTS};
-use weir_l4_common::service::BACKENDS_MAX;
+use weir_l4_common::service::{BACKENDS_MAX, LISTENERS_MAX};
 use weir_l4_common::session::LINES;
-use weir_model::{L4, Snapshot};
+use weir_model::{BackendId, L4, Snapshot};
 
 use crate::attach::Programs;
 use crate::backends::Backends;
 use crate::clock::{Clock, monotonic};
 use crate::counters::CounterMaps;
 use crate::error::Error;
+use crate::former::{self, Former};
 use crate::line::{Cells, Line, Table};
 use crate::links::Links;
 use crate::listeners::ListenerTable;
 use crate::lock::lock;
 use crate::maps::KernelMaps;
 use crate::memory::Mapped;
-use crate::object::{SCHEDULE_ELEMENTS, TableSizes, check_memory, load, mapped, take};
+use crate::object::{
+    LAYOUT, SCHEDULE_ELEMENTS, SESSIONS4, SESSIONS6, TableSizes, check_memory, keep, load, mapped,
+    take,
+};
+use crate::pin::{Pins, namespace_cookie};
 use crate::plan::{Change, Plan};
 use crate::policies::Policies;
+use crate::record::Records;
 use crate::session::{Filter, Found, NumberFilter, Session, for_each};
 use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
 use crate::sweep::{Now, Passed, Sweep, Totals};
 use crate::tally::Count;
 use crate::wake::Wake;
-use crate::watch::{Parts, Watch};
+use crate::watch::{Order, Parts, Watch};
 
 /// A preparing change waits so long for next hops of new backends; a neighbour answers in well under a millisecond…
 const NEXT_HOP_WAIT: Duration = Duration::from_millis(200);
@@ -54,18 +63,26 @@ const PASS_REST: u32 = 4;
 /// …and where the table is full, only as long as it took: half of a core against a flood.
 const PRESSED_REST: u32 = 1;
 
-/// The running plane. Dropping it detaches the program; sessions end with it.
+/// The running plane. Dropping it detaches the program, and sessions end with it, but for a plane with pins that has
+/// attached or found the program attached: that forwards on, and the next plane takes over.
 pub struct Plane {
     shared: Arc<Shared>,
-    watch: Arc<Wake>,
     sweep: Arc<Stop>,
     threads: Vec<JoinHandle<()>>,
+    /// Backends that took no new sessions when the former daemon ended.
+    idle: Vec<BackendId>,
+    /// Whether a former daemon's program was attached when this began.
+    took_over: bool,
+    /// Whether everything is removed at the end.
+    removes: bool,
 }
 
 /// A snapshot that is ready to take effect. Dropped without a commit, it leaves no trace.
 pub struct Prepared {
     change: Option<Change>,
     addresses: Vec<IpAddr>,
+    /// The interfaces of the snapshot.
+    interfaces: Vec<String>,
     shared: Arc<Shared>,
 }
 
@@ -77,6 +94,13 @@ struct Shared {
     counters: Mutex<CounterMaps>,
     backends: Arc<Backends>,
     programs: Arc<Mutex<Programs>>,
+    /// Interfaces of the snapshot in force.
+    interfaces: Mutex<Vec<String>>,
+    /// Whether the program is attached, or will be when a snapshot is in force.
+    attached: AtomicBool,
+    orders: Sender<Order>,
+    watch: Arc<Wake>,
+    records: Arc<Records>,
     lines4: Mapped<Line<V4>>,
     lines6: Mapped<Line<V6>>,
     seed: u64,
@@ -96,14 +120,62 @@ struct Stop {
 
 impl Plane {
     /// Loads the program, attaches it to the interfaces, and starts to follow routes and sessions. Interfaces are
-    /// those of the calling thread's network namespace.
+    /// those of the calling thread's network namespace. Nothing outlives the plane.
     pub fn start(l4: &L4) -> Result<Self, Error> {
-        let sizes = TableSizes::of(l4);
-        check_memory(l4, sizes)?;
-        let seed = RandomState::new().build_hasher().finish();
-        let mut ebpf = load(sizes, seed)?;
-        let lines4 = mapped(&ebpf, "SESSIONS4", sizes.sets4 as usize * LINES)?;
-        let lines6 = mapped(&ebpf, "SESSIONS6", sizes.sets6 as usize * LINES)?;
+        let plane = Self::load(l4, None)?;
+        plane.attach()?;
+        Ok(plane)
+    }
+
+    /// Loads the program and starts to follow routes and sessions. With pins, sessions, counters and the numbers of
+    /// listeners and backends are those that a former daemon left, and its program goes on forwarding as it does until
+    /// [`Plane::attach`]. An error has changed nothing.
+    pub fn load(l4: &L4, pins: Option<Pins>) -> Result<Self, Error> {
+        let former = match &pins {
+            Some(pins) => former::find(pins, TableSizes::of(l4), l4)?,
+            None => None,
+        };
+        let loaded = Self::build(l4, pins.as_ref(), former);
+        match (loaded, pins) {
+            (Ok(mut plane), Some(pins)) => {
+                plane.took_over = former.is_some();
+                lock(&plane.shared.programs).pin(pins);
+                Ok(plane)
+            }
+            (Ok(plane), None) => Ok(plane),
+            (Err(error), pins) => {
+                if former.is_none()
+                    && let Some(Err(error)) = pins.map(Pins::remove)
+                {
+                    tracing::warn!(%error, "left in the BPF file system");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn build(l4: &L4, pins: Option<&Pins>, former: Option<Former>) -> Result<Self, Error> {
+        let sizes = former.map_or_else(|| TableSizes::of(l4), |former| former.sizes);
+        check_memory(l4, sizes, former.as_ref())?;
+        let seed = former.map_or_else(
+            || RandomState::new().build_hasher().finish(),
+            |former| former.seed,
+        );
+        let mut ebpf = load(sizes, seed, pins.zip(former.as_ref()))?;
+        let records = Arc::new(Records {
+            layout: mapped(&ebpf, LAYOUT, 1)?,
+            listeners: mapped(&ebpf, "LISTENER_RECORDS", LISTENERS_MAX as usize + 1)?,
+            backends: mapped(&ebpf, "BACKEND_RECORDS", BACKENDS_MAX as usize + 1)?,
+            links: mapped(&ebpf, "LINK_RECORDS", LINKS_MAX as usize)?,
+        });
+        if former.is_none() {
+            records.begin(seed, namespace_cookie()?);
+        }
+        if let Some(pins) = pins {
+            keep(&ebpf, pins, former.as_ref())?;
+        }
+        let lines4 = mapped(&ebpf, SESSIONS4, sizes.sets4 as usize * LINES)?;
+        let lines6 = mapped(&ebpf, SESSIONS6, sizes.sets6 as usize * LINES)?;
         let clock_cell = mapped(&ebpf, "CLOCK", 1)?;
         let backends = Arc::new(Backends::new(mapped(
             &ebpf,
@@ -112,6 +184,7 @@ impl Plane {
         )?));
         let policies = Arc::new(Mutex::new(Policies::default()));
         let maps = KernelMaps {
+            records: records.clone(),
             backends: backends.clone(),
             schedule: mapped(&ebpf, "SCHEDULE", SCHEDULE_ELEMENTS as usize)?,
             settings: take(&mut ebpf, "CONFIG")?,
@@ -129,7 +202,11 @@ impl Plane {
             backends: take(&mut ebpf, "BACKEND_COUNTERS")?,
             drops: take(&mut ebpf, "DROPS")?,
         };
-        let links = Links::new(take(&mut ebpf, "LINKS")?, take(&mut ebpf, "LINK_OF")?);
+        let links = Links::new(
+            take(&mut ebpf, "LINKS")?,
+            take(&mut ebpf, "LINK_OF")?,
+            records.clone(),
+        );
         let events = take(&mut ebpf, "EVENTS")?;
         let programs = Arc::new(Mutex::new(Programs::load(
             ebpf,
@@ -137,24 +214,41 @@ impl Plane {
             &["weir_clock"],
         )?));
         let clock = Clock::new(clock_cell, programs.clone())?;
+        let mut plan = Plan::new(l4.clone(), SCHEDULE_ELEMENTS);
+        plan.restore(&records);
+        let mut idle = Vec::new();
+        for (number, id, accepts) in records.backends() {
+            // Sessions go on to those, too, that are not in the config any more.
+            backends.write(number, id.address, false);
+            if !accepts {
+                idle.push(id);
+            }
+        }
         let wake = Arc::new(Wake::new().map_err(Error::system("make an eventfd"))?);
+        let (orders, ordered) = mpsc::channel();
         let watch = Watch::start(Parts {
             events,
             wake: wake.clone(),
             backends: backends.clone(),
             programs: programs.clone(),
             links,
-            attach: l4.interfaces.clone(),
             mode: l4.xdp_mode,
+            orders: ordered,
+            expected: l4.interfaces.clone(),
             locals: l4.local_addresses.clone(),
         })?;
         let shared = Arc::new(Shared {
             l4: l4.clone(),
-            plan: Mutex::new(Plan::new(l4.clone(), SCHEDULE_ELEMENTS)),
+            plan: Mutex::new(plan),
             maps: Mutex::new(maps),
             counters: Mutex::new(counters),
             backends,
             programs,
+            interfaces: Mutex::new(l4.interfaces.clone()),
+            attached: AtomicBool::new(false),
+            orders,
+            watch: wake,
+            records,
             lines4,
             lines6,
             seed,
@@ -167,9 +261,11 @@ impl Plane {
         let stop = Arc::new(Stop::default());
         let mut plane = Self {
             shared: shared.clone(),
-            watch: wake,
             sweep: stop.clone(),
             threads: Vec::new(),
+            idle,
+            took_over: false,
+            removes: false,
         };
         plane.spawn("weir-l4-watch", move || watch.run())?;
         plane.spawn("weir-l4-sweep", move || shared.sweep(&stop))?;
@@ -177,9 +273,26 @@ impl Plane {
             max_sessions = l4.max_sessions,
             max_sessions_ipv6 = l4.max_sessions_ipv6,
             table_bytes = sizes.bytes(),
+            taken_over = former.is_some(),
             "layer 4 is up"
         );
         Ok(plane)
+    }
+
+    /// Attaches the program to the interfaces of the snapshot in force. Where a former daemon's is attached, this one
+    /// takes its place, interface by interface, with no packet between them.
+    pub fn attach(&self) -> Result<(), Error> {
+        let shared = &self.shared;
+        let interfaces = lock(&shared.interfaces).clone();
+        shared.attach(&interfaces)?;
+        shared.order(Order::Keep(interfaces));
+        shared.attached.store(true, Release);
+        Ok(())
+    }
+
+    /// Backends that took no new sessions when the former daemon ended: by its health checks, as a rule.
+    pub fn idle_before(&self) -> &[BackendId] {
+        &self.idle
     }
 
     /// Does everything for a snapshot that can fail, and nothing that packets notice. Waits a moment for the next
@@ -196,10 +309,14 @@ impl Plane {
         let prepared = Prepared {
             change: Some(change),
             addresses,
+            interfaces: interfaces(snapshot),
             shared: shared.clone(),
         };
+        if shared.attached.load(Acquire) {
+            shared.attach(&prepared.interfaces)?;
+        }
         if !new.is_empty() {
-            self.watch.wake();
+            shared.watch.wake();
             let wait = NEXT_HOP_WAIT + NEXT_HOP_WAIT_EACH * new.len() as u32;
             let unknown = shared.backends.wait_for_hops(&new, wait);
             if !unknown.is_empty() {
@@ -215,8 +332,12 @@ impl Plane {
             let mut plan = lock(&self.shared.plan);
             plan.commit(change, &mut *lock(&self.shared.maps), monotonic());
         }
+        lock(&self.shared.interfaces).clone_from(&prepared.interfaces);
+        if self.shared.attached.load(Acquire) {
+            self.shared.order(Order::Keep(prepared.interfaces.clone()));
+        }
         drop(prepared);
-        self.watch.wake();
+        self.shared.watch.wake();
     }
 
     /// What was counted so far.
@@ -246,9 +367,9 @@ impl Plane {
         count
     }
 
-    /// Detaches the program and ends the plane's threads. Sessions end with it.
-    pub fn stop(self) {
-        drop(self);
+    /// Detaches the program and ends the plane's threads. Sessions end with it; nothing stays in the kernel.
+    pub fn stop(mut self) {
+        self.removes = true;
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Error> {
@@ -279,16 +400,27 @@ impl fmt::Debug for Prepared {
 
 impl Drop for Plane {
     fn drop(&mut self) {
-        self.watch.stop();
+        let is_of_use = self.took_over || self.shared.attached.load(Acquire);
+        let leaves = !self.removes && is_of_use && lock(&self.shared.programs).is_pinned();
+        if leaves {
+            self.shared.order(Order::LeaveNeighbours);
+        }
+        self.shared.watch.stop();
         *lock(&self.sweep.stopped) = true;
         self.sweep.changed.notify_all();
         for thread in self.threads.drain(..) {
             // It has said why on standard error.
             let _ = thread.join();
         }
+        if leaves {
+            return;
+        }
         let mut programs = lock(&self.shared.programs);
-        for interface in &self.shared.l4.interfaces {
-            programs.detach(interface);
+        for interface in programs.interfaces() {
+            programs.detach(&interface);
+        }
+        if let Some(Err(error)) = programs.take_pins().map(Pins::remove) {
+            tracing::error!(%error, "left in the BPF file system");
         }
     }
 }
@@ -297,12 +429,40 @@ impl Drop for Prepared {
     fn drop(&mut self) {
         if let Some(change) = self.change.take() {
             lock(&self.shared.plan).abandon(change);
+            if self.shared.attached.load(Acquire) {
+                let interfaces = lock(&self.shared.interfaces).clone();
+                self.shared.order(Order::Keep(interfaces));
+            }
         }
         self.shared.backends.unexpect(&self.addresses);
     }
 }
 
+fn interfaces(snapshot: &Snapshot) -> Vec<String> {
+    let l4 = snapshot.config.l4.as_ref();
+    l4.map(|l4| l4.interfaces.clone()).unwrap_or_default()
+}
+
 impl Shared {
+    /// Has the thread that follows interfaces attach the program to these, too.
+    fn attach(&self, interfaces: &[String]) -> Result<(), Error> {
+        let (done, outcome) = mpsc::sync_channel(1);
+        self.order(Order::Attach(interfaces.to_vec(), done));
+        outcome.recv().unwrap_or_else(|_| {
+            let source = io::Error::other("the thread that follows interfaces has ended");
+            Err(Error::System {
+                what: "attach XDP",
+                source,
+            })
+        })
+    }
+
+    fn order(&self, order: Order) {
+        // Nobody is there to obey only at the end.
+        let _ = self.orders.send(order);
+        self.watch.wake();
+    }
+
     fn prepare(&self, snapshot: &Arc<Snapshot>) -> Result<Change, Error> {
         let mut plan = lock(&self.plan);
         match plan.prepare(snapshot, monotonic()) {
@@ -410,9 +570,7 @@ impl Shared {
         stats.listeners.sort_by(|a, b| a.listener.cmp(&b.listener));
         stats.backends.sort_by(|a, b| a.backend.cmp(&b.backend));
         let programs = lock(&self.programs);
-        stats.interfaces = self
-            .l4
-            .interfaces
+        stats.interfaces = lock(&self.interfaces)
             .iter()
             .map(|interface| InterfaceStats {
                 interface: interface.clone(),
@@ -445,10 +603,20 @@ impl Shared {
     /// Goes through the tables until it is stopped. A pass ends when both are through: numbers are given back when neither
     /// has a line with them.
     fn sweep(&self, stop: &Stop) {
+        // Until a snapshot is in force nobody knows how long sessions may be idle, and the former daemon's program may
+        // still open some for listeners that are gone from the config.
+        while !self.attached.load(Acquire) {
+            if stop.wait(PASS_INTERVAL / PASS_STEPS) {
+                return;
+            }
+        }
         let (sessions4, sessions6) = (self.l4.max_sessions, self.l4.max_sessions_ipv6);
         let timeouts = || lock(&self.policies).timeouts();
         let mut v4 = Course::new(self.table4(), sessions4, timeouts());
         let mut v6 = Course::new(self.table6(), sessions6, timeouts());
+        // What was counted before is in one of both.
+        v4.sweep.resume(self.records.clone());
+        v6.sweep.keep(self.records.clone());
         let mut cpu_before = thread_cpu();
         let mut rest = Duration::ZERO;
         while !stop.wait(rest) {
@@ -469,6 +637,9 @@ impl Shared {
             v4.sweep.set_timeouts(timeouts());
             v6.sweep.set_timeouts(timeouts());
             self.give_numbers_back(&mut v4.sweep, &mut v6.sweep, &totals);
+            let expired = totals.v4.expired + totals.v6.expired;
+            self.records
+                .set_ended(expired, totals.v4.orphans + totals.v6.orphans);
             *lock(&self.totals) = Arc::new(totals);
             let cpu = thread_cpu();
             self.pass_cpu_nanoseconds
@@ -492,7 +663,10 @@ impl Shared {
             v4.forget_listener(number);
             v6.forget_listener(number);
             match counters.clear_listener(number) {
-                Ok(()) => plan.listener_numbers().free(number),
+                Ok(()) => {
+                    self.records.forget_listener(number);
+                    plan.listener_numbers().free(number);
+                }
                 Err(error) => tracing::error!(%error, "clear a listener's counters"),
             }
         }
@@ -505,6 +679,7 @@ impl Shared {
             match counters.clear_backend(number) {
                 Ok(()) => {
                     self.backends.forget(number);
+                    self.records.forget_backend(number);
                     plan.backend_numbers().free(number);
                 }
                 Err(error) => tracing::error!(%error, "clear a backend's counters"),

@@ -4,6 +4,7 @@
 //! from the lines in place and from what was counted in lines that are gone; every packet is in exactly one of both.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use weir_l4_common::session::{ACK, FIN, LINES, PASSED, Place, RST};
 
 use crate::line::{Cells, Line, Meta, Table};
 use crate::pressure::Pressure;
+use crate::record::{Freed, Records};
 use crate::state::{Direction, State, Timeouts, one_way, two_way};
 use crate::tally::{Count, Tally};
 
@@ -109,6 +111,8 @@ pub(crate) struct Sweep<F: Cells> {
     pressure: Pressure,
     /// Unconfirmed sessions have to go early for it.
     pressed: bool,
+    /// What outlives the process.
+    records: Option<Arc<Records>>,
     pass: u32,
     /// The next set.
     cursor: u32,
@@ -140,6 +144,7 @@ impl<F: Cells> Sweep<F> {
             room,
             pressure: Pressure::new(u64::from(sets) * LINES as u64, room),
             pressed: false,
+            records: None,
             pass: 0,
             cursor: 0,
             totals: Totals::default(),
@@ -151,6 +156,18 @@ impl<F: Cells> Sweep<F> {
             passed: Bits::new(sets as usize * LINES),
             batch: Vec::with_capacity(BATCH),
         }
+    }
+
+    /// Goes on from what a former daemon has counted, and counts for the next one.
+    pub(crate) fn resume(&mut self, records: Arc<Records>) {
+        self.retired = records.tally();
+        (self.totals.expired, self.totals.orphans) = records.ended();
+        self.keep(records);
+    }
+
+    /// Counts for the next daemon.
+    pub(crate) fn keep(&mut self, records: Arc<Records>) {
+        self.records = Some(records);
     }
 
     /// Goes through the next `sets` sets at most; at the end of a pass returns what it found.
@@ -361,6 +378,15 @@ impl<F: Cells> Sweep<F> {
                 &mut self.retired_later
             };
             tally.count_line(line, meta);
+            if let Some(records) = &self.records {
+                records.add(Freed {
+                    listener: line.listener.load(Relaxed),
+                    backend: line.backend.load(Relaxed),
+                    reverse: meta.is_reverse(),
+                    packets: line.packets.load(Relaxed),
+                    bytes: line.bytes.load(Relaxed),
+                });
+            }
             line.free();
         }
     }

@@ -50,6 +50,24 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
+    /// Counts in the order of the numbers, from 0.
+    pub(crate) fn from_counts(
+        listeners: impl Iterator<Item = Count>,
+        backends: impl Iterator<Item = Count>,
+    ) -> Self {
+        // Most numbers are never given: as long as the last one with a count.
+        let counted = |counts: &mut dyn Iterator<Item = Count>| {
+            let mut counts: Vec<Count> = counts.collect();
+            let is_used = |count: &Count| *count != Count::default();
+            counts.truncate(counts.iter().rposition(is_used).map_or(0, |last| last + 1));
+            counts
+        };
+        Self {
+            listeners: counted(&mut { listeners }),
+            backends: counted(&mut { backends }),
+        }
+    }
+
     /// A listener's count.
     pub(crate) fn listener(&self, number: u16) -> Count {
         self.listeners

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,12 @@ pub(crate) struct Watch {
     links: Links,
     /// Interfaces that the program is attached to, and how it should be.
     attach: Vec<String>,
+    /// Those that it is going to be attached to.
+    expected: Vec<String>,
     mode: XdpMode,
+    orders: Receiver<Order>,
+    /// Whether the kernel goes on keeping the neighbours fresh that are in use.
+    leaves_neighbours: bool,
     interfaces: HashMap<u32, LinkInfo>,
     hops: NextHops,
     /// When the first and the last change came that is not dealt with.
@@ -66,6 +72,16 @@ pub(crate) struct Watch {
     vanished: HashSet<String>,
 }
 
+/// What the thread is told to do.
+pub(crate) enum Order {
+    /// Attach the program to these interfaces, too: all or none.
+    Attach(Vec<String>, SyncSender<Result<(), Error>>),
+    /// Detach the program from all interfaces but these.
+    Keep(Vec<String>),
+    /// At the end, leave the kernel's neighbours as they are: forwarding goes on.
+    LeaveNeighbours,
+}
+
 /// What a [`Watch`] is made of.
 pub(crate) struct Parts {
     pub(crate) events: RingBuf<MapData>,
@@ -73,13 +89,15 @@ pub(crate) struct Parts {
     pub(crate) backends: Arc<Backends>,
     pub(crate) programs: Arc<Mutex<Programs>>,
     pub(crate) links: Links,
-    pub(crate) attach: Vec<String>,
     pub(crate) mode: XdpMode,
+    pub(crate) orders: Receiver<Order>,
+    /// Interfaces that the program is going to be attached to.
+    pub(crate) expected: Vec<String>,
     pub(crate) locals: Vec<IpAddr>,
 }
 
 impl Watch {
-    /// Reads what there is now, in the calling thread's network namespace, and attaches the program.
+    /// Reads what there is now, in the calling thread's network namespace.
     pub(crate) fn start(parts: Parts) -> Result<Self, Error> {
         let monitor = Monitor::open().map_err(Error::system("listen to rtnetlink"))?;
         let questions = Questions::open().map_err(Error::system("open rtnetlink"))?;
@@ -89,8 +107,9 @@ impl Watch {
             backends,
             programs,
             links,
-            attach,
             mode,
+            orders,
+            expected,
             locals,
         } = parts;
         let mut watch = Self {
@@ -101,8 +120,11 @@ impl Watch {
             backends,
             programs,
             links,
-            attach,
+            attach: Vec::new(),
+            expected,
             mode,
+            orders,
+            leaves_neighbours: false,
             interfaces: HashMap::new(),
             hops: NextHops::default(),
             routes_changed: None,
@@ -121,8 +143,9 @@ impl Watch {
         watch
             .check_locals(&locals)
             .map_err(Error::system("list this machine's addresses"))?;
-        for name in watch.attach.clone() {
-            watch.attach(&name)?;
+        // Sessions from before lead through them.
+        for link in watch.interfaces.values() {
+            watch.links.update(link);
         }
         Ok(watch)
     }
@@ -144,6 +167,7 @@ impl Watch {
     /// Runs until it is stopped; leaves the kernel's neighbours as it found them.
     pub(crate) fn run(mut self) {
         while !self.wake.take() {
+            self.take_orders();
             self.take_messages();
             self.take_news();
             self.take_events();
@@ -167,6 +191,10 @@ impl Watch {
                 self.links.refresh_sessions();
             }
             self.wait();
+        }
+        self.take_orders();
+        if self.leaves_neighbours {
+            return;
         }
         for (ifindex, addr) in self.hops.in_use().collect::<Vec<_>>() {
             self.ask_neighbour(ifindex, addr, Keep::Unmanaged);
@@ -204,6 +232,48 @@ impl Watch {
             self.refreshed_at
                 .map_or(now, |last| last + REFRESH_INTERVAL)
         })
+    }
+
+    fn take_orders(&mut self) {
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Attach(names, done) => {
+                    // Nobody waits for the answer any more: it does not matter.
+                    let _ = done.send(self.attach_all(names));
+                }
+                Order::Keep(names) => self.keep(&names),
+                Order::LeaveNeighbours => self.leaves_neighbours = true,
+            }
+        }
+    }
+
+    fn attach_all(&mut self, names: Vec<String>) -> Result<(), Error> {
+        // A former daemon's program forwards there: that goes on, also where another interface fails.
+        let mut stays = lock(&self.programs).interfaces();
+        stays.extend(self.attach.iter().cloned());
+        for name in names {
+            if self.attach.contains(&name) {
+                continue;
+            }
+            self.attach.push(name.clone());
+            if let Err(error) = self.attach(&name) {
+                self.keep(&stays);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, names: &[String]) {
+        let mut programs = lock(&self.programs);
+        for name in programs.interfaces() {
+            if !names.contains(&name) {
+                programs.detach(&name);
+                tracing::info!(interface = name, "XDP detached");
+            }
+        }
+        self.attach.retain(|name| names.contains(name));
+        self.vanished.retain(|name| names.contains(name));
     }
 
     /// What the kernel has told.
@@ -462,7 +532,10 @@ impl Watch {
             let Some(link) = self.interfaces.get(&hop.ifindex) else {
                 continue;
             };
-            if !self.links.contains(link) && !self.attach.contains(&link.name) {
+            let attached = [&self.attach, &self.expected]
+                .iter()
+                .any(|names| names.contains(&link.name));
+            if !self.links.contains(link) && !attached {
                 tracing::warn!(
                     backend = %addr, interface = link.name,
                     "packets leave by an interface that is not in [l4] interfaces: they arrive only if its driver sends \

@@ -322,8 +322,8 @@ fn what_cannot_be_done_is_refused_and_changes_nothing() {
     };
     let error = refused(&|text| text.replace("max_sessions = 4096", "max_sessions = 8192"));
     assert_eq!(error, "[l4] max_sessions has changed: this needs a restart");
-    let error = refused(&|text| text.replace("\"eth0\", \"eth1\"", "\"eth0\""));
-    assert_eq!(error, "[l4] interfaces has changed: this needs a restart");
+    let error = refused(&|text| text.replace("\"eth1\"", "\"eth7\""));
+    assert_eq!(error, "attach XDP to eth7: there is no such interface");
     assert_eq!(net.ask(), "backend 1");
 }
 

@@ -43,7 +43,7 @@ pub use listener::{
     CertificateFiles, ConnectionLimits, Forward, HttpLimits, Listener, Protocol, Timeouts,
 };
 pub use name::{Name, NameError};
-pub use node::{Api, L4, L7, Node, XdpMode};
+pub use node::{Api, L4, L7, Node, OnStop, XdpMode};
 pub use pattern::{Pattern, PatternError};
 pub use pool::{HashKey, Pool, Scheduler, Sticky, StickyMode};
 pub use proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};

@@ -40,6 +40,10 @@ pub struct L4 {
     pub max_sessions_ipv6: u32,
     /// How long sessions may be idle.
     pub timeouts: SessionTimeouts,
+    /// Where maps and links that outlive the daemon are pinned, each node in a folder of its own.
+    pub pin_dir: PathBuf,
+    /// What becomes of forwarding when the daemon is told to stop.
+    pub on_stop: OnStop,
 }
 
 impl L4 {
@@ -47,6 +51,18 @@ impl L4 {
     pub const DEFAULT_MAX_SESSIONS: u32 = 1_048_576;
     /// The smallest table.
     pub const LEAST_MAX_SESSIONS: u32 = 1_024;
+    /// `pin_dir` where none is given.
+    pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/weir";
+}
+
+/// What becomes of layer 4 when the daemon is told to stop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnStop {
+    /// The kernel goes on forwarding, new sessions too; the next daemon takes over.
+    #[default]
+    Keep,
+    /// No new sessions; at the end of those there are, or of the time to drain, everything is removed.
+    Drain,
 }
 
 /// How XDP is attached to an interface.

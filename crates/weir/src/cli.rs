@@ -19,6 +19,8 @@ pub(crate) enum Command {
     ///
     /// SIGHUP reads the config again and applies the difference, all or nothing. SIGTERM and SIGINT take no new work
     /// and end when the work under way is done, at the latest after `[node] drain_timeout`; a second one ends at once.
+    /// Layer 4 forwards on in the kernel, whatever ends the daemon, and the next one takes over; `[l4] on_stop = "drain"`
+    /// has it end with the daemon as well.
     ///
     /// Exit codes: 0 stopped with all work done, 1 could not start or failed, 2 wrong usage, 3 stopped with work cut
     /// off.
@@ -31,6 +33,10 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Takes tunnels off on a backend's machine, in XDP, where the kernel has no tunnel device. Needs root.
     Decap(DecapArgs),
+    /// Removes what a node that does not run any more has in the kernel: programs, sessions, counters. Needs root.
+    ///
+    /// Without anything to remove it says so and succeeds.
+    Detach(DetachArgs),
     /// Asks a running node and prints a table.
     Get(GetArgs),
 }
@@ -103,6 +109,19 @@ pub(crate) struct DecapArgs {
     pub(crate) mode: Mode,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// The config file of the node.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The node's name. Default: that of the config, or else the host's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where it was pinned. Default: what the config says, or else /sys/fs/bpf/weir.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pin_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use weir_api::Access;
 use weir_health::{Checker, HealthEvent, Wanted};
-use weir_model::{BackendId, BackendState, Config, Health, Name, Pool, Snapshot};
+use weir_model::{BackendId, BackendState, Config, Health, Name, OnStop, Pool, Snapshot};
 
 use crate::cause::told;
 use crate::difference::Difference;
@@ -75,12 +75,15 @@ impl Control {
     ) -> Result<Self> {
         let (events, health) = mpsc::channel(HEALTH_EVENTS);
         let inbox = Inbox { signals, health };
+        let mut checker = Checker::new(events);
+        let down = known_down(&config, planes.idle_before());
+        checker.inherit(down.keys().map(|id| (id.clone(), Health::Down)));
         let snapshot = Arc::new(Snapshot {
             generation: 1,
+            backends: down,
             ..Snapshot::new(Arc::new(config))
         });
-        planes.commit(planes.prepare(&snapshot)?);
-        let mut checker = Checker::new(events);
+        planes.begin(planes.prepare(&snapshot)?)?;
         checker.apply(checks(&snapshot.config));
         let node = Arc::new(Node::new(
             Arc::clone(&planes),
@@ -231,8 +234,12 @@ impl Control {
         );
         self.node.drains();
         notify::stopping();
-        self.give_no_new_sessions();
-        let drained = Arc::clone(&self.planes).drain(timeout);
+        let l4 = self.snapshot.config.l4.as_ref();
+        let on_stop = l4.map(|l4| l4.on_stop).unwrap_or_default();
+        if on_stop == OnStop::Drain {
+            self.give_no_new_sessions();
+        }
+        let drained = Arc::clone(&self.planes).drain(timeout, on_stop);
         tokio::pin!(drained);
         let ended = loop {
             tokio::select! {
@@ -249,7 +256,7 @@ impl Control {
             Ended::Done => tracing::info!("stopped, all work done"),
             Ended::CutOff => tracing::warn!("stopped, work cut off"),
         }
-        self.planes.stop();
+        self.planes.stop(on_stop);
         ended
     }
 
@@ -268,6 +275,28 @@ impl Control {
             );
         }
     }
+}
+
+/// Backends that the former daemon gave no new sessions and that have a check: they stay down until their first check
+/// has passed. Without one, nobody would ever say that they are up again.
+fn known_down(config: &Config, idle: Vec<BackendId>) -> HashMap<BackendId, BackendState> {
+    let is_checked = |id: &BackendId| {
+        config.pool(&id.pool).is_some_and(|pool| {
+            pool.health.is_some()
+                && pool
+                    .backends
+                    .iter()
+                    .any(|backend| backend.address == id.address)
+        })
+    };
+    let down = BackendState {
+        health: Health::Down,
+        ..BackendState::default()
+    };
+    idle.into_iter()
+        .filter(is_checked)
+        .map(|id| (id, down))
+        .collect()
 }
 
 /// Every backend that is to be checked, and how.

@@ -13,6 +13,7 @@ mod control;
 mod decap;
 mod demo;
 mod demo_l4;
+mod detach;
 mod difference;
 mod get;
 mod inbox;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Demo(args) if args.l4 => demo_l4::run().map(|()| ExitCode::SUCCESS),
         Command::Demo(args) => logging::start(&args.log).and_then(|()| demo::demo(&args)),
         Command::Decap(args) => logging::start(&args.log).and_then(|()| decap::decap(&args)),
+        Command::Detach(args) => detach::detach(&args),
         Command::Get(args) => get::get(&args),
     };
     result.unwrap_or_else(|error| {

@@ -49,12 +49,9 @@ impl Node {
 
     /// The name in the config, or else the host's.
     pub(crate) fn name(&self) -> String {
-        self.snapshot()
-            .config
-            .node
-            .name
-            .as_ref()
-            .map_or_else(|| self.host_name.clone(), ToString::to_string)
+        let snapshot = self.snapshot();
+        let name = snapshot.config.node.name.as_ref();
+        name.map_or_else(|| self.host_name.clone(), ToString::to_string)
     }
 
     /// What is in force.
@@ -95,8 +92,15 @@ impl Node {
     }
 }
 
+/// The name of a node in its config, or else the host's.
+pub(crate) fn name(node: &weir_model::Node) -> String {
+    node.name
+        .as_ref()
+        .map_or_else(host_name, ToString::to_string)
+}
+
 /// The host's name as the kernel has it (proc(5), /proc/sys/kernel/hostname).
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() {

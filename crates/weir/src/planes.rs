@@ -4,12 +4,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use weir_l4::{Filter, Plane, State};
+use weir_l4::{Filter, Pins, Plane, State};
 use weir_l7::Engine;
-use weir_model::{Config, L4, Snapshot};
+use weir_model::{BackendId, Config, L4, OnStop, Snapshot};
 
 use crate::control::Ended;
-use crate::procfs;
+use crate::{node, procfs};
 
 /// How often layer 4 is asked, while it drains, whether its sessions have ended. A question goes through the whole
 /// session table.
@@ -41,7 +41,8 @@ pub(crate) struct Prepared {
 impl Planes {
     /// Starts what the config asks for; nothing is served yet.
     pub(crate) fn start(config: &Config) -> Result<Self> {
-        let l4 = config.l4.as_ref().map(start_layer4).transpose()?;
+        let start = |l4| start_layer4(l4, &node::name(&config.node));
+        let l4 = config.l4.as_ref().map(start).transpose()?;
         let l7 = Engine::start(&config.l7).context("start layer 7")?;
         Ok(Self {
             l4: RwLock::new(l4),
@@ -57,6 +58,25 @@ impl Planes {
             .transpose()
             .context("layer 4")?;
         Ok(Prepared { l4, l7 })
+    }
+
+    /// Puts the first one in force. Layer 4 begins to forward by it, or goes on by it where a former daemon forwards.
+    pub(crate) fn begin(&self, prepared: Prepared) -> Result<()> {
+        if let Some(prepared) = prepared.l4 {
+            let attached = self.with_l4(|plane| {
+                plane.commit(prepared);
+                plane.attach()
+            });
+            attached.transpose().context("layer 4")?;
+        }
+        self.l7.commit(prepared.l7);
+        Ok(())
+    }
+
+    /// Backends that took no new sessions when the former daemon ended.
+    pub(crate) fn idle_before(&self) -> Vec<BackendId> {
+        self.with_l4(|plane| plane.idle_before().to_vec())
+            .unwrap_or_default()
     }
 
     /// Puts it in force.
@@ -101,13 +121,17 @@ impl Planes {
             .map(|Layer4(plane)| work(plane))
     }
 
-    /// Takes no new work, and waits for the end of the work under way. For layer 4, a snapshot that gives no new
-    /// work to any backend has to be in force already.
-    pub(crate) async fn drain(self: Arc<Self>, timeout: Duration) -> Ended {
+    /// Takes no new work, and waits for the end of the work under way. For layer 4, that only if it ends as well; a
+    /// snapshot that gives no new work to any backend has to be in force then.
+    pub(crate) async fn drain(self: Arc<Self>, timeout: Duration, on_stop: OnStop) -> Ended {
         let deadline = Instant::now() + timeout;
         let drained = tokio::task::spawn_blocking(move || {
             let connections = self.l7.drain(timeout).connections_left;
-            (connections, self.drain_layer4(deadline))
+            let sessions = match on_stop {
+                OnStop::Keep => 0,
+                OnStop::Drain => self.drain_layer4(deadline),
+            };
+            (connections, sessions)
         });
         match drained.await {
             Ok((0, 0)) => Ended::Done,
@@ -122,15 +146,21 @@ impl Planes {
         }
     }
 
-    /// Detaches layer 4 from the interfaces, where it runs.
-    pub(crate) fn stop(&self) {
+    /// Ends layer 4, where it runs: nothing stays in the kernel, or everything does and forwards on.
+    pub(crate) fn stop(&self, on_stop: OnStop) {
         if let Some(Layer4(plane)) = self
             .l4
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
         {
-            plane.stop();
+            match on_stop {
+                OnStop::Keep => {
+                    drop(plane);
+                    tracing::info!("layer 4 forwards on in the kernel; `weir detach` ends that");
+                }
+                OnStop::Drain => plane.stop(),
+            }
         }
     }
 
@@ -147,9 +177,13 @@ impl Planes {
     }
 }
 
-fn start_layer4(l4: &L4) -> Result<Layer4> {
+fn start_layer4(l4: &L4, node: &str) -> Result<Layer4> {
     procfs::require_capabilities().context("[l4]")?;
-    Plane::start(l4).map(Layer4).context("start layer 4")
+    let start = || {
+        let pins = Pins::take(&l4.pin_dir, node)?;
+        Plane::load(l4, Some(pins))
+    };
+    start().map(Layer4).context("start layer 4")
 }
 
 fn carrying_data(plane: &Plane) -> u64 {

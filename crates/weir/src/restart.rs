@@ -12,17 +12,14 @@ pub(crate) fn needed(running: &Config, wanted: &Config) -> Vec<&'static str> {
     };
     match (&running.l4, &wanted.l4) {
         (Some(old), Some(new)) => {
-            note(old.interfaces != new.interfaces, "[l4] interfaces");
             note(old.xdp_mode != new.xdp_mode, "[l4] xdp_mode");
-            note(
-                old.local_addresses != new.local_addresses,
-                "[l4] local_addresses",
-            );
             note(old.max_sessions != new.max_sessions, "[l4] max_sessions");
             note(
                 old.max_sessions_ipv6 < new.max_sessions_ipv6,
                 "[l4] max_sessions_ipv6 (room for sessions of IPv6)",
             );
+            note(old.pin_dir != new.pin_dir, "[l4] pin_dir");
+            note(running.node.name != wanted.node.name, "[node] name");
         }
         (None, None) => {}
         _ => note(true, "[l4]"),
@@ -73,9 +70,9 @@ mod tests {
 
     #[test]
     fn what_is_fixed_at_the_start_is_named() {
-        check(r#"["eth0"]"#, r#"["eth0", "eth1"]"#, &["[l4] interfaces"]);
         check("[l7]", "xdp_mode = \"generic\"\n[l7]", &["[l4] xdp_mode"]);
-        check("192.0.2.10", "192.0.2.11", &["[l4] local_addresses"]);
+        check("[l7]", "pin_dir = \"bpf\"\n[l7]", &["[l4] pin_dir"]);
+        check("[l4]", "[node]\nname = \"other\"\n[l4]", &["[node] name"]);
         check("[l7]", "max_sessions = 4096\n[l7]", &["[l4] max_sessions"]);
         check("workers = 2", "workers = 3", &["[l7] workers"]);
         check("127.0.0.1:9900", "127.0.0.1:9901", &["[api] listen"]);
@@ -89,7 +86,9 @@ mod tests {
     #[test]
     fn what_a_reload_can_do_is_not() {
         check("10.0.0.1:3306", "10.0.0.2:3306", &[]);
-        check("[l4]", "[node]\nname = \"other\"\n[l4]", &[]);
+        check(r#"["eth0"]"#, r#"["eth0", "eth1"]"#, &[]);
+        check("192.0.2.10", "192.0.2.11", &[]);
+        check("[l7]", "on_stop = \"drain\"\n[l7]", &[]);
         check("listen = ", "token_file = \"token\"\nlisten = ", &[]);
     }
 }

@@ -123,6 +123,7 @@ fn a_config_with_a_mistake_changes_nothing() {
 fn soon_drained() -> Scene {
     let config = |network: &_| {
         let mut config = Config::of(network, Mode::Nat);
+        config.l4_more = "on_stop = \"drain\"\n".to_owned();
         config.more = "[node]\ndrain_timeout = \"1s\"\n".to_owned();
         config.text()
     };

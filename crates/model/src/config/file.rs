@@ -31,7 +31,7 @@ use crate::listener::{
     CertificateFiles, ConnectionLimits, Forward, HttpLimits, Protocol, Timeouts,
 };
 use crate::name::Name;
-use crate::node::{Api, L4, L7, Node, XdpMode};
+use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
 use crate::pool::{HashKey, Scheduler, Sticky, StickyMode};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 use crate::tls::{ListenerTls, UpstreamTls};
@@ -66,11 +66,15 @@ static L4_TABLE: Grammar = Grammar {
         "max_sessions",
         "timeouts",
         "max_sessions_ipv6",
+        "pin_dir",
+        "on_stop",
     ],
     synonyms: &[
         ("interface", "interfaces"),
         ("mode", "xdp_mode"),
         ("local_address", "local_addresses"),
+        ("bpffs", "pin_dir"),
+        ("on_exit", "on_stop"),
     ],
     example: "[l4]",
 };
@@ -339,6 +343,7 @@ static XDP_MODES: [(&str, XdpMode); 3] = [
     ("native", XdpMode::Native),
     ("generic", XdpMode::Generic),
 ];
+static ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("drain", OnStop::Drain)];
 static STICKY_MODES: [(&str, StickyMode); 1] = [("insert", StickyMode::Insert)];
 
 /// Sessions of the table: below, a table is not worth its set-up; above, it needs more memory than a node has.
@@ -549,6 +554,16 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
             *MAX_SESSIONS.end(),
         ),
     );
+    let pin_dir = read_path(section, "pin_dir", out);
+    let on_stop = section.read(
+        "on_stop",
+        out,
+        word(
+            "on_stop",
+            &ON_STOP,
+            &[("detach", "drain"), ("leave", "keep")],
+        ),
+    );
     match &interfaces {
         Read::Absent => out.error(
             section.span,
@@ -586,6 +601,10 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
         max_sessions,
         max_sessions_ipv6: max_sessions_ipv6.unwrap_or(L4::LEAST_MAX_SESSIONS),
         timeouts: timeouts.unwrap_or_default(),
+        pin_dir: pin_dir
+            .good()
+            .map_or_else(|| L4::DEFAULT_PIN_DIR.into(), |at| at.value.clone()),
+        on_stop: on_stop.or(OnStop::default()),
     };
     L4Table {
         span: section.span,

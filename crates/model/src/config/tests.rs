@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{Config, ConfigErrors, Diagnostic};
-use crate::node::{Api, L4, L7, Node, XdpMode};
+use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
 use crate::pool::Scheduler;
 use crate::session::SessionTimeouts;
 use crate::{
@@ -160,6 +160,8 @@ backend = [{ address = "198.51.100.1:80" }]
         max_sessions: 1_048_576,
         max_sessions_ipv6: 1_024,
         timeouts: SessionTimeouts::default(),
+        pin_dir: "/sys/fs/bpf/weir".into(),
+        on_stop: OnStop::Keep,
     };
     assert_eq!(
         (config.node.clone(), config.l7.clone()),
