@@ -37,8 +37,7 @@ pub fn forward(env: impl Env) -> Verdict {
         Err(Other::Foreign) => Verdict::Pass,
         Err(Other::NotIpv4) => match forward6(env) {
             // Called from here, so that the stack of what follows begins here as well.
-            OPEN => elsewhere::<V6>(env, OPEN),
-            SEARCH => elsewhere::<V6>(env, SEARCH),
+            next @ (PREPARE | SEARCH | OPEN) => elsewhere::<V6>(env, next),
             bits => Verdict::from_bits(bits),
         },
         Err(Other::Icmp) => Verdict::from_bits(ping::answer4(env)),
@@ -51,6 +50,8 @@ pub fn forward(env: impl Env) -> Verdict {
 const OPEN: u64 = u64::MAX;
 /// No verdict: [`search`] has to look.
 const SEARCH: u64 = u64::MAX - 1;
+/// No verdict: the packet opens a session as a rule, and [`prepare`] comes before the first look.
+const PREPARE: u64 = u64::MAX - 2;
 
 /// What is not IPv4.
 #[inline(never)]
@@ -67,26 +68,54 @@ fn forward6(env: impl Env) -> u64 {
 /// A packet of TCP or UDP: the verdict if its line is in its home set and it opens nothing, or else what to do next.
 #[inline(always)]
 fn at_home<F: Tunnelled>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u64> {
+    if packet.flags == SYN {
+        return Err(PREPARE);
+    }
     let hash = packet.key.hash(env.seed());
     match table::find_at_home(env, &packet.key, &Place::of(hash, F::sets(env))) {
         // SAFETY: the table found the line, and lines never leave its memory; this direction of the session is the
         // only writer of the line.
-        AtHome::Line(line) if packet.flags != SYN => Ok(unsafe { rewrite(env, packet, line) }),
+        AtHome::Line(line) => Ok(unsafe { rewrite(env, packet, line) }),
         AtHome::Absent => Err(OPEN),
-        _ => Err(SEARCH),
+        AtHome::Further => Err(SEARCH),
     }
 }
 
 /// Any other packet of TCP or UDP.
+///
+/// What is slow about a new session are the first looks at its two lines, which nobody has had in a cache for long. Where
+/// a SYN has come, all that can be known without them is worked out first, so that both looks come one behind the other
+/// and the processor waits for them at the same time.
 #[inline(always)]
 fn elsewhere<F: Tunnelled>(env: impl Env, mut next: u64) -> Verdict {
+    let prepared = next == PREPARE;
+    if prepared {
+        next = prepare::<F>(env);
+    }
     if next == SEARCH {
         next = search::<F>(env);
     }
     if next == OPEN {
+        if !prepared {
+            prepare::<F>(env);
+        }
         next = open::<F>(env);
     }
     Verdict::from_bits(next)
+}
+
+/// Works out what a session of the packet would be. Says whether the flow has no line, for sure, or may have one.
+#[inline(never)]
+fn prepare<F: Tunnelled>(env: impl Env) -> u64 {
+    let Ok(packet) = F::parse(env.frame()) else {
+        return Verdict::Pass.bits();
+    };
+    let hash = packet.key.hash(env.seed());
+    if open::prepare(env, &packet, hash) {
+        OPEN
+    } else {
+        SEARCH
+    }
 }
 
 /// A packet whose line may be in another set than its home, or a SYN of a flow that has a line.
@@ -106,14 +135,13 @@ fn search<F: Tunnelled>(env: impl Env) -> u64 {
     }
 }
 
-/// A packet of a flow that has no line.
+/// A packet of a flow that has no line, after [`prepare`].
 #[inline(never)]
 fn open<F: Tunnelled>(env: impl Env) -> u64 {
     let Ok(packet) = F::parse(env.frame()) else {
         return Verdict::Pass.bits();
     };
-    let hash = packet.key.hash(env.seed());
-    match open::session(env, &packet, hash) {
+    match open::session::<F>(env) {
         // SAFETY: as in `at_home`.
         Ok(line) => unsafe { rewrite(env, &packet, line) },
         Err(verdict) => verdict,

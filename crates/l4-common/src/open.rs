@@ -106,6 +106,8 @@ pub struct Opening<F: Family> {
     number: u16,
     hash: u64,
     reply_hash: u64,
+    /// How the steps went that come before the table is touched.
+    code: u32,
     listener: Listener,
     backend: Backend,
     /// Where the packet came from: the next hop of replies, until the kernel is asked for it.
@@ -123,14 +125,13 @@ fn failed(reason: Drop) -> u32 {
     reason as u32 + 1
 }
 
-/// Opens a session for a packet to a listener: the line of its direction.
+/// Works out the session that a packet to a listener would open, and nothing else: it may have one. True if it has none,
+/// for sure: the first look at its line shows that.
 #[inline(always)]
-pub(crate) fn session<F: Tunnelled>(
-    env: impl Env,
-    packet: &Packet<F>,
-    hash: u64,
-) -> Result<*mut Line<F>, Verdict> {
-    let opening = F::opening(env).ok_or(Verdict::Drop)?;
+pub(crate) fn prepare<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64) -> bool {
+    let Some(opening) = F::opening(env) else {
+        return false;
+    };
     // SAFETY: the environment gave this core's memory, which nobody else uses while the packet is on its way.
     let opening = unsafe { &mut *opening };
     opening.key = packet.key;
@@ -141,6 +142,17 @@ pub(crate) fn session<F: Tunnelled>(
     if code == DONE {
         code = aim(env, opening);
     }
+    opening.code = code;
+    table::is_free_at_first_sight::<F>(env, hash)
+}
+
+/// Opens the session that [`prepare`] has worked out: the line of the packet's direction.
+#[inline(always)]
+pub(crate) fn session<F: Tunnelled>(env: impl Env) -> Result<*mut Line<F>, Verdict> {
+    let opening = F::opening(env).ok_or(Verdict::Drop)?;
+    // SAFETY: as in `prepare`.
+    let opening = unsafe { &mut *opening };
+    let mut code = opening.code;
     if code == DONE && has_replies(opening) {
         code = open_replies(env, opening);
     }
