@@ -410,6 +410,12 @@ fn pools(families: &mut Families<'_>, pools: &[PoolView]) -> fmt::Result {
         "Backends that take new work.",
         None,
         of(|pool| pool.available),
+    )?;
+    families.gauge(
+        "weir_pool_pending",
+        "Requests and connections that wait for a place within the pool's limits.",
+        None,
+        of(|pool| pool.pending),
     )
 }
 
@@ -447,6 +453,18 @@ fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Resul
         "1 when an operator drains it.",
         None,
         each(|b| b.draining.into()),
+    )?;
+    families.gauge(
+        "weir_backend_ejected",
+        "1 while the proxy leaves the backend out because it failed too often in a row.",
+        None,
+        each(|b| b.ejected.into()),
+    )?;
+    families.counter(
+        "weir_backend_ejections",
+        "How often that happened.",
+        None,
+        each(|b| b.ejections),
     )?;
     families.gauge(
         "weir_backend_weight",

@@ -374,6 +374,7 @@ mod tests {
 
         fn pools(&self) -> Vec<PoolView> {
             vec![PoolView {
+                pending: 0,
                 name: "web".into(),
                 scheduler: "round_robin",
                 check: Some(CheckView {
@@ -392,6 +393,8 @@ mod tests {
 
         fn backends(&self) -> Vec<BackendView> {
             let up = BackendView {
+                ejected: false,
+                ejections: 0,
                 pool: "web".into(),
                 address: address("10.0.0.1:80"),
                 weight: 10,
@@ -416,6 +419,8 @@ mod tests {
                 },
             };
             let other = BackendView {
+                ejected: false,
+                ejections: 0,
                 pool: "api".into(),
                 address: address("[2001:db8::1]:80"),
                 health: HealthView::Unknown,

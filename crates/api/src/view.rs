@@ -279,7 +279,7 @@ pub struct DropView {
 pub struct PoolView {
     /// Its name.
     pub name: String,
-    /// How work is spread: `round_robin`, `least_conn`, `source_hash` or `maglev`.
+    /// How work is spread: `round_robin`, `least_conn`, `p2c`, `source_hash` or `maglev`.
     pub scheduler: &'static str,
     /// How backends are checked; none: not at all.
     pub check: Option<CheckView>,
@@ -289,6 +289,8 @@ pub struct PoolView {
     pub backends: u64,
     /// Backends that take new work.
     pub available: u64,
+    /// Proxied requests and connections that wait for a place within the pool's limits.
+    pub pending: u64,
 }
 
 /// A pool's health check.
@@ -328,6 +330,10 @@ pub struct BackendView {
     pub draining: bool,
     /// Whether new work may go to it.
     pub available: bool,
+    /// It failed too often in a row, and the proxy gives it no new work for a while.
+    pub ejected: bool,
+    /// How often that happened.
+    pub ejections: u64,
     /// What the checks have shown; none where it is not checked.
     pub checks: Option<ChecksView>,
     /// What went to it and came from it.

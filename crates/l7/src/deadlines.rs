@@ -26,6 +26,8 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 struct Slot {
     deadline_ms: u64,
+    /// No deadline is later than this; `NEVER` where there is no such bound.
+    limit_ms: u64,
     waker: Option<Waker>,
     expired: bool,
     phase: Phase,
@@ -77,6 +79,9 @@ impl Deadlines {
         for slot in &mut slots.all {
             if surplus > 0 && slot.deadline_ms != NEVER {
                 slot.deadline_ms = slot.deadline_ms.saturating_add(surplus).min(NEVER - 1);
+                if slot.limit_ms != NEVER {
+                    slot.limit_ms = slot.limit_ms.saturating_add(surplus).min(NEVER - 1);
+                }
             }
             if slot.deadline_ms <= now_ms {
                 slot.deadline_ms = NEVER;
@@ -123,6 +128,7 @@ impl Watch {
         let waker = Some(cx.waker().clone());
         let fresh = Slot {
             deadline_ms: NEVER,
+            limit_ms: NEVER,
             waker,
             expired: false,
             phase: Phase::Busy,
@@ -145,9 +151,22 @@ impl Watch {
     /// Sets the deadline, in place of the one before.
     pub(crate) fn arm(&self, timeout: Duration, phase: Phase) {
         let slot = &mut self.deadlines.slots.borrow_mut().all[self.slot];
-        slot.deadline_ms = self.deadlines.deadline(timeout);
+        slot.deadline_ms = self.deadlines.deadline(timeout).min(slot.limit_ms);
         slot.expired = false;
         slot.phase = phase;
+    }
+
+    /// Bounds all deadlines that are set from now on: whatever is waited for, it is over after this time. `None` takes
+    /// the bound away.
+    pub(crate) fn limit(&self, timeout: Option<Duration>) {
+        let slot = &mut self.deadlines.slots.borrow_mut().all[self.slot];
+        slot.limit_ms = timeout.map_or(NEVER, |timeout| self.deadlines.deadline(timeout));
+    }
+
+    /// Whether the bound has passed.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        let limit_ms = self.deadlines.slots.borrow().all[self.slot].limit_ms;
+        limit_ms <= self.deadlines.now_ms.get()
     }
 
     /// Whether the deadline has passed. The next [`Self::arm`] forgets it.
@@ -161,6 +180,7 @@ impl Drop for Watch {
         let mut slots = self.deadlines.slots.borrow_mut();
         let slot = &mut slots.all[self.slot];
         slot.deadline_ms = NEVER;
+        slot.limit_ms = NEVER;
         slot.waker = None;
         slots.free.push(self.slot);
     }
@@ -183,6 +203,26 @@ mod tests {
         assert!(watch.is_expired());
         watch.arm(Duration::from_millis(100), Phase::Busy);
         assert!(!watch.is_expired());
+    }
+
+    #[test]
+    fn a_limit_bounds_what_is_set_after_it() {
+        let start = Instant::now();
+        let deadlines = Rc::new(Deadlines::new(start));
+        let cx = Context::from_waker(Waker::noop());
+        let watch = Watch::new(&deadlines, 0, &cx);
+        watch.limit(Some(Duration::from_millis(100)));
+        for tick in 1..=2 {
+            watch.arm(Duration::from_secs(60), Phase::Busy);
+            deadlines.tick(start + tick * TICK);
+            assert!(!watch.is_expired() && !watch.is_over_limit());
+        }
+        deadlines.tick(start + 3 * TICK);
+        assert!(watch.is_expired() && watch.is_over_limit());
+        watch.limit(None);
+        watch.arm(Duration::from_secs(60), Phase::Busy);
+        deadlines.tick(start + 4 * TICK);
+        assert!(!watch.is_expired() && !watch.is_over_limit());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use weir_tls::TlsError;
 use crate::access_log::{Lines, Writer};
 use crate::listener;
 use crate::plan::{Plan, Registry};
-use crate::stats::{BackendStats, CertificateStats, ListenerStats, Stats};
+use crate::stats::{BackendStats, CertificateStats, ListenerStats, PoolStats, Stats};
 use crate::sticky::Key;
 use crate::tls::Renewal;
 use crate::worker::{Command, Mailbox, Shared, Worker};
@@ -278,10 +278,20 @@ impl Engine {
                 }
             }
         }
-        for backend in plan.pools.iter().flatten().flat_map(|pool| &pool.backends) {
-            stats
-                .backends
-                .push(BackendStats::sum(&backend.id, backend.cell.counters.iter()));
+        let now_ms = self.shared.started.elapsed().as_millis() as u64;
+        for pool in plan.pools.iter().flatten() {
+            stats.pools.push(PoolStats {
+                name: pool.pool.name.clone(),
+                pending: pool.cell.queue.len() as u64,
+            });
+            for backend in &pool.backends {
+                let failures = &backend.cell.failures;
+                stats.backends.push(BackendStats {
+                    ejected: failures.is_ejected(now_ms),
+                    ejections: failures.ejections(),
+                    ..BackendStats::sum(&backend.id, backend.cell.counters.iter())
+                });
+            }
         }
         stats
     }

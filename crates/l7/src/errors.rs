@@ -113,6 +113,10 @@ reasons! {
     NoRoute = "no_route", Internal, 404;
     /// No backend of the pool takes new work.
     NoBackend = "no_backend", Upstream, 503;
+    /// The pool's limits are reached, and no more requests may wait for a place.
+    PoolFull = "pool_full", Upstream, 503;
+    /// No place became free in the pool while the request waited for one.
+    PendingTimeout = "pending_timeout", Upstream, 503;
     /// The connection to the backend was refused or failed.
     ConnectFailed = "connect_failed", Upstream, 502;
     /// The connection to the backend took too long.
@@ -121,10 +125,14 @@ reasons! {
     UpstreamTls = "upstream_tls", Upstream, 502;
     /// The backend closed the connection before its answer's head was complete.
     UpstreamClosed = "upstream_closed", Upstream, 502;
+    /// The backend answered with a status that was tried again.
+    UpstreamRefused = "upstream_refused", Upstream, 502;
     /// The backend closed the connection in the middle of its answer's body.
     UpstreamTruncated = "upstream_truncated", Upstream, 502;
     /// The head of the answer did not come in time.
     ResponseTimeout = "response_timeout", Upstream, 504;
+    /// The request as a whole took longer than it may.
+    RequestTimeout = "request_timeout", Upstream, 504;
     /// The backend sent nothing, or took nothing, for too long in the middle of a message.
     UpstreamIdle = "upstream_idle", Upstream, 504;
     /// The answer's head is not one, or is larger than the limits.
@@ -180,6 +188,35 @@ reasons! {
 impl Reason {
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether no connection to a backend could be had.
+    pub(crate) fn is_of_connecting(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectFailed | Self::ConnectTimeout | Self::UpstreamTls | Self::OutOfResources
+        )
+    }
+
+    /// Whether something did not come in time.
+    pub(crate) fn is_timeout(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectTimeout
+                | Self::ResponseTimeout
+                | Self::PendingTimeout
+                | Self::UpstreamIdle
+                | Self::DownstreamIdle
+        )
+    }
+
+    /// Whether it is a failure of the backend that was asked, and says something about it.
+    pub(crate) fn is_backends(self) -> bool {
+        let ours = matches!(
+            self,
+            Self::NoBackend | Self::PoolFull | Self::PendingTimeout | Self::RequestTimeout
+        );
+        self.side() == Side::Upstream && !ours
+    }
 }
 
 impl fmt::Display for Reason {

@@ -5,15 +5,17 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use weir_model::{BackendId, Listener, LogOutput, Name, Pool, Protocol, Scheduler, Snapshot};
 use weir_tls::TicketKeys;
 
 use crate::access_log::{Log, Output};
 use crate::admission::Admission;
+use crate::balance::outlier::{self, Failures};
 use crate::balance::{Ewma, Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
+use crate::queue::Queue;
 use crate::routing::Routes;
 use crate::stats::{BackendCounters, ListenerCounters};
 use crate::sticky::{Cookies, Key};
@@ -76,6 +78,38 @@ pub(crate) struct PoolPlan {
     /// Turns for the first request of each connection, so that even single requests go round over all workers. A
     /// worker that finds it taken goes by its own.
     pub(crate) turns: Mutex<RoundRobin>,
+    /// Taken while one of its backends is ejected, so that two workers do not eject one too many.
+    ejecting: Mutex<()>,
+    pub(crate) cell: Arc<PoolCell>,
+}
+
+impl PoolPlan {
+    /// Leaves a backend out that has failed too often, if the others can do without it.
+    #[cold]
+    pub(crate) fn eject(&self, index: usize, now_ms: u64) {
+        let Some(policy) = &self.pool.outlier else {
+            return;
+        };
+        let _ejecting = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ejected = |index: usize| self.backends[index].cell.failures.is_ejected(now_ms);
+        if is_ejected(index) {
+            return;
+        }
+        let takes = |index: &usize| self.weights[*index] > 0 && !is_ejected(*index);
+        let takers = (0..self.backends.len()).filter(takes).count();
+        let ejected = (0..self.backends.len())
+            .filter(|index| is_ejected(*index))
+            .count();
+        if !outlier::may_eject(takers, ejected, self.backends.len(), policy) {
+            return;
+        }
+        let backend = &self.backends[index];
+        let length = backend.cell.failures.eject(policy, now_ms);
+        tracing::warn!(
+            pool = %backend.id.pool, backend = %backend.id.address, failures = policy.failures, ?length,
+            "backend is ejected: it failed too often in a row"
+        );
+    }
 }
 
 /// A backend, and what all workers know about it.
@@ -89,6 +123,7 @@ pub(crate) struct BackendPlan {
 #[derive(Debug)]
 pub(crate) struct BackendCell {
     pub(crate) load: BackendLoad,
+    pub(crate) failures: Failures,
     /// One for each worker.
     pub(crate) counters: Box<[BackendCounters]>,
 }
@@ -100,8 +135,20 @@ pub(crate) struct BackendCell {
 pub(crate) struct BackendLoad {
     /// Work under way.
     pub(crate) active: AtomicUsize,
+    /// Connections that are open.
+    pub(crate) connections: AtomicUsize,
     /// How long it takes to answer.
     pub(crate) latency: Ewma,
+}
+
+/// What lives as long as the engine for a pool's name.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct PoolCell {
+    /// Work under way over all workers; kept for a pool with a limit of its own.
+    pub(crate) active: AtomicUsize,
+    /// Those who wait for a place.
+    pub(crate) queue: Arc<Queue>,
 }
 
 /// What lives as long as the engine for a listener's name.
@@ -122,6 +169,7 @@ pub(crate) struct Registry {
     key: Key,
     listeners: HashMap<Name, ListenerCell>,
     pools: HashMap<Name, usize>,
+    pool_cells: HashMap<Name, Arc<PoolCell>>,
     backends: HashMap<BackendId, Arc<BackendCell>>,
     /// Access logs that are open, as long as a plan has them.
     outputs: HashMap<LogOutput, Weak<Output>>,
@@ -134,6 +182,7 @@ impl Registry {
             key,
             listeners: HashMap::new(),
             pools: HashMap::new(),
+            pool_cells: HashMap::new(),
             backends: HashMap::new(),
             outputs: HashMap::new(),
         }
@@ -142,6 +191,10 @@ impl Registry {
     fn pool_number(&mut self, name: &Name) -> usize {
         let next = self.pools.len();
         *self.pools.entry(name.clone()).or_insert(next)
+    }
+
+    fn pool_cell(&mut self, name: &Name) -> Arc<PoolCell> {
+        Arc::clone(self.pool_cells.entry(name.clone()).or_default())
     }
 
     fn listener_cell(&mut self, name: &Name) -> &mut ListenerCell {
@@ -165,6 +218,7 @@ impl Registry {
         let workers = self.workers;
         let cell = || BackendCell {
             load: BackendLoad::default(),
+            failures: Failures::default(),
             counters: (0..workers).map(|_| BackendCounters::default()).collect(),
         };
         Arc::clone(
@@ -317,6 +371,8 @@ impl Registry {
             turns: Mutex::new(RoundRobin::new(&weights)),
             takes_work: weights.iter().any(|weight| *weight > 0),
             backup,
+            ejecting: Mutex::new(()),
+            cell: self.pool_cell(&pool.name),
             pool: Arc::clone(pool),
             backends,
             weights,

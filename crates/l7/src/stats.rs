@@ -95,6 +95,8 @@ pub struct Stats {
     pub backends: Vec<BackendStats>,
     /// Every access log that is written, each once.
     pub access_logs: Vec<AccessLogStats>,
+    /// Every pool, in the order of the config.
+    pub pools: Vec<PoolStats>,
     /// Every certificate of every listener.
     pub certificates: Vec<CertificateStats>,
     /// How often changed files of TLS were taken over.
@@ -164,6 +166,19 @@ pub struct BackendStats {
     pub retries: u64,
     /// What failed, by reason; only what occurred.
     pub failures: Vec<(Reason, u64)>,
+    /// It is left out now, because it failed too often in a row.
+    pub ejected: bool,
+    /// How often that happened.
+    pub ejections: u64,
+}
+
+/// What is under way in a pool.
+#[derive(Clone, Debug)]
+pub struct PoolStats {
+    /// The pool.
+    pub name: Name,
+    /// Requests and connections that wait for a place now.
+    pub pending: u64,
 }
 
 impl ListenerStats {
@@ -225,6 +240,8 @@ impl BackendStats {
             connections_idle: 0,
             retries: 0,
             failures: Vec::new(),
+            ejected: false,
+            ejections: 0,
         };
         let mut failures = [0; Reason::COUNT];
         for cell in cells {

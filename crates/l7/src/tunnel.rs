@@ -15,6 +15,7 @@ use crate::errors::{Reason, Side};
 use crate::listener::LocalListener;
 use crate::plan::HeldPlan;
 use crate::relay::{Failure, Relay};
+use crate::retry::{Counted, FailedTry, Tried};
 use crate::routing::{Bare, Found, Target};
 use crate::transport::{Plain, Transport};
 use crate::upstream::{Choice, Connection, LocalBackend, Work};
@@ -293,20 +294,20 @@ impl Passage {
                 relayed.await.note(&mut self.note);
                 drop(work);
             }
-            Err((reason, work)) => {
-                self.failed(work.as_ref().map(|work| &*work.backend), reason);
+            Err((reason, backend)) => {
+                self.failed(backend.as_deref(), reason);
                 self.worker.buffers.take_back(&mut buffer);
                 io.abort();
             }
         }
     }
 
-    /// A connection to a backend of the pool; to another one where the first fails, once.
+    /// A connection to a backend of the pool; to another one where the first fails, as often as the pool's policy says.
     async fn connect(
         &mut self,
         watch: &Watch,
         pool: Option<usize>,
-    ) -> Result<(Connection, Work), (Reason, Option<Work>)> {
+    ) -> Result<(Connection, Work), (Reason, Option<Rc<LocalBackend>>)> {
         let Self {
             worker,
             listener,
@@ -318,44 +319,58 @@ impl Passage {
             return Err((Reason::NoRoute, None));
         };
         let timeout = listener.plan.borrow().listener.timeouts.connect;
-        let mut failed: Option<(Work, Reason)> = None;
+        let policy = &pool.plan.pool.retry;
+        let _request = Counted::request(&pool.budget);
+        let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
+        let mut tried = Tried::default();
         loop {
-            let excluded = failed.as_ref().map(|(work, _)| &*work.backend);
-            let Some(work) = pool.pick(&Choice {
-                excluded,
-                ..Choice::of(client.address, worker.deadlines.now_ms())
-            }) else {
-                return Err(failed.map_or((Reason::NoBackend, None), |(work, reason)| {
-                    (reason, Some(work))
-                }));
+            let now_ms = worker.deadlines.now_ms();
+            let choice = Choice {
+                excluded: &tried.backends,
+                ..Choice::of(client.address, now_ms)
+            };
+            let work = match pool.take(&choice, watch).await {
+                Ok(work) => work,
+                Err(reason) => {
+                    return Err(
+                        failed.map_or((reason, None), |(backend, reason)| (reason, Some(backend)))
+                    );
+                }
             };
             note.tries += 1;
             if let Some(journal) = &mut note.journal {
                 journal.backend = Some(work.backend.id.clone());
             }
-            match work
-                .backend
-                .connect_in_time(watch, timeout, client, &worker.buffers)
-                .await
-            {
+            let connection = work
+                .connect_in_time(watch, timeout, client, &worker.buffers, now_ms)
+                .await;
+            match connection {
                 Ok(connection) => {
                     if note.journal.is_some() {
                         note.head = note.began;
                         note.connected = Some(Instant::now());
                     }
+                    work.answered(200, None, worker.deadlines.now_ms());
                     if failed.is_some() {
                         work.backend.counters().retries.add(1);
                     }
                     return Ok((connection, work));
                 }
                 Err(reason) => {
+                    if reason.is_backends() {
+                        work.failed(worker.deadlines.now_ms());
+                    }
                     if reason.side() == Side::Upstream {
                         work.backend.counters().count_failure(reason);
                     }
-                    if failed.is_some() {
-                        return Err((reason, Some(work)));
+                    let failed_try = FailedTry::to_connect(reason);
+                    if !tried.may_go_on(&failed_try, policy, &pool.budget) {
+                        return Err((reason, Some(Rc::clone(&work.backend))));
                     }
-                    failed = Some((work, reason));
+                    tried.add(work.index, reason);
+                    failed = Some((Rc::clone(&work.backend), reason));
+                    drop(work);
+                    tried.wait(policy).await;
                 }
             }
         }

@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::{Reason, Side};
 use crate::listener::LocalListener;
-use crate::upstream::{Choice, Work, connect_reason};
+use crate::upstream::{Choice, Picked, Work, connect_reason};
 use crate::worker::{ConnectionGuard, IDLE_GRACE, Worker};
 
 /// A session without a datagram in either direction ends after this time.
@@ -151,9 +151,13 @@ impl Proxy {
         let pool = number
             .and_then(|number| self.worker.pool(&listener, number))
             .ok_or(Reason::NoRoute)?;
-        let work = pool
-            .pick(&Choice::of(client, self.worker.deadlines.now_ms()))
-            .ok_or(Reason::NoBackend)?;
+        let choice = Choice::of(client, self.worker.deadlines.now_ms());
+        // A datagram does not wait for a place.
+        let work = match pool.pick(&choice) {
+            Picked::Work(work) => work,
+            Picked::Full => return Err(Reason::PoolFull),
+            Picked::Nobody => return Err(Reason::NoBackend),
+        };
         let upstream = connect(work.backend.id.address).map_err(|error| {
             tracing::warn!(backend = %work.backend.id, %error, "cannot open a UDP socket");
             let reason = connect_reason(&error);

@@ -9,12 +9,12 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpSocket, TcpStream};
-use weir_model::{BackendId, HashKey, ProxyProtocolVersion, Scheduler};
+use weir_model::{BackendId, HashKey, Outlier, PoolConnections, ProxyProtocolVersion, Scheduler};
 
 use crate::balance::{
     LeastConn, P2c, RoundRobin, client_hash, connection_hash, ewma, p2c, rehash, stable_hash,
@@ -25,25 +25,28 @@ use crate::codec::h1::RequestHead;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::plan::{BackendCell, BackendPlan, PoolPlan};
+use crate::queue::Queue;
+use crate::retry::Budget;
 use crate::stats::BackendCounters;
 use crate::tls;
 use crate::transport::{Plain, Transport, Upstream};
-
-/// Idle connections to one backend that a worker keeps. More than these were needed only in a burst.
-const IDLE_MAX: usize = 256;
-
-/// How long a connection may wait for its next request. Servers commonly close theirs after 60 s or more; where one
-/// does so earlier, epoll tells.
-const IDLE_MAX_MS: u64 = 55_000;
 
 /// A worker's view of a pool.
 #[derive(Debug)]
 pub(crate) struct LocalPool {
     pub(crate) plan: Arc<PoolPlan>,
     backends: Vec<Rc<LocalBackend>>,
+    /// Work, or connections, have bounds.
+    is_limited: bool,
+    /// Work under way is counted at each backend, for all workers.
+    is_counted: bool,
+    /// The time is taken of answers.
+    is_timed: bool,
     round_robin: RefCell<RoundRobin>,
     least_conn: RefCell<LeastConn>,
     p2c: RefCell<P2c>,
+    /// Requests and retries under way here.
+    pub(crate) budget: Rc<Budget>,
 }
 
 /// A worker's view of a backend, and its connections.
@@ -68,19 +71,42 @@ pub(crate) struct Connection {
     /// It has carried a request before.
     pub(crate) reused: bool,
     idle_since_ms: u64,
+    opened_ms: u64,
+    /// Requests that it has carried.
+    requests: u32,
     _open: OpenGuard,
 }
 
+/// An open connection, or one that is being opened, counted.
 #[derive(Debug)]
 struct OpenGuard {
     cell: Arc<BackendCell>,
     worker: usize,
+    is_open: bool,
+    /// Whoever waits for it to end, where connections are limited.
+    queue: Option<Arc<Queue>>,
 }
 
 impl Drop for OpenGuard {
     fn drop(&mut self) {
-        self.cell.counters[self.worker].connections_active.sub(1);
+        if self.is_open {
+            self.cell.counters[self.worker].connections_active.sub(1);
+        }
+        self.cell.load.connections.fetch_sub(1, SeqCst);
+        if let Some(queue) = &self.queue {
+            queue.call_first();
+        }
     }
+}
+
+/// What came of the search for a backend.
+#[derive(Debug)]
+pub(crate) enum Picked {
+    Work(Work),
+    /// Backends are there, but the limits are reached.
+    Full,
+    /// No backend takes new work.
+    Nobody,
 }
 
 /// A piece of work that a backend has been given; ends when dropped.
@@ -89,22 +115,80 @@ pub(crate) struct Work {
     pub(crate) backend: Rc<LocalBackend>,
     /// The backend's place in the pool that gave it.
     pub(crate) index: usize,
-    shared: bool,
+    pool: Rc<LocalPool>,
+    /// It is counted at its backend, for all workers.
+    counted: bool,
+    /// It is counted at its pool.
+    counted_at_pool: bool,
     /// When it began; where somebody wants to know.
     began: Option<Instant>,
 }
 
 impl Work {
-    /// The backend has answered, or failed to.
-    pub(crate) fn ended(&self, failed: bool, now_ms: u64) {
-        if let Some(began) = self.began {
-            let took = began.elapsed();
-            let took = if failed {
-                took.max(ewma::FAILURE)
-            } else {
-                took
-            };
+    /// When it began, where it matters how long its answer takes.
+    pub(crate) fn began(&self) -> Option<Instant> {
+        self.began
+    }
+
+    /// The head of an answer came, so long after the work began.
+    pub(crate) fn answered(&self, status: u16, took: Option<Duration>, now_ms: u64) {
+        if let Some(took) = took {
             self.backend.cell.load.latency.record(took, now_ms);
+        }
+        if let Some(policy) = &self.pool.plan.pool.outlier {
+            let is_slow = policy
+                .slow
+                .is_some_and(|slow| took.is_some_and(|took| took > slow));
+            self.record(policy.on.has(status) || is_slow, policy, now_ms);
+        }
+    }
+
+    /// The backend did not answer, or could not be reached.
+    pub(crate) fn failed(&self, now_ms: u64) {
+        if let Some(began) = self.began {
+            let took = began.elapsed().max(ewma::FAILURE);
+            self.backend.cell.load.latency.record(took, now_ms);
+        }
+        if let Some(policy) = &self.pool.plan.pool.outlier {
+            self.record(true, policy, now_ms);
+        }
+    }
+
+    fn record(&self, failed: bool, policy: &Outlier, now_ms: u64) {
+        if self.backend.cell.failures.record(failed, policy, now_ms) {
+            self.pool.plan.eject(self.index, now_ms);
+        }
+    }
+
+    /// An idle connection that is alive.
+    pub(crate) fn reuse(&self, now_ms: u64) -> Option<Connection> {
+        self.backend.reuse(&self.pool.plan.pool.connections, now_ms)
+    }
+
+    /// Opens a connection for a client; the caller's watch limits how long that takes.
+    pub(crate) async fn connect_in_time(
+        &self,
+        watch: &Watch,
+        timeout: Duration,
+        client: &Client,
+        buffers: &BufferPool,
+        now_ms: u64,
+    ) -> Result<Connection, Reason> {
+        let limit = self.pool.plan.pool.limits.connections;
+        let queue = limit.map(|_| Arc::clone(&self.pool.plan.cell.queue));
+        self.backend
+            .connect_in_time(watch, timeout, (client, buffers), (limit, queue), now_ms)
+            .await
+    }
+
+    /// Keeps a connection for the next request. Its buffer is empty and without memory.
+    pub(crate) fn keep(&self, connection: Connection, now_ms: u64) {
+        let plan = &self.pool.plan;
+        // One that waits on another worker cannot use what is kept here.
+        let is_wanted = plan.pool.limits.connections.is_some() && plan.cell.queue.len() > 0;
+        if !is_wanted {
+            self.backend
+                .keep(connection, &plan.pool.connections, now_ms);
         }
     }
 }
@@ -112,8 +196,14 @@ impl Work {
 impl Drop for Work {
     fn drop(&mut self) {
         self.backend.counters().requests_active.sub(1);
-        if self.shared {
-            self.backend.cell.load.active.fetch_sub(1, Relaxed);
+        if self.counted {
+            self.backend.cell.load.active.fetch_sub(1, SeqCst);
+        }
+        if self.counted_at_pool {
+            self.pool.plan.cell.active.fetch_sub(1, SeqCst);
+        }
+        if self.pool.is_limited {
+            self.pool.plan.cell.queue.call_first();
         }
     }
 }
@@ -128,9 +218,9 @@ pub(crate) struct Choice<'c> {
     pub(crate) first: bool,
     /// Gets it if it can take it; a place in the pool.
     pub(crate) wanted: Option<usize>,
-    /// Has just failed.
-    pub(crate) excluded: Option<&'c LocalBackend>,
-    /// The excluded one gets it when nobody else is there.
+    /// Have just failed; places in the pool.
+    pub(crate) excluded: &'c [usize],
+    /// The excluded ones get it when nobody else is there.
     pub(crate) or_excluded: bool,
     /// The worker's clock.
     pub(crate) now_ms: u64,
@@ -144,12 +234,15 @@ impl Choice<'_> {
             request_hash: None,
             first: true,
             wanted: None,
-            excluded: None,
+            excluded: &[],
             or_excluded: false,
             now_ms,
         }
     }
 }
+
+/// How often a backend is looked for when other workers take the last place of the one that was found.
+const PICKS_MAX: usize = 8;
 
 /// Other backends that are tried for a hash whose own one cannot take work: nearly always one of them can, and the same
 /// clients get the same one.
@@ -194,7 +287,20 @@ impl LocalPool {
         for gone in known.values() {
             gone.retire();
         }
+        let limits = &plan.pool.limits;
+        let counts_requests = limits.requests.is_some() || limits.pool_requests.is_some();
+        let scheduler = plan.pool.scheduler;
+        let is_slow_known = plan
+            .pool
+            .outlier
+            .as_ref()
+            .is_some_and(|outlier| outlier.slow.is_some());
         Self {
+            is_limited: counts_requests || limits.connections.is_some(),
+            is_counted: limits.requests.is_some()
+                || matches!(scheduler, Scheduler::LeastConn | Scheduler::P2c),
+            is_timed: scheduler == Scheduler::P2c || is_slow_known,
+            budget: before.map_or_else(Rc::default, |before| Rc::clone(&before.budget)),
             round_robin: RefCell::new(RoundRobin::new(&plan.weights)),
             least_conn: RefCell::new(LeastConn::new(&plan.weights)),
             p2c: RefCell::new(P2c::new(&plan.weights, seed())),
@@ -211,37 +317,139 @@ impl LocalPool {
     }
 
     /// Gives a piece of work to a backend, by the pool's scheduler.
-    pub(crate) fn pick(&self, choice: &Choice<'_>) -> Option<Work> {
-        let excluded = choice.excluded.and_then(|excluded| {
-            self.backends
-                .iter()
-                .position(|backend| std::ptr::eq(Rc::as_ptr(backend), excluded))
-        });
-        let usable = |index: usize| Some(index) != excluded;
-        let index = choice
-            .wanted
-            .filter(|wanted| self.plan.weights[*wanted] > 0 && usable(*wanted))
-            .or_else(|| self.pick_index(choice, usable))
-            .or_else(|| {
-                excluded.filter(|excluded| choice.or_excluded && self.plan.weights[*excluded] > 0)
-            })?;
-        let backend = Rc::clone(&self.backends[index]);
-        let (shared, timed) = match self.plan.pool.scheduler {
-            Scheduler::LeastConn => (true, false),
-            Scheduler::P2c => (true, true),
-            Scheduler::RoundRobin | Scheduler::SourceHash | Scheduler::Maglev => (false, false),
-        };
-        if shared {
-            backend.cell.load.active.fetch_add(1, Relaxed);
+    pub(crate) fn pick(self: &Rc<Self>, choice: &Choice<'_>) -> Picked {
+        let pool_requests = self.plan.pool.limits.pool_requests;
+        if let Some(most) = pool_requests
+            && self.plan.cell.active.fetch_add(1, SeqCst) >= most
+        {
+            self.plan.cell.active.fetch_sub(1, SeqCst);
+            return Picked::Full;
         }
-        backend.counters().requests.add(1);
-        backend.counters().requests_active.add(1);
-        Some(Work {
-            backend,
-            index,
-            shared,
-            began: timed.then(Instant::now),
+        let picked = self.pick_counted(choice);
+        if pool_requests.is_some() && !matches!(picked, Picked::Work(_)) {
+            self.plan.cell.active.fetch_sub(1, SeqCst);
+        }
+        picked
+    }
+
+    fn pick_counted(self: &Rc<Self>, choice: &Choice<'_>) -> Picked {
+        for _ in 0..PICKS_MAX {
+            let Some(index) = self.find(choice) else {
+                let is_there = |index: usize| {
+                    self.plan.weights[index] > 0
+                        && (choice.or_excluded || !choice.excluded.contains(&index))
+                };
+                let full =
+                    (0..self.backends.len()).any(|index| is_there(index) && self.is_full(index));
+                return if full { Picked::Full } else { Picked::Nobody };
+            };
+            let backend = &self.backends[index];
+            if self.is_counted {
+                let before = backend.cell.load.active.fetch_add(1, SeqCst);
+                // Another worker took the last place at the same time.
+                if self
+                    .plan
+                    .pool
+                    .limits
+                    .requests
+                    .is_some_and(|most| before >= most)
+                {
+                    backend.cell.load.active.fetch_sub(1, SeqCst);
+                    continue;
+                }
+            }
+            backend.counters().requests.add(1);
+            backend.counters().requests_active.add(1);
+            return Picked::Work(Work {
+                backend: Rc::clone(backend),
+                index,
+                pool: Rc::clone(self),
+                counted: self.is_counted,
+                counted_at_pool: self.plan.pool.limits.pool_requests.is_some(),
+                began: self.is_timed.then(Instant::now),
+            });
+        }
+        Picked::Full
+    }
+
+    /// The place of the backend that gets the next piece of work.
+    fn find(&self, choice: &Choice<'_>) -> Option<usize> {
+        let weights = &self.plan.weights;
+        let ejects = self.plan.pool.outlier.is_some();
+        let is_free = |index: usize| !choice.excluded.contains(&index) && !self.is_full(index);
+        let usable = |index: usize| {
+            is_free(index)
+                && !(ejects && self.backends[index].cell.failures.is_ejected(choice.now_ms))
+        };
+        choice
+            .wanted
+            .filter(|wanted| weights[*wanted] > 0 && usable(*wanted))
+            .or_else(|| self.pick_index(choice, usable))
+            // An ejected backend is better than none.
+            .or_else(|| ejects.then(|| self.pick_index(choice, is_free)).flatten())
+            .or_else(|| {
+                let mut excluded = choice.excluded.iter().rev().copied();
+                excluded.find(|index| {
+                    choice.or_excluded && weights[*index] > 0 && !self.is_full(*index)
+                })
+            })
+    }
+
+    /// Whether a backend has as much work, or as many connections, as it may.
+    fn is_full(&self, index: usize) -> bool {
+        if !self.is_limited {
+            return false;
+        }
+        let limits = &self.plan.pool.limits;
+        let backend = &self.backends[index];
+        let load = &backend.cell.load;
+        limits
+            .requests
+            .is_some_and(|most| load.active.load(SeqCst) >= most)
+            || limits.connections.is_some_and(|most| {
+                load.connections.load(SeqCst) >= most && backend.idle.borrow().is_empty()
+            })
+    }
+
+    /// As `pick`, but waits for a place where the pool is full, if that is allowed and for as long as it is.
+    pub(crate) async fn take(
+        self: &Rc<Self>,
+        choice: &Choice<'_>,
+        watch: &Watch,
+    ) -> Result<Work, Reason> {
+        let limits = &self.plan.pool.limits;
+        let queue = &self.plan.cell.queue;
+        // Those who wait come first.
+        if !self.is_limited || queue.len() == 0 {
+            match self.pick(choice) {
+                Picked::Work(work) => return Ok(work),
+                Picked::Nobody => return Err(Reason::NoBackend),
+                Picked::Full if limits.pending == 0 => return Err(Reason::PoolFull),
+                Picked::Full => {}
+            }
+        }
+        watch.arm(limits.pending_timeout(), Phase::Busy);
+        let mut place = None;
+        poll_fn(|cx| {
+            if place.is_none() {
+                place = queue.join(limits.pending, cx);
+            }
+            let Some(place) = &place else {
+                return Poll::Ready(Err(Reason::PoolFull));
+            };
+            if place.is_first() {
+                match self.pick(choice) {
+                    Picked::Work(work) => return Poll::Ready(Ok(work)),
+                    Picked::Nobody => return Poll::Ready(Err(Reason::NoBackend)),
+                    Picked::Full => {}
+                }
+            }
+            if watch.is_expired() {
+                return Poll::Ready(Err(Reason::PendingTimeout));
+            }
+            Poll::Pending
         })
+        .await
     }
 
     fn pick_index(&self, choice: &Choice<'_>, usable: impl Fn(usize) -> bool) -> Option<usize> {
@@ -309,17 +517,34 @@ impl LocalPool {
     /// Closes connections that were idle for too long, or that the backend has closed.
     pub(crate) fn reap(&self, now_ms: u64) {
         for backend in &self.backends {
-            let mut idle = backend.idle.borrow_mut();
-            idle.retain_mut(|connection| {
-                now_ms < connection.idle_since_ms + IDLE_MAX_MS && connection.io.is_quiet()
+            backend.reap(|connection| {
+                connection.is_usable(&self.plan.pool.connections, now_ms)
+                    && connection.io.is_quiet()
             });
-            let reaped = backend
-                .counters()
-                .connections_idle
-                .get()
-                .saturating_sub(idle.len() as u64);
-            backend.counters().connections_idle.sub(reaped);
         }
+    }
+
+    /// Closes idle connections where somebody waits for one that this worker does not need now.
+    pub(crate) fn yield_idle(&self) {
+        if self.plan.pool.limits.connections.is_some() && self.plan.cell.queue.len() > 0 {
+            for backend in &self.backends {
+                backend.reap(|_| false);
+            }
+        }
+    }
+}
+
+impl Connection {
+    /// Whether it may carry another request.
+    fn is_usable(&self, policy: &PoolConnections, now_ms: u64) -> bool {
+        let within = |since_ms: u64, bound: Duration| {
+            now_ms.saturating_sub(since_ms) < u64::try_from(bound.as_millis()).unwrap_or(u64::MAX)
+        };
+        within(self.idle_since_ms, policy.idle_timeout)
+            && policy
+                .lifetime
+                .is_none_or(|lifetime| within(self.opened_ms, lifetime))
+            && policy.requests_max.is_none_or(|most| self.requests < most)
     }
 }
 
@@ -330,7 +555,7 @@ impl LocalBackend {
     }
 
     /// An idle connection that is alive, the one used last first: the others may grow old enough to be closed.
-    pub(crate) fn reuse(&self) -> Option<Connection> {
+    fn reuse(&self, policy: &PoolConnections, now_ms: u64) -> Option<Connection> {
         // The PROXY header at its beginning has told of another client.
         if self.proxy_protocol.is_some() {
             return None;
@@ -339,26 +564,37 @@ impl LocalBackend {
         loop {
             let mut connection = idle.pop()?;
             self.counters().connections_idle.sub(1);
-            if connection.io.is_quiet() {
+            if connection.io.is_quiet() && connection.is_usable(policy, now_ms) {
                 connection.reused = true;
+                connection.requests += 1;
                 self.counters().connections_reused.add(1);
                 return Some(connection);
             }
         }
     }
 
-    /// Opens a connection for a client, TLS and PROXY header included; the caller's watch limits how long that takes.
-    pub(crate) async fn connect_in_time(
+    async fn connect_in_time(
         &self,
         watch: &Watch,
         timeout: Duration,
-        client: &Client,
-        buffers: &BufferPool,
+        (client, buffers): (&Client, &BufferPool),
+        (limit, queue): (Option<usize>, Option<Arc<Queue>>),
+        now_ms: u64,
     ) -> Result<Connection, Reason> {
+        let before = self.cell.load.connections.fetch_add(1, SeqCst);
+        let mut open = OpenGuard {
+            cell: Arc::clone(&self.cell),
+            worker: self.worker,
+            is_open: false,
+            queue,
+        };
+        if limit.is_some_and(|limit| before >= limit) {
+            return Err(Reason::PoolFull);
+        }
         watch.arm(timeout, Phase::Busy);
         let mut connecting = pin!(self.connect(client, buffers));
-        poll_fn(|cx| match connecting.as_mut().poll(cx) {
-            Poll::Ready(Ok(connection)) => Poll::Ready(Ok(connection)),
+        let io = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+            Poll::Ready(Ok(io)) => Poll::Ready(Ok(io)),
             Poll::Ready(Err((reason, error))) => {
                 tracing::debug!(backend = %self.id, %error, %reason, "cannot connect");
                 Poll::Ready(Err(reason))
@@ -366,56 +602,64 @@ impl LocalBackend {
             Poll::Pending if watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),
             Poll::Pending => Poll::Pending,
         })
-        .await
+        .await?;
+        open.is_open = true;
+        self.counters().connections_opened.add(1);
+        self.counters().connections_active.add(1);
+        Ok(Connection {
+            io,
+            buffer: Buffer::default(),
+            reused: false,
+            idle_since_ms: now_ms,
+            opened_ms: now_ms,
+            requests: 1,
+            _open: open,
+        })
     }
 
+    /// A connection that is ready for a request: TLS and PROXY header included.
     async fn connect(
         &self,
         client: &Client,
         buffers: &BufferPool,
-    ) -> Result<Connection, (Reason, io::Error)> {
+    ) -> Result<Upstream, (Reason, io::Error)> {
         let failed = |error| (connect_reason(&error), error);
         let stream = connect(self.id.address).await.map_err(failed)?;
-        self.counters().connections_opened.add(1);
-        self.counters().connections_active.add(1);
-        let open = OpenGuard {
-            cell: Arc::clone(&self.cell),
-            worker: self.worker,
-        };
         let mut io = Plain::new(stream);
         if let Some(version) = self.proxy_protocol {
             let header = client.proxy_header(version);
             send_whole(&mut io, &header).await.map_err(failed)?;
         }
-        let io = match &self.tls {
-            None => Upstream::Plain(io),
-            Some(tls) => {
-                let refused = |error| (Reason::UpstreamTls, error);
-                let session = tls
-                    .connection(self.id.address)
-                    .map_err(|error| refused(io::Error::other(error)))?;
-                Upstream::Tls(Box::new(
-                    tls::connect(io, session, buffers).await.map_err(refused)?,
-                ))
-            }
+        let Some(tls) = &self.tls else {
+            return Ok(Upstream::Plain(io));
         };
-        Ok(Connection {
-            io,
-            buffer: Buffer::default(),
-            reused: false,
-            idle_since_ms: 0,
-            _open: open,
-        })
+        let refused = |error| (Reason::UpstreamTls, error);
+        let session = tls
+            .connection(self.id.address)
+            .map_err(|error| refused(io::Error::other(error)))?;
+        let io = tls::connect(io, session, buffers).await.map_err(refused)?;
+        Ok(Upstream::Tls(Box::new(io)))
     }
 
-    /// Keeps a connection for the next request. Its buffer is empty and without memory.
-    pub(crate) fn keep(&self, mut connection: Connection, now_ms: u64) {
+    fn keep(&self, mut connection: Connection, policy: &PoolConnections, now_ms: u64) {
+        connection.idle_since_ms = now_ms;
         let mut idle = self.idle.borrow_mut();
-        if self.current.get() && idle.len() < IDLE_MAX && self.proxy_protocol.is_none() {
-            connection.idle_since_ms = now_ms;
+        if self.current.get()
+            && idle.len() < policy.idle_max
+            && self.proxy_protocol.is_none()
+            && connection.is_usable(policy, now_ms)
+        {
             idle.push(connection);
             self.counters().connections_idle.add(1);
         }
+    }
+
+    fn reap(&self, stays: impl FnMut(&mut Connection) -> bool) {
+        let mut idle = self.idle.borrow_mut();
+        let before = idle.len();
+        idle.retain_mut(stays);
+        let reaped = (before - idle.len()) as u64;
+        self.counters().connections_idle.sub(reaped);
     }
 
     /// Whether it is still in the config.
@@ -431,7 +675,7 @@ impl LocalBackend {
 }
 
 /// A number that is another one for each worker and each view of a pool, so that they do not draw alike.
-fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 

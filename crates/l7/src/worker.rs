@@ -33,14 +33,28 @@ const LOG_PER_SECOND: u32 = 100;
 pub(crate) const IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// What the engine and its workers share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shared {
+    /// What all clocks count from.
+    pub(crate) started: Instant,
     pub(crate) plan: ArcSwap<Plan>,
     /// Counts up after each change of `plan`.
     pub(crate) generation: AtomicU64,
     pub(crate) draining: AtomicBool,
     /// How often files of TLS were taken over.
     pub(crate) renewals: Renewals,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            plan: ArcSwap::default(),
+            generation: AtomicU64::default(),
+            draining: AtomicBool::default(),
+            renewals: Default::default(),
+        }
+    }
 }
 
 /// How the engine reaches a worker.
@@ -130,7 +144,7 @@ impl Worker {
     ) {
         let worker = Rc::new(Self {
             index,
-            deadlines: Rc::new(Deadlines::new(Instant::now())),
+            deadlines: Rc::new(Deadlines::new(shared.started)),
             buffers: BufferPool::new(BUFFER_BYTES, BUFFERS_KEPT_MAX),
             draining: Cell::new(false),
             log_left: Cell::new(LOG_PER_SECOND),
@@ -172,6 +186,9 @@ impl Worker {
             let now = interval.tick().await;
             self.deadlines.tick(now.into_std());
             self.lines.flush();
+            for pool in self.pools.borrow().iter().flatten() {
+                pool.yield_idle();
+            }
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TICKS_PER_SECOND) {
                 self.renew_log();

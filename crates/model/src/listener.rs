@@ -183,6 +183,8 @@ pub struct Timeouts {
     /// Without a byte in either direction: bodies, TCP proxying, upgraded connections. Default 60 s for bodies;
     /// TCP and upgraded connections use `tunnel`.
     pub idle: Duration,
+    /// For a whole request: from the end of its head to the end of its answer. Default: any time.
+    pub request: Option<Duration>,
     /// Without a byte in either direction of a TCP or upgraded connection. Default 1 h.
     pub tunnel: Duration,
 }
@@ -195,6 +197,7 @@ impl Default for Timeouts {
             keep_alive: Duration::from_secs(60),
             response_header: Duration::from_secs(60),
             idle: Duration::from_secs(60),
+            request: None,
             tunnel: Duration::from_secs(3600),
         }
     }

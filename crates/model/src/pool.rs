@@ -6,8 +6,11 @@ use std::time::Duration;
 use crate::backend::Backend;
 use crate::health::HealthCheck;
 use crate::name::Name;
+use crate::outlier::Outlier;
 use crate::proxy_protocol::ProxyProtocolVersion;
+use crate::retry::Retry;
 use crate::tls::UpstreamTls;
+use crate::upstream::{PoolConnections, PoolLimits};
 
 /// Backends that serve the same thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,14 @@ pub struct Pool {
     pub tls: Option<Arc<UpstreamTls>>,
     /// Connections to the backends begin with a PROXY header. Proxied listeners other than `udp` only.
     pub proxy_protocol: Option<ProxyProtocolVersion>,
+    /// When requests are tried again.
+    pub retry: Retry,
+    /// When backends that fail are left out; absent: never.
+    pub outlier: Option<Outlier>,
+    /// What backends are given at one time.
+    pub limits: PoolLimits,
+    /// How long connections to backends are kept.
+    pub connections: PoolConnections,
     /// At least one; no address twice.
     pub backends: Vec<Backend>,
 }

@@ -400,7 +400,10 @@ fn all() {
     let timeouts = &listener(&config, "web").timeouts;
     assert_eq!(
         *timeouts,
-        weir_model::Timeouts::default(),
+        weir_model::Timeouts {
+            request: Some(Duration::from_secs(300)),
+            ..weir_model::Timeouts::default()
+        },
         "the defaults, written out"
     );
 }

@@ -110,7 +110,10 @@ impl View for Node {
 
     fn pools(&self) -> Vec<PoolView> {
         let snapshot = self.snapshot();
+        let stats = self.planes.l7_stats().pools.into_iter();
+        let pending: HashMap<Name, u64> = stats.map(|pool| (pool.name, pool.pending)).collect();
         let view = |pool: &Arc<Pool>| PoolView {
+            pending: pending.get(&pool.name).copied().unwrap_or(0),
             name: pool.name.to_string(),
             scheduler: pool.scheduler.as_str(),
             check: pool.health.as_ref().map(check),
@@ -124,7 +127,9 @@ impl View for Node {
     fn backends(&self) -> Vec<BackendView> {
         let snapshot = self.snapshot();
         let mut traffic: HashMap<BackendId, Traffic> = HashMap::new();
+        let mut ejections: HashMap<BackendId, (bool, u64)> = HashMap::new();
         for stats in self.planes.l7_stats().backends {
+            ejections.insert(stats.id.clone(), (stats.ejected, stats.ejections));
             traffic.insert(stats.id.clone(), proxied_backend(&stats));
         }
         for stats in self
@@ -138,7 +143,10 @@ impl View for Node {
         }
         let view = |(id, backend, _): (BackendId, &weir_model::Backend, &Arc<Pool>)| {
             let state = snapshot.state(&id);
+            let (ejected, ejections) = ejections.remove(&id).unwrap_or_default();
             BackendView {
+                ejected,
+                ejections,
                 pool: id.pool.to_string(),
                 address: id.address,
                 weight: backend.weight,

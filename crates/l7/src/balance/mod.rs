@@ -3,6 +3,7 @@
 pub mod ewma;
 pub mod least_conn;
 pub mod maglev;
+pub mod outlier;
 pub mod p2c;
 pub mod round_robin;
 pub mod source_hash;

@@ -1,10 +1,11 @@
 //! One request and its answer, both directions at once: the request goes to the backend as it comes, the answer to
 //! the client as it comes, and neither waits for the other to be complete.
 
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use weir_model::{HeaderEdits, HttpLimits, Timeouts};
+use weir_model::{HeaderEdits, HttpLimits, Retry, RetryOn, Timeouts};
 
 use crate::buffer::Buffer;
 use crate::codec::h1::response::After;
@@ -13,6 +14,7 @@ use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
 use crate::listener::LocalListener;
 use crate::relay::{Failure, Relay, WaitsFor};
+use crate::retry::{Budget, Counted};
 use crate::transport::Transport;
 use crate::upstream::Connection;
 use crate::worker::Worker;
@@ -29,6 +31,13 @@ pub(crate) enum End {
         upstream_goes_on: bool,
         /// The client's connection can.
         downstream_goes_on: bool,
+    },
+    /// The backend answered with a status that is tried again; the client has not been told of it.
+    Refused {
+        /// The backend's connection can carry another request.
+        upstream_goes_on: bool,
+        /// The retry, counted.
+        retry: Counted,
     },
     /// The backend has agreed to an upgrade, and the client was told.
     Upgraded,
@@ -68,6 +77,14 @@ pub(crate) struct Exchange<'e, T> {
     pub(crate) limits: &'e HttpLimits,
     pub(crate) timeouts: &'e Timeouts,
     pub(crate) listener: &'e LocalListener,
+    /// Answers that are tried again; none where this is the last try.
+    pub(crate) retried: RetryOn,
+    pub(crate) policy: &'e Retry,
+    pub(crate) budget: &'e Rc<Budget>,
+    /// The longest wait for the answer's head.
+    pub(crate) response_timeout: Duration,
+    /// When the work began, where the time of the answer's head is wanted.
+    pub(crate) began: Option<Instant>,
     /// Field lines that are added to the final answer.
     pub(crate) added: &'e [u8],
     /// Fields of the final answer that are taken off.
@@ -85,6 +102,10 @@ pub(crate) struct State {
     upload_broken: bool,
     interim: u32,
     after: After,
+    /// How long the answer's head took.
+    pub(crate) took: Option<Duration>,
+    /// The answer is not for the client: the next try, counted.
+    retry: Option<Counted>,
     /// What `moved` of both directions was when the deadline was set.
     moved: Option<u64>,
     /// Since when the client is waited for, and what `moved` was then.
@@ -99,6 +120,8 @@ impl Default for State {
             upload_broken: false,
             interim: 0,
             after: After::Close,
+            took: None,
+            retry: None,
             moved: None,
             pace: None,
         }
@@ -161,6 +184,9 @@ impl<T: Transport> Exchange<'_, T> {
                             Ok(None)
                         };
                     }
+                    if let Some(retry) = self.state.retry.take() {
+                        return Ok(Some(self.refused(retry)));
+                    }
                 }
                 Stage::Interim | Stage::Final => {
                     let pool = &self.worker.buffers;
@@ -201,6 +227,25 @@ impl<T: Transport> Exchange<'_, T> {
             });
         }
         None
+    }
+
+    /// The connection can be used again where the whole of the answer is here already.
+    fn refused(&mut self, retry: Counted) -> End {
+        let buffer = &mut self.connection.buffer;
+        let body = match self.response.framing {
+            Framing::None => Some(0),
+            Framing::Length(length) => usize::try_from(length).ok(),
+            Framing::Chunked | Framing::UntilClose => None,
+        };
+        let is_whole = body.is_some_and(|body| body == buffer.len());
+        buffer.consume(buffer.len());
+        End::Refused {
+            upstream_goes_on: is_whole
+                && self.state.upload_over
+                && !self.state.upload_broken
+                && self.response.keep_alive,
+            retry,
+        }
     }
 
     fn advance_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Reason> {
@@ -260,6 +305,9 @@ impl<T: Transport> Exchange<'_, T> {
     fn take_head(&mut self) -> Result<(), Reason> {
         let head = self.connection.buffer.filled();
         let old_client = self.request.version == Version::Http10;
+        if !self.response.is_interim() {
+            self.state.took = self.began.map(|began| began.elapsed());
+        }
         self.download.head.clear();
         if self.response.is_interim() {
             self.state.interim += 1;
@@ -279,6 +327,11 @@ impl<T: Transport> Exchange<'_, T> {
             }
             self.download.begin(Framing::None, false);
             self.state.stage = Stage::Interim;
+        } else if self.retried.has_status(self.response.status)
+            && self.upload.can_be_repeated()
+            && let Some(retry) = Counted::retry_within(self.budget, self.policy)
+        {
+            self.state.retry = Some(retry);
         } else {
             if let Some(first_byte) = &mut self.first_byte {
                 **first_byte = Some(Instant::now());
@@ -375,7 +428,7 @@ impl<T: Transport> Exchange<'_, T> {
 
     fn timeout(&self) -> Duration {
         if self.waits_for_answer() {
-            self.timeouts.response_header
+            self.response_timeout
         } else {
             self.timeouts.idle
         }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use weir_model::{Action, FixedAnswer, HeaderEdits, Route};
+use weir_model::{Action, FixedAnswer, HeaderEdits, RetryOn, Route};
 
 use crate::access_log::{About, Note};
 use crate::buffer::Buffer;
@@ -24,6 +24,7 @@ use crate::h2::StreamIo;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
+use crate::retry::{Counted, FailedTry, Tried};
 use crate::routing::{Found, RequestView, Split, Target};
 use crate::transport::Transport;
 use crate::tunnel;
@@ -562,31 +563,39 @@ impl<T: Transport> Downstream<T> {
             Begun::Here(answer) => return self.answer_here(&answer).await,
             Begun::Nothing => return self.fail(Reason::NoRoute, None).await,
         };
-        let ToPool {
-            pool,
-            route,
-            wanted,
-            request_hash,
-            added: edited,
-        } = *begun;
-        let removed = route.map(|route| &route.response_headers);
-        let mut failed: Option<(Rc<LocalBackend>, Reason)> = None;
+        self.watch.limit(plan.listener.timeouts.request);
+        let next = self.try_backends(&plan, &begun).await;
+        self.watch.limit(None);
+        next
+    }
+
+    /// Gives the request to a backend, and to another one as often as the pool's policy says.
+    async fn try_backends(&mut self, plan: &Rc<HeldPlan>, begun: &ToPool<'_>) -> Next {
+        let pool = &begun.pool;
+        let removed = begun.route.map(|route| &route.response_headers);
+        let policy = &pool.plan.pool.retry;
+        let _request = Counted::request(&pool.budget);
+        let mut tried = Tried::default();
         loop {
+            let now_ms = self.worker.deadlines.now_ms();
             let choice = Choice {
                 client: self.client.address,
-                request_hash,
+                request_hash: begun.request_hash,
                 first: self.first,
-                wanted,
-                excluded: failed.as_ref().map(|(backend, _)| &**backend),
+                wanted: begun.wanted,
+                excluded: &tried.backends,
                 // A backend whose idle connection was dead may be well; one that refuses a connection is not.
-                or_excluded: failed
-                    .as_ref()
-                    .is_some_and(|(_, reason)| *reason == Reason::UpstreamClosed),
-                now_ms: self.worker.deadlines.now_ms(),
+                or_excluded: tried
+                    .reason
+                    .is_some_and(|reason| !reason.is_of_connecting()),
+                now_ms,
             };
-            let Some(work) = pool.pick(&choice) else {
-                let reason = failed.map_or(Reason::NoBackend, |(_, reason)| reason);
-                return self.fail(reason, None).await;
+            let work = match pool.take(&choice, &self.watch).await {
+                Ok(work) => work,
+                Err(reason) => {
+                    let reason = tried.reason.unwrap_or(reason);
+                    return self.fail(self.blame(reason), None).await;
+                }
             };
             self.note.tries += 1;
             if let Some(journal) = &mut self.note.journal {
@@ -596,65 +605,80 @@ impl<T: Transport> Downstream<T> {
                 .plan
                 .cookies
                 .as_ref()
-                .filter(|_| wanted != Some(work.index));
+                .filter(|_| begun.wanted != Some(work.index));
             let mut added = cookies.map_or(Vec::new(), |cookies| {
                 cookies.field(work.index, plan.tls.is_some())
             });
-            if !edited.is_empty() {
-                added.extend_from_slice(&edited);
+            if !begun.added.is_empty() {
+                added.extend_from_slice(&begun.added);
             }
-            let reused = if failed.is_none() {
-                work.backend.reuse()
+            // After a failure only a new connection shows whether the backend is well.
+            let reused = if tried.reason.is_none() {
+                work.reuse(now_ms)
             } else {
                 None
             };
             let connection = match reused {
                 Some(connection) => Ok(connection),
                 None => {
-                    work.backend
-                        .connect_in_time(
-                            &self.watch,
-                            plan.listener.timeouts.connect,
-                            &self.client,
-                            &self.worker.buffers,
-                        )
+                    let timeout = plan.listener.timeouts.connect;
+                    let buffers = &self.worker.buffers;
+                    work.connect_in_time(&self.watch, timeout, &self.client, buffers, now_ms)
                         .await
                 }
             };
             let mut connection = match connection {
                 Ok(connection) => connection,
+                // Another worker took the last place; those that wait come before this one.
+                Err(Reason::PoolFull) => match work.reuse(now_ms) {
+                    Some(connection) => connection,
+                    None => return self.fail(Reason::PoolFull, Some(&work.backend)).await,
+                },
                 Err(reason) => {
-                    self.count_failure(reason, &work.backend);
-                    work.ended(true, self.worker.deadlines.now_ms());
-                    if failed.is_some() {
+                    let reason = self.blame(reason);
+                    self.count_failure(reason, &work);
+                    let failed = FailedTry::to_connect(reason);
+                    if !tried.may_go_on(&failed, policy, &pool.budget) {
                         return self.fail(reason, Some(&work.backend)).await;
                     }
-                    failed = Some((Rc::clone(&work.backend), reason));
+                    tried.add(work.index, reason);
+                    tried.wait(policy).await;
                     continue;
                 }
             };
-            if failed.is_some() {
+            if tried.reason.is_some() {
                 work.backend.counters().retries.add(1);
             }
             if self.note.journal.is_some() {
                 self.note.connected = Some(Instant::now());
             }
-            let end = self.exchange(&plan, &mut connection, &added, removed).await;
+            let retried = if tried.is_last(policy) || !self.request.method.is_idempotent() {
+                RetryOn::default()
+            } else {
+                policy.on
+            };
+            let (end, took) = self
+                .exchange(
+                    plan,
+                    &mut connection,
+                    (&added, removed),
+                    (pool, retried),
+                    work.began(),
+                )
+                .await;
             self.count_bytes();
-            let failed_here =
-                matches!(&end, End::Failed { reason, .. } if reason.side() == Side::Upstream);
-            work.ended(failed_here, self.worker.deadlines.now_ms());
+            let now_ms = self.worker.deadlines.now_ms();
             match end {
                 End::Answered {
                     upstream_goes_on,
                     downstream_goes_on,
                 } => {
+                    work.answered(self.response.status, took, now_ms);
                     self.count_answer(self.response.status);
                     let buffers = &self.worker.buffers;
                     buffers.take_back(&mut connection.buffer);
                     if upstream_goes_on {
-                        work.backend
-                            .keep(connection, self.worker.deadlines.now_ms());
+                        work.keep(connection, now_ms);
                     }
                     return if downstream_goes_on {
                         Next::Request
@@ -662,7 +686,25 @@ impl<T: Transport> Downstream<T> {
                         Next::Linger
                     };
                 }
+                End::Refused {
+                    upstream_goes_on,
+                    retry,
+                } => {
+                    work.answered(self.response.status, took, now_ms);
+                    self.worker.buffers.take_back(&mut connection.buffer);
+                    if upstream_goes_on {
+                        work.keep(connection, now_ms);
+                    }
+                    self.upload.repeat();
+                    tried.add_refused(work.index, retry);
+                    work.backend
+                        .counters()
+                        .count_failure(Reason::UpstreamRefused);
+                    drop(work);
+                    tried.wait(policy).await;
+                }
                 End::Upgraded => {
+                    work.answered(self.response.status, took, now_ms);
                     self.count_answer(self.response.status);
                     return Next::Tunnel(connection, work);
                 }
@@ -672,16 +714,30 @@ impl<T: Transport> Downstream<T> {
                     nothing_came,
                 } => {
                     self.worker.buffers.take_back(&mut connection.buffer);
-                    self.count_failure(reason, &work.backend);
-                    let repeats = reason == Reason::UpstreamClosed
-                        && nothing_came
-                        && connection.reused
-                        && failed.is_none()
-                        && self.request.method.is_idempotent()
-                        && self.upload.can_be_repeated();
-                    if repeats {
+                    let reason = self.blame(reason);
+                    let failed = FailedTry {
+                        reason,
+                        can_be_repeated: self.upload.can_be_repeated(),
+                        nothing_came,
+                        idempotent: self.request.method.is_idempotent(),
+                    };
+                    // The backend may have closed the connection before it saw the request: that is nobody's failure.
+                    let was_dead = connection.reused && failed.is_of_dead_connection();
+                    if was_dead {
+                        work.backend.counters().count_failure(reason);
+                    } else {
+                        self.count_failure(reason, &work);
+                    }
+                    if was_dead && tried.reason.is_none() {
                         self.upload.repeat();
-                        failed = Some((Rc::clone(&work.backend), reason));
+                        tried.add_dead(work.index, reason, &pool.budget);
+                        continue;
+                    }
+                    if !was_dead && tried.may_go_on(&failed, policy, &pool.budget) {
+                        self.upload.repeat();
+                        tried.add(work.index, reason);
+                        drop(work);
+                        tried.wait(policy).await;
                         continue;
                     }
                     if answered {
@@ -694,13 +750,25 @@ impl<T: Transport> Downstream<T> {
         }
     }
 
+    /// What a timeout is to be called: where the request as a whole has had its time, it is that.
+    fn blame(&self, reason: Reason) -> Reason {
+        if reason.is_timeout() && self.watch.is_over_limit() {
+            Reason::RequestTimeout
+        } else {
+            reason
+        }
+    }
+
     async fn exchange(
         &mut self,
         plan: &ListenerPlan,
         connection: &mut Connection,
-        added: &[u8],
-        removed: Option<&HeaderEdits>,
-    ) -> End {
+        (added, removed): (&[u8], Option<&HeaderEdits>),
+        (pool, retried): (&LocalPool, RetryOn),
+        began: Option<Instant>,
+    ) -> (End, Option<Duration>) {
+        let response_header = plan.listener.timeouts.response_header;
+        let policy = &pool.plan.pool.retry;
         let mut exchange = Exchange {
             io: &mut self.io,
             buffer: &mut self.buffer,
@@ -714,6 +782,13 @@ impl<T: Transport> Downstream<T> {
             limits: &plan.listener.limits,
             timeouts: &plan.listener.timeouts,
             listener: &self.listener,
+            retried,
+            policy,
+            budget: &pool.budget,
+            response_timeout: policy
+                .try_timeout
+                .map_or(response_header, |timeout| timeout.min(response_header)),
+            began,
             added,
             removed,
             first_byte: self
@@ -723,7 +798,8 @@ impl<T: Transport> Downstream<T> {
                 .then_some(&mut self.note.first_byte),
             state: State::default(),
         };
-        poll_fn(|cx| exchange.poll(cx)).await
+        let end = poll_fn(|cx| exchange.poll(cx)).await;
+        (end, exchange.state.took)
     }
 
     /// Whether the connection ends after the request that is under way.
@@ -763,9 +839,12 @@ impl<T: Transport> Downstream<T> {
     }
 
     /// Counts a failure of a backend.
-    fn count_failure(&self, reason: Reason, backend: &LocalBackend) {
+    fn count_failure(&self, reason: Reason, work: &Work) {
         if reason.side() == Side::Upstream {
-            backend.counters().count_failure(reason);
+            work.backend.counters().count_failure(reason);
+        }
+        if reason.is_backends() {
+            work.failed(self.worker.deadlines.now_ms());
         }
     }
 
@@ -788,6 +867,8 @@ impl<T: Transport> Downstream<T> {
 
     /// Ends a request whose answer has not begun.
     async fn fail(&mut self, reason: Reason, backend: Option<&LocalBackend>) -> Next {
+        // The client has its own time to take the answer.
+        self.watch.limit(None);
         self.count(reason, backend);
         if reason.side() != Side::Downstream {
             let status = reason.status();

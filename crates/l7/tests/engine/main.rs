@@ -8,6 +8,8 @@ mod bodies;
 mod change;
 mod h2;
 mod harness;
+mod limits;
+mod outlier;
 mod pki;
 mod proxy_protocol;
 mod refusal;

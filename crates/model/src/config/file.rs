@@ -15,7 +15,10 @@ use super::duration::format_duration;
 use super::health::read_probe;
 use super::http_policy::read_http_policy;
 use super::http2::{HTTP2, read_http2};
-use super::policy::{is_token_byte, read_hash};
+use super::policy::{
+    OUTLIER, POOL_CONNECTIONS, POOL_LIMITS, Policies, RETRY, is_token_byte, read_hash,
+    read_policies,
+};
 use super::proxy_protocol::{PROXY_PROTOCOL, PROXY_PROTOCOL_VERSIONS, read_proxy_protocol};
 use super::route::{self, RouteTable, read_route};
 use super::section::{Grammar, Read, Section, duration, integer, text, word};
@@ -155,6 +158,7 @@ static TIMEOUTS: Grammar = Grammar {
         "keep_alive",
         "response_header",
         "idle",
+        "request",
         "tunnel",
     ],
     synonyms: &[
@@ -182,9 +186,20 @@ static POOL: Grammar = Grammar {
         "slow_start",
         "tls",
         "proxy_protocol",
+        "retry",
+        "outlier",
+        "limits",
+        "connections",
         "backend",
     ],
     synonyms: &[
+        ("retries", "retry"),
+        ("outlier_detection", "outlier"),
+        ("passive_health", "outlier"),
+        ("circuit_breaker", "limits"),
+        ("maxconn", "limits"),
+        ("keepalive", "connections"),
+        ("keep_alive", "connections"),
         ("backup", "backup_pool"),
         ("fallback", "backup_pool"),
         ("spare_pool", "backup_pool"),
@@ -258,7 +273,7 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 28] = [
+pub(super) static ALL: [&Grammar; 32] = [
     &NODE,
     &L4_TABLE,
     &SESSION_TIMEOUTS,
@@ -288,6 +303,10 @@ pub(super) static ALL: [&Grammar; 28] = [
     route::TABLES[6],
     route::TABLES[7],
     route::TABLES[8],
+    &RETRY,
+    &OUTLIER,
+    &POOL_LIMITS,
+    &POOL_CONNECTIONS,
 ];
 
 static PROTOCOLS: [(&str, Protocol); 5] = [
@@ -358,8 +377,8 @@ const HEADER_COUNT: RangeInclusive<u32> = 1..=1_000;
 const CHECKS: RangeInclusive<u32> = 1..=100;
 const MIN_CHECK: Duration = Duration::from_millis(10);
 const MAX_CHECK: Duration = Duration::from_secs(3600);
-const MIN_TIMEOUT: Duration = Duration::from_millis(1);
-const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+pub(super) const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 /// A backend's share grows in steps; shorter ones than these are none.
 const MIN_SLOW_START: Duration = Duration::from_secs(1);
 const MAX_SLOW_START: Duration = Duration::from_secs(3600);
@@ -442,6 +461,7 @@ pub(super) struct PoolTable<'t> {
     pub(super) slow_start: Option<Duration>,
     pub(super) tls: Option<At<UpstreamTls>>,
     pub(super) proxy_protocol: Read<ProxyProtocolVersion>,
+    pub(super) policies: Policies,
     pub(super) backends: Vec<BackendTable>,
 }
 
@@ -846,6 +866,14 @@ fn read_certificate(section: &Section<'_>, out: &mut Findings<'_>) -> Option<Cer
 
 fn read_timeouts(section: &Section<'_>, out: &mut Findings<'_>) -> Timeouts {
     let default = Timeouts::default();
+    let request = section
+        .read(
+            "request",
+            out,
+            duration("request", MIN_TIMEOUT, MAX_TIMEOUT),
+        )
+        .good()
+        .map(|at| at.value);
     let mut read = |key, default| {
         section
             .read(key, out, duration(key, MIN_TIMEOUT, MAX_TIMEOUT))
@@ -857,6 +885,7 @@ fn read_timeouts(section: &Section<'_>, out: &mut Findings<'_>) -> Timeouts {
         keep_alive: read("keep_alive", default.keep_alive),
         response_header: read("response_header", default.response_header),
         idle: read("idle", default.idle),
+        request,
         tunnel: read("tunnel", default.tunnel),
     }
 }
@@ -910,6 +939,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
             &[("1", "v1"), ("2", "v2")],
         ),
     );
+    let policies = read_policies(section, &ALL, out);
     let backends = match section.sections("backend", &BACKEND, &ALL, out) {
         Read::Good(list) => {
             if list.value.is_empty() && !has_items(section, "backend") {
@@ -949,6 +979,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         slow_start: slow_start.good().map(|at| at.value),
         tls,
         proxy_protocol,
+        policies,
         backends,
     }
 }

@@ -234,6 +234,10 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
             }
         }),
         sticky: table.sticky.as_ref().map(|at| at.value.clone()),
+        retry: table.policies.retry.clone(),
+        outlier: table.policies.outlier.clone(),
+        limits: table.policies.limits.clone(),
+        connections: table.policies.connections.clone(),
         backup: table.backup.good().map(|at| Name::new(at.value)),
         slow_start: table.slow_start,
         tls,
@@ -981,6 +985,14 @@ fn check_users(
 ) {
     let listener_of = |user: &Use| &listeners[user.listener];
     check_hash(pool, users, listeners, out);
+    if let Some((key, span)) = pool.policies.first
+        && !users.is_empty()
+        && users.iter().all(|user| listener_of(user).is_xdp())
+    {
+        let message = format!("`{key}` of {}, which only XDP listeners use", pool.subject);
+        let label = "the proxy alone goes by it";
+        out.warn(span, Complaint::new(Kind::Unused, message, label));
+    }
     if let Some(sticky) = &pool.sticky
         && let Some(user) = users.iter().find(|user| {
             let listener = listener_of(user);
