@@ -16,6 +16,7 @@ type Program = (&'static str, &'static str);
 /// What the tests run.
 pub(crate) const FOR_TESTS: &[Program] = &[
     ("curl", "curl"),
+    ("haproxy", "haproxy"),
     ("iperf3", "iperf3"),
     ("nginx", "nginx-light"),
     ("ping", "iputils-ping"),

@@ -13,6 +13,7 @@ mod l4_life;
 mod l4_reload;
 mod l4_schedule;
 mod l4_sessions;
+mod l7_differences;
 mod l7_failure;
 mod l7_proxying;
 mod l7_reload;
