@@ -1349,6 +1349,30 @@ mod tests {
     }
 
     #[test]
+    fn one_listener_of_ten_thousand_costs_what_one_of_ten_costs() {
+        let writes = |listeners: u16| {
+            let mut config = many(listeners);
+            let mut world = World::new();
+            world.apply(&config);
+            let mut counts = Vec::new();
+            let mut count = |config: &TestConfig| {
+                world.maps.writes = 0;
+                world.wait(GRACE);
+                world.apply(config);
+                counts.push(world.maps.writes);
+            };
+            config.listeners[7].forward = "nat";
+            count(&config);
+            config.pools[7].backends[0].1 += 1;
+            count(&config);
+            config.listeners.pop();
+            count(&config);
+            counts
+        };
+        assert_eq!(writes(10_000), writes(10));
+    }
+
+    #[test]
     fn a_backup_takes_the_new_work_while_the_first_is_down() {
         let mut config = many(1);
         config.pools.push(config.pools[0].clone());

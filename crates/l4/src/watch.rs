@@ -1,6 +1,6 @@
 //! The thread that follows the kernel's interfaces, routes and neighbours, and keeps next hops up to date.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
@@ -36,6 +36,10 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer of a neighbour that the program wants is waited for at least: the kernel asks three times, a second
 /// apart (`mcast_solicit`, `retrans_time_ms`).
 const WANTED_INTERVAL: Duration = Duration::from_secs(4);
+/// Backends that came or went and are dealt with in a row: orders, and what the kernel tells, wait so long at most.
+const NEWS_AT_ONCE: usize = 512;
+/// Backends without a next hop that are logged one by one; of more of them at a time, the number.
+const COMPLAINTS_AT_ONCE: usize = 20;
 /// How often an event of one kind is logged at most.
 const EVENT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -58,6 +62,8 @@ pub(crate) struct Watch {
     leaves_neighbours: bool,
     interfaces: HashMap<u32, LinkInfo>,
     hops: NextHops,
+    /// Addresses of backends that came (true) or went (false), not dealt with yet.
+    news: VecDeque<(IpAddr, bool)>,
     /// When the first and the last change came that is not dealt with.
     routes_changed: Option<(Instant, Instant)>,
     routes_asked_at: Option<Instant>,
@@ -127,6 +133,7 @@ impl Watch {
             leaves_neighbours: false,
             interfaces: HashMap::new(),
             hops: NextHops::default(),
+            news: VecDeque::new(),
             routes_changed: None,
             routes_asked_at: None,
             refresh_wanted: false,
@@ -202,6 +209,9 @@ impl Watch {
     }
 
     fn wait(&self) {
+        if !self.news.is_empty() {
+            return;
+        }
         let now = Instant::now();
         let due = [self.routes_due(), self.refresh_due(now)];
         let until = due.into_iter().flatten().fold(self.retry_at, Instant::min);
@@ -389,7 +399,11 @@ impl Watch {
 
     /// Addresses of backends that came or went.
     fn take_news(&mut self) {
-        for (addr, here) in self.backends.news() {
+        self.news.extend(self.backends.news());
+        for _ in 0..NEWS_AT_ONCE {
+            let Some((addr, here)) = self.news.pop_front() else {
+                return;
+            };
             if here {
                 self.ask_route(addr);
             } else {
@@ -499,14 +513,23 @@ impl Watch {
             self.ask_neighbour(ifindex, addr, Keep::Managed);
         }
         let unresolved: Vec<(IpAddr, bool)> = self.hops.unresolved().collect();
+        let mut told = 0;
         for &(addr, has_route) in &unresolved {
             if self.complained.insert(addr) {
+                told += 1;
+                if told > COMPLAINTS_AT_ONCE {
+                    continue;
+                }
                 if has_route {
                     tracing::warn!(backend = %addr, "the next hop does not answer: no new session until it does");
                 } else {
                     tracing::warn!(backend = %addr, "no way to the backend, or it is this machine: packets to it are dropped");
                 }
             }
+        }
+        if told > COMPLAINTS_AT_ONCE {
+            let more = told - COMPLAINTS_AT_ONCE;
+            tracing::warn!(more, "more backends without a next hop");
         }
         let unresolved: HashSet<IpAddr> = unresolved.into_iter().map(|(addr, _)| addr).collect();
         self.complained.retain(|addr| unresolved.contains(addr));
