@@ -14,7 +14,7 @@ struct Object {
     exports: &'static [&'static str],
 }
 
-const FORWARD_MAPS: [&str; 26] = [
+const FORWARD_MAPS: [&str; 27] = [
     "SESSIONS4",
     "SESSIONS6",
     "SCHEDULE",
@@ -24,6 +24,7 @@ const FORWARD_MAPS: [&str; 26] = [
     "LINK_OF",
     "LOCALS",
     "LOCALS6",
+    "TUNNEL_SOURCES",
     "LISTENER_SLOTS",
     "LISTENERS",
     "VIPS",
@@ -57,7 +58,13 @@ const OBJECTS: [Object; 3] = [
     },
     Object {
         name: "decap",
-        exports: &["weir_decap", "TUNNEL_ENDS", "DECAPSULATED", "LICENSE"],
+        exports: &[
+            "weir_decap",
+            "TUNNEL_ENDS",
+            "DECAPSULATED",
+            "GUE_PORT",
+            "LICENSE",
+        ],
     },
     Object {
         name: "bench",

@@ -56,6 +56,8 @@ pub trait Env: Copy {
     fn local4(&self, index: u32) -> Option<u32>;
     /// A local address of IPv6.
     fn local6(&self, index: u32) -> Option<Addr6>;
+    /// The addresses that a listener's outer sources of IPv6 are taken from.
+    fn tunnel_source(&self, listener: u16) -> Option<[u32; 4]>;
     /// This core's counters of a listener.
     fn listener_counters(&self, number: u16) -> Option<*mut ListenerCounters>;
     /// This core's counters of a backend.

@@ -7,21 +7,22 @@ use crate::checksum::{difference32, fold};
 use crate::drop::Drop;
 use crate::env::{Env, Verdict};
 use crate::event::{Event, EventKind};
-use crate::family::Family;
+use crate::family::{Addr6, Family, V4, V6};
 use crate::forward::dropped;
 use crate::hash::{self, FlowKey, reduce};
 use crate::link::LINK_NONE;
 use crate::packet::{PROTO_TCP, PROTO_UDP, eth};
 use crate::parse::Packet;
 use crate::service::{
-    BACKEND_ACCEPTS, Backend, LOCAL_PORT_MIN, Listener, ListenerCounters, ListenerKey, Mode, Pick,
+    BACKEND_ACCEPTS, Backend, Encapsulation, LOCAL_PORT_MIN, Listener, ListenerCounters,
+    ListenerKey, Mode, Pick,
 };
 use crate::session::{
     ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT, SYN,
     UDP, seen,
 };
 use crate::table;
-use crate::tunnel::{self, Tunnelled};
+use crate::tunnel::{self, Kind, Tunnelled};
 
 /// Local ports that are tried for a new session. With nine of ten in use, one session in thirty finds none.
 const PORT_TRIES: u16 = 32;
@@ -99,6 +100,9 @@ pub struct Opening<F: Family> {
     new_src: F::Addr,
     new_dst: F::Addr,
     new_ports: u32,
+    /// In tunnel mode, what the line has in place of the differences.
+    ip_delta: u16,
+    l4_delta: u16,
     flags: u8,
     /// The interface that the packet came in by, as its index in `LINKS`.
     link: u8,
@@ -140,7 +144,11 @@ pub(crate) fn prepare<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64
     opening.mac = packet.eth.load_mac::<{ eth::SRC }>();
     let mut code = choose(env, opening);
     if code == DONE {
-        code = aim(env, opening);
+        code = if opening.listener.mode == Mode::Tunnel as u8 {
+            aim_tunnel(env, opening)
+        } else {
+            aim(env, opening)
+        };
     }
     opening.code = code;
     table::is_free_at_first_sight::<F>(env, hash)
@@ -292,18 +300,58 @@ fn aim<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
             opening.new_dst = key.dst;
             opening.new_ports = key.ports;
         }
-        Mode::Tunnel => {
-            let Some(local) = local::<F>(env, opening.hash) else {
-                return failed(Drop::PortsExhausted);
-            };
-            opening.new_src = local;
-            opening.new_dst = backend;
-            opening.new_ports = key.ports;
-        }
+        Mode::Tunnel => return failed(Drop::NoBackend),
     }
     DONE
 }
 
+/// The second step in tunnel mode: the outer header.
+#[inline(never)]
+fn aim_tunnel<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
+    let listener = &opening.listener;
+    let encapsulation = Encapsulation::from_bits(listener.encapsulation);
+    // Other bits than those that local addresses are picked by.
+    let spread = (opening.hash >> 32) as u32 ^ opening.hash as u32;
+    // Ports from 49152 on are for the like (RFC 6335, section 6).
+    opening.new_ports =
+        u32::from((0xc000 | spread as u16).to_be()) | u32::from(listener.tunnel_port) << 16;
+    let mask = ((1u64 << (listener.source_bits & 63)) - 1) as u32;
+    let [a, b, c, d] = listener.source;
+    let source = [a, b, c, d & !mask.to_be() | (spread & mask).to_be()];
+    let has_source = a | b | c | d != 0;
+    let backend = opening.backend.addr;
+    if let Some(dst) = V4::narrow(backend) {
+        let src = if has_source {
+            V4::narrow(source)
+        } else {
+            local::<V4>(env, opening.hash)
+        };
+        let Some(src) = src else {
+            return failed(Drop::PortsExhausted);
+        };
+        opening.new_src = F::hold4(src);
+        opening.new_dst = F::hold4(dst);
+        let protocol = tunnel::protocol(encapsulation, F::IN_IP);
+        opening.ip_delta = tunnel::constant(protocol, src, dst);
+        opening.l4_delta = encapsulation as u16;
+    } else {
+        let at = reduce(opening.hash as u32, env.settings().locals6);
+        let (src, place) = if has_source {
+            (Some(Addr6::from_words(source)), 0)
+        } else {
+            (local::<V6>(env, opening.hash), at + 1)
+        };
+        let Some(src) = src else {
+            return failed(Drop::PortsExhausted);
+        };
+        let (src, dst) = F::hold6(src, Addr6::from_words(backend), place);
+        opening.new_src = src;
+        opening.new_dst = dst;
+        opening.ip_delta = 0;
+        opening.l4_delta = encapsulation as u16 | Kind::OUTER_IPV6;
+    }
+    DONE
+}
 /// The third step, where replies come back through us: claims, fills and publishes their line. Until the kernel is asked
 /// for the way, with the first reply, they go back the way the request came.
 #[inline(never)]
@@ -358,7 +406,13 @@ fn open_requests<F: Tunnelled>(
         backend: opening.number,
     };
     // SAFETY: the line is claimed by us and not published.
-    unsafe { fill(env, claimed.line.as_ptr(), &opening.key, &rewrite) };
+    unsafe {
+        fill(env, claimed.line.as_ptr(), &opening.key, &rewrite);
+        if opening.listener.mode == Mode::Tunnel as u8 {
+            (*claimed.line.as_ptr()).ip_delta = opening.ip_delta;
+            (*claimed.line.as_ptr()).l4_delta = opening.l4_delta;
+        }
+    }
     if !table::publish(env, &claimed, hash, rewrite.bits(env, opening.key.udp)) {
         // Another core has opened the same session in this moment.
         retire_replies(env, opening);
@@ -501,11 +555,6 @@ unsafe fn fill<F: Tunnelled>(
 ) {
     let addresses =
         F::difference(key.src, rewrite.new_src) + F::difference(key.dst, rewrite.new_dst);
-    let ip_delta = if rewrite.mode as u8 == Mode::Tunnel as u8 {
-        tunnel::constant::<F>(rewrite.new_src, rewrite.new_dst)
-    } else {
-        fold(addresses)
-    };
     // SAFETY: by the caller's promise; nobody reads the fields before the line is published.
     unsafe {
         (*line).src = key.src;
@@ -514,7 +563,7 @@ unsafe fn fill<F: Tunnelled>(
         (*line).new_src = rewrite.new_src;
         (*line).new_dst = rewrite.new_dst;
         (*line).new_ports = rewrite.new_ports;
-        (*line).ip_delta = ip_delta;
+        (*line).ip_delta = fold(addresses);
         (*line).l4_delta = fold(addresses + difference32(key.ports, rewrite.new_ports));
         (*line).mac = rewrite.mac;
         (*line).listener = rewrite.listener;

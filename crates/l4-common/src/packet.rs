@@ -16,6 +16,10 @@ pub const IPV6_LEN: usize = 40;
 pub const L4_LEN: usize = 8;
 /// Bytes of a TCP header without options.
 pub const TCP_LEN: usize = 20;
+/// Bytes of a UDP header.
+pub const UDP_LEN: usize = 8;
+/// Bytes of a GRE header without options.
+pub const GRE_LEN: usize = 4;
 /// First byte of an IPv4 header without options.
 pub const IPV4_PLAIN: u8 = 0x45;
 /// More-fragments flag and fragment offset, as they lie in the header.
@@ -35,6 +39,8 @@ pub const PROTO_TCP: u8 = 6;
 pub const PROTO_UDP: u8 = 17;
 /// IPv6 in IP (RFC 2473, RFC 4213).
 pub const PROTO_IPV6: u8 = 41;
+/// GRE (RFC 2784).
+pub const PROTO_GRE: u8 = 47;
 /// ICMPv6.
 pub const PROTO_ICMPV6: u8 = 58;
 

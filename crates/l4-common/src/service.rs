@@ -35,7 +35,7 @@ pub const fn mapped(addr: u32) -> [u32; 4] {
     [0, 0, 0xffffu32.to_be(), addr]
 }
 
-/// What becomes of packets to a listener. 16 bytes.
+/// What becomes of packets to a listener. 32 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
@@ -49,8 +49,39 @@ pub struct Listener {
     pub table_base: u32,
     /// Slots of the scheduling table; 0: no backend takes new work.
     pub table_len: u32,
-    /// Zero.
-    pub zero: u32,
+    /// With [`Mode::Tunnel`], an [`Encapsulation`] as its number.
+    pub encapsulation: u8,
+    /// Low bits of `source` that the flow's hash fills, up to 32.
+    pub source_bits: u8,
+    /// With [`Encapsulation::Gue`], the destination port, network byte order.
+    pub tunnel_port: u16,
+    /// The addresses that outer sources are taken from, IPv4 as [`mapped`]; zeros: the local addresses.
+    pub source: [u32; 4],
+}
+
+/// What is between the outer IP header of a tunnel and the packet in it.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Nothing.
+    #[default]
+    Ipip = 0,
+    /// A UDP header: GUE, variant 1.
+    Gue = 1,
+    /// A GRE header.
+    Gre = 2,
+}
+
+impl Encapsulation {
+    /// The one with this number; only the low two bits count.
+    #[inline(always)]
+    pub fn from_bits(bits: u8) -> Self {
+        match bits & 3 {
+            1 => Self::Gue,
+            2 => Self::Gre,
+            _ => Self::Ipip,
+        }
+    }
 }
 
 /// How packets of a session are rewritten.

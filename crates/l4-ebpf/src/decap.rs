@@ -6,7 +6,7 @@ use weir_l4_common::decap::{DecapEnv, decap};
 use weir_l4_common::frame::Frame;
 
 use crate::env::{Kernel, action};
-use crate::maps::{DECAPSULATED, TUNNEL_ENDS};
+use crate::maps::{DECAPSULATED, GUE_PORT, TUNNEL_ENDS};
 
 /// Takes packets out of tunnels that end here; all others go to the kernel.
 #[xdp]
@@ -26,9 +26,15 @@ impl DecapEnv for Kernel {
     }
 
     #[inline(always)]
-    fn ends_here(&self, addr: u32) -> bool {
+    fn ends_here(&self, addr: &[u32; 4]) -> bool {
         // SAFETY: the value is not looked at.
         unsafe { TUNNEL_ENDS.get(addr).is_some() }
+    }
+
+    #[inline(always)]
+    fn gue_port(&self) -> u16 {
+        // SAFETY: a read-only map of the program; volatile, as the loader sets the value after it was compiled.
+        unsafe { (&raw const GUE_PORT).read_volatile() }
     }
 
     #[inline(always)]

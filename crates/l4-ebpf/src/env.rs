@@ -313,6 +313,14 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn tunnel_source(&self, listener: u16) -> Option<[u32; 4]> {
+        // SAFETY: as for the settings.
+        maps::TUNNEL_SOURCES
+            .get_ptr(u32::from(listener))
+            .map(|source| unsafe { *source })
+    }
+
+    #[inline(always)]
     fn listener_counters(&self, number: u16) -> Option<*mut ListenerCounters> {
         maps::LISTENER_COUNTERS.get_ptr_mut(u32::from(number))
     }

@@ -91,9 +91,13 @@ pub static BACKEND_RECORDS: Array<BackendRecord> =
 #[map]
 pub static LINK_RECORDS: Array<LinkRecord> = Array::with_max_entries(LINKS_MAX, BPF_F_MMAPABLE);
 
-/// Addresses, network byte order, where tunnels end on a backend's machine.
+/// Where outer sources of IPv6 are taken from, by the listener's number.
 #[map]
-pub static TUNNEL_ENDS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+pub static TUNNEL_SOURCES: Array<[u32; 4]> = Array::with_max_entries(LISTENERS_MAX + 1, 0);
+
+/// Addresses, network byte order and IPv4 as mapped, where tunnels end on a backend's machine.
+#[map]
+pub static TUNNEL_ENDS: HashMap<[u32; 4], u32> = HashMap::with_max_entries(1024, 0);
 /// Packets taken out of tunnels: one element.
 #[map]
 pub static DECAPSULATED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
@@ -107,3 +111,6 @@ pub static SETS6: u32 = 0;
 /// Seed of the flow hash; set by the loader.
 #[unsafe(no_mangle)]
 pub static SEED: u64 = 0;
+/// The port of GUE on a backend's machine, network byte order; set by the loader.
+#[unsafe(no_mangle)]
+pub static GUE_PORT: u16 = 0;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,12 +14,13 @@ use weir_model::XdpMode;
 
 use crate::attach::{Attachment, Programs};
 use crate::error::Error;
+use crate::maps::octets;
 use crate::netlink::{Message, Monitor, Questions};
 use crate::program;
 use crate::wake::Wake;
 
-/// Takes IPIP packets to this machine's addresses out of their outer header and gives them to the kernel; other
-/// packets pass. Detaches when dropped. The kernel must have the VIP on an interface of its own, and not refuse
+/// Takes packets to this machine's addresses out of their tunnel (IPIP, GUE or GRE, over IPv4 or IPv6) and gives them to
+/// the kernel; other packets pass. Detaches when dropped. The kernel must have the VIP on an interface of its own, and not refuse
 /// clients that it would answer by another way (`rp_filter`).
 pub struct Decap {
     interface: String,
@@ -31,9 +32,10 @@ pub struct Decap {
 }
 
 impl Decap {
-    /// Attaches to an interface of the calling thread's network namespace.
-    pub fn attach(interface: &str, mode: XdpMode) -> Result<Self, Error> {
+    /// Attaches to an interface of the calling thread's network namespace; GUE is expected on this port.
+    pub fn attach(interface: &str, mode: XdpMode, gue_port: u16) -> Result<Self, Error> {
         let mut ebpf = EbpfLoader::new()
+            .override_global("GUE_PORT", &gue_port.to_be(), true)
             .load(program::DECAP)
             .map_err(Error::Load)?;
         let mut take = |name| ebpf.take_map(name).ok_or(Error::Missing(name));
@@ -95,8 +97,8 @@ impl fmt::Debug for Decap {
 
 /// The addresses where tunnels end: all of this machine's.
 struct Ends {
-    map: BpfHashMap<MapData, u32, u32>,
-    written: HashSet<Ipv4Addr>,
+    map: BpfHashMap<MapData, [u8; 16], u32>,
+    written: HashSet<IpAddr>,
     monitor: Monitor,
     questions: Questions,
 }
@@ -117,22 +119,18 @@ impl Ends {
             .questions
             .addresses()
             .map_err(Error::system("list this machine's addresses"))?;
-        let now: HashSet<Ipv4Addr> = addresses
+        let now: HashSet<IpAddr> = addresses
             .into_iter()
-            .filter_map(|address| match address {
-                IpAddr::V4(address) => Some(address),
-                IpAddr::V6(_) => None,
-            })
             .filter(|address| !address.is_loopback())
             .collect();
         for address in now.difference(&self.written) {
             self.map
-                .insert(be(*address), 1, 0)
+                .insert(octets(*address), 1, 0)
                 .map_err(Error::map("TUNNEL_ENDS"))?;
         }
         for address in self.written.difference(&now) {
             self.map
-                .remove(&be(*address))
+                .remove(&octets(*address))
                 .map_err(Error::map("TUNNEL_ENDS"))?;
         }
         self.written = now;
@@ -161,8 +159,4 @@ impl Ends {
             let _ = poll(&mut sources, PollTimeout::NONE);
         }
     }
-}
-
-fn be(address: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(address.octets())
 }

@@ -26,6 +26,7 @@ pub(crate) struct KernelMaps {
     pub(crate) settings: Array<MapData, [u32; 2]>,
     pub(crate) locals4: Array<MapData, u32>,
     pub(crate) locals6: Array<MapData, [u8; 16]>,
+    pub(crate) tunnel_sources: Array<MapData, [u8; 16]>,
     pub(crate) listeners: ListenerTable,
     pub(crate) vips: BpfHashMap<MapData, [u8; 16], u32>,
     pub(crate) policies: Arc<Mutex<Policies>>,
@@ -74,6 +75,15 @@ impl Maps for KernelMaps {
             }
         }
         logged("CONFIG", self.settings.set(0, counts, 0));
+    }
+
+    fn write_tunnel_source(&mut self, listener: u16, source: [u32; 4]) {
+        let mut bytes = [0; 16];
+        for (bytes, word) in bytes.chunks_exact_mut(4).zip(source) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        let index = u32::from(listener);
+        logged("TUNNEL_SOURCES", self.tunnel_sources.set(index, bytes, 0));
     }
 
     fn write_listener(&mut self, key: ListenerKey, listener: Listener) {

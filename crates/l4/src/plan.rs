@@ -9,11 +9,14 @@ use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_l4_common::service;
 use weir_l4_common::service::{
     BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, Pick,
     SCHEDULE_LANES,
 };
-use weir_model::{BackendId, Config, Forward, L4, Listener, Name, Pool, Snapshot};
+use weir_model::{
+    BackendId, Config, Encapsulation, Forward, IpPrefix, L4, Listener, Name, Pool, Snapshot, Tunnel,
+};
 
 use crate::error::Error;
 use crate::maps::octets;
@@ -35,6 +38,8 @@ pub(crate) trait Maps {
     fn write_table(&mut self, region: Region, numbers: &[u16]);
     /// Writes the local addresses.
     fn write_locals(&mut self, locals: &[IpAddr]);
+    /// Writes what a listener's outer sources of IPv6 are taken from, for packets of IPv4.
+    fn write_tunnel_source(&mut self, listener: u16, source: [u32; 4]);
     /// Adds a listener, or replaces it whole.
     fn write_listener(&mut self, key: ListenerKey, entry: Entry);
     /// Removes a listener.
@@ -75,6 +80,7 @@ struct Served {
     key: ListenerKey,
     forward: Forward,
     mode: Mode,
+    tunnel: Tunnel,
     /// Its pool, then that pool's backups: the first that has a backend for new work gets it. At least one.
     pools: Vec<Name>,
     idle_timeout: Option<Duration>,
@@ -258,6 +264,9 @@ impl Plan {
             maps.policies()
                 .set_idle_timeout(served.number, served.idle_timeout);
             written.insert(served.key);
+            if let Some(source) = served.tunnel.source {
+                maps.write_tunnel_source(served.number, words(source.address()));
+            }
             maps.write_listener(served.key, self.entry(served));
         }
         for served in change
@@ -369,7 +378,13 @@ impl Plan {
                 .and_then(|filled| filled.region)
                 .map_or(0, |region| region.start * SCHEDULE_LANES),
             table_len: filled.map_or(0, |filled| filled.table_len),
-            zero: 0,
+            encapsulation: encapsulation(served.tunnel.encapsulation) as u8,
+            source_bits: served.tunnel.source.map_or(0, source_bits),
+            tunnel_port: served.tunnel.port.to_be(),
+            source: served
+                .tunnel
+                .source
+                .map_or([0; 4], |source| words(source.address())),
         }
     }
 
@@ -525,6 +540,7 @@ impl Plan {
             key,
             forward: listener.forward,
             mode,
+            tunnel: listener.tunnel,
             pools: with_backups(config, pool),
             idle_timeout: listener.idle_timeout,
         })
@@ -681,14 +697,19 @@ impl Plan {
                     continue;
                 };
                 let forward = served.forward;
-                if !is_of(&vip(&served.key)) {
+                if !is_of(&vip(&served.key)) && forward != Forward::Tunnel {
                     return Err(Error::TwoFamilies {
                         listener: name.clone(),
                         forward: forward.as_str(),
                         backend: backend.id.clone(),
                     });
                 }
-                if matches!(forward, Forward::Fullnat | Forward::Tunnel) && !has_local {
+                let needs_local = match forward {
+                    Forward::Fullnat => true,
+                    Forward::Tunnel => served.tunnel.source.is_none(),
+                    _ => false,
+                };
+                if needs_local && !has_local {
                     let listener = name.clone();
                     return Err(Error::NoLocalAddress { listener, family });
                 }
@@ -775,6 +796,20 @@ const FAMILIES: [(&str, IsOf); 2] = [("IPv4", IpAddr::is_ipv4), ("IPv6", IpAddr:
 
 /// Whether an address is of a family.
 type IsOf = fn(&IpAddr) -> bool;
+
+fn encapsulation(encapsulation: Encapsulation) -> service::Encapsulation {
+    match encapsulation {
+        Encapsulation::Ipip => service::Encapsulation::Ipip,
+        Encapsulation::Gue => service::Encapsulation::Gue,
+        Encapsulation::Gre => service::Encapsulation::Gre,
+    }
+}
+
+/// Low bits of an address that are free in this range, as far as the program fills them.
+fn source_bits(range: IpPrefix) -> u8 {
+    let bits = if range.address().is_ipv4() { 32 } else { 128 };
+    (bits - range.length()).min(32)
+}
 
 /// An address as keys have it.
 fn words(address: IpAddr) -> [u32; 4] {
@@ -906,6 +941,10 @@ mod tests {
 
         fn write_locals(&mut self, locals: &[IpAddr]) {
             self.locals = locals.to_vec();
+            self.writes += 1;
+        }
+
+        fn write_tunnel_source(&mut self, _: u16, _: [u32; 4]) {
             self.writes += 1;
         }
 

@@ -190,6 +190,7 @@ impl Plane {
             settings: take(&mut ebpf, "CONFIG")?,
             locals4: take(&mut ebpf, "LOCALS")?,
             locals6: take(&mut ebpf, "LOCALS6")?,
+            tunnel_sources: take(&mut ebpf, "TUNNEL_SOURCES")?,
             listeners: ListenerTable::new(
                 mapped(&ebpf, "LISTENER_SLOTS", SLOTS as usize / 2)?,
                 mapped(&ebpf, "LISTENERS", ENTRIES as usize)?,

@@ -3,6 +3,7 @@
 
 mod rig;
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use rig::{
@@ -12,7 +13,7 @@ use rig::{
 };
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::service::{Backend, Mode, Pick, Settings};
+use weir_l4_common::service::{Backend, Encapsulation, Listener, Mode, Pick, Settings};
 
 const PORT: u16 = 40_000;
 
@@ -156,71 +157,176 @@ fn dr_changes_nothing_but_macs_and_ttl() {
     }
 }
 
-#[test]
-fn a_tunnel_of_ipv6_puts_the_packet_into_another() {
-    if !privileged() {
-        return;
-    }
-    let Addresses {
-        client,
-        vip,
-        local,
-        backend,
-    } = FAMILIES[1];
-    let mut rig = Rig::new(64);
-    rig.serve(Mode::Tunnel);
-    let request = Packet {
-        tos: 0x28,
-        ..Packet::tcp((client, PORT), (vip, 80), SYN)
+/// The packet in its tunnel, by everything but what the flow's hash gives: that is read from `out`.
+fn tunnelled(inner: &Packet, outer: Addresses, encapsulation: Encapsulation, out: &[u8]) -> Packet {
+    let ipv6 = outer.backend.is_ipv6();
+    let header = if ipv6 { 40 } else { 20 };
+    let (proto, ethertype) = if inner.src.is_ipv6() {
+        (41, 0x86dd)
+    } else {
+        (4, 0x0800)
     };
-    let inner = Packet {
-        ttl: 63,
-        ..request.clone()
+    let l4 = match encapsulation {
+        Encapsulation::Ipip => L4::Other(proto),
+        Encapsulation::Gue => L4::Udp {
+            src: u16::from_be_bytes([out[14 + header], out[15 + header]]),
+            dst: 6080,
+            checksum: false,
+        },
+        Encapsulation::Gre => L4::Gre(ethertype),
     };
-    let outer = Packet {
+    Packet {
         eth_src: OTHER_MAC,
         eth_dst: BACKEND_MAC,
-        tos: 0x28,
-        l4: L4::Other(41),
+        tos: inner.tos,
+        // The flow label, or the identification, which an inner IPv6 packet does not have.
+        id: match (ipv6, inner.src.is_ipv6()) {
+            (true, _) => u16::from_be_bytes([out[16], out[17]]),
+            (false, true) => 0,
+            (false, false) => inner.id,
+        },
+        l4,
         payload: inner.bytes()[14..].to_vec(),
-        ..Packet::tcp((local, 0), (backend, 0), 0)
-    };
-    check(&mut rig, &request, Verdict::Redirect(EGRESS), &outer);
+        ..Packet::tcp((outer.local, 0), (outer.backend, 0), 0)
+    }
 }
 
 #[test]
-fn tunnel_puts_the_packet_into_another_and_decap_takes_it_out() {
+fn every_tunnel_is_put_in_front_and_taken_off() {
     if !privileged() {
         return;
     }
-    let mut rig = Rig::new(64);
-    rig.serve(Mode::Tunnel);
-    let request = Packet { tos: 0x28, ..syn() };
-    let inner = Packet {
-        ttl: 63,
-        ..request.clone()
-    };
-    let outer = Packet {
-        eth_src: OTHER_MAC,
-        eth_dst: BACKEND_MAC,
-        tos: 0x28,
-        l4: L4::Other(4),
-        payload: inner.bytes()[14..].to_vec(),
+    for (inner_family, outer_family) in FAMILIES
+        .iter()
+        .flat_map(|inner| FAMILIES.iter().map(move |outer| (*inner, *outer)))
+    {
+        for encapsulation in [Encapsulation::Ipip, Encapsulation::Gue, Encapsulation::Gre] {
+            let mut rig = Rig::new(64);
+            let tunnel = Listener {
+                encapsulation: encapsulation as u8,
+                tunnel_port: 6080u16.to_be(),
+                ..Listener::default()
+            };
+            rig.serve_tunnel(inner_family, outer_family, tunnel);
+            let Addresses { client, vip, .. } = inner_family;
+            for request in [
+                Packet {
+                    tos: 0x28,
+                    ..Packet::tcp((client, PORT), (vip, 80), SYN)
+                },
+                Packet::udp((client, PORT), (vip, 80)),
+            ] {
+                let inner = Packet {
+                    ttl: 63,
+                    ..request.clone()
+                };
+                let out = rig.run(&request.bytes()).packet;
+                let outer = tunnelled(&inner, outer_family, encapsulation, &out);
+                check(&mut rig, &request, Verdict::Redirect(EGRESS), &outer);
+
+                let mut end = Rig::decap(outer_family.backend);
+                let taken_out = Packet {
+                    eth_src: OTHER_MAC,
+                    eth_dst: BACKEND_MAC,
+                    ..inner
+                };
+                check(&mut end, &outer, Verdict::Pass, &taken_out);
+                let elsewhere = Packet {
+                    dst: outer_family.client,
+                    ..outer
+                };
+                check_untouched(&mut end, &elsewhere);
+            }
+        }
+    }
+}
+
+#[test]
+fn outer_sources_and_ports_spread_over_flows() {
+    if !privileged() {
+        return;
+    }
+    for (inner, outer, source) in [
+        (FAMILIES[0], FAMILIES[0], "10.99.0.0"),
+        (FAMILIES[1], FAMILIES[0], "10.99.0.0"),
+        (FAMILIES[0], FAMILIES[1], "2001:db8:99::"),
+        (FAMILIES[1], FAMILIES[1], "2001:db8:99::"),
+    ] {
+        let mut rig = Rig::new(1024);
+        let source: IpAddr = source.parse().unwrap();
+        let tunnel = Listener {
+            encapsulation: Encapsulation::Gue as u8,
+            tunnel_port: 6080u16.to_be(),
+            source: words(source),
+            source_bits: 16,
+            ..Listener::default()
+        };
+        rig.serve_tunnel(inner, outer, tunnel);
+        let (mut sources, mut ports) = (HashSet::new(), HashSet::new());
+        for port in 2000..2100 {
+            let request = Packet::tcp((inner.client, port), (inner.vip, 80), SYN).bytes();
+            let first = rig.run(&request).packet;
+            assert_eq!(rig.run(&request).packet, first, "a flow keeps what it has");
+            let (at, l4) = if outer.local.is_ipv6() {
+                (22, 54)
+            } else {
+                (26, 34)
+            };
+            let fixed = l4 - at - (l4 - at) / 2 - 2;
+            let octets = match source {
+                IpAddr::V4(source) => source.octets().to_vec(),
+                IpAddr::V6(source) => source.octets().to_vec(),
+            };
+            assert_eq!(first[at..at + fixed], octets[..fixed]);
+            sources.insert(first[at + fixed..at + fixed + 2].to_vec());
+            let port = u16::from_be_bytes([first[l4], first[l4 + 1]]);
+            assert!(port >= 0xc000);
+            ports.insert(port);
+        }
+        assert!(sources.len() > 90 && ports.len() > 90);
+    }
+}
+
+#[test]
+fn what_is_no_tunnel_to_us_is_not_taken_off() {
+    if !privileged() {
+        return;
+    }
+    let mut end = Rig::decap(BACKEND);
+    let inner = syn().bytes()[14..].to_vec();
+    let outer = |l4: L4, payload: Vec<u8>| Packet {
+        l4,
+        payload,
         ..Packet::tcp((LOCAL, 0), (BACKEND, 0), 0)
     };
-    check(&mut rig, &request, Verdict::Redirect(EGRESS), &outer);
-    let mut end = Rig::decap(BACKEND);
-    let taken_out = Packet {
-        eth_src: OTHER_MAC,
-        eth_dst: BACKEND_MAC,
-        ..inner
+    let udp = |dst: u16| L4::Udp {
+        src: 50_000,
+        dst,
+        checksum: false,
     };
-    check(&mut end, &outer, Verdict::Pass, &taken_out);
-    let elsewhere = Packet {
-        dst: IpAddr::from([10, 0, 2, 12]),
-        ..outer
-    };
-    check_untouched(&mut end, &elsewhere);
+    let mut neither = inner.clone();
+    neither[0] = 0x75;
+    for packet in [
+        outer(udp(6081), inner.clone()),
+        outer(udp(6080), neither.clone()),
+        outer(udp(6080), Vec::new()),
+        // GUE of variant 0 begins with zeros.
+        outer(udp(6080), [&[0, 4, 0, 0][..], &inner].concat()),
+        outer(L4::Gre(0x6558), inner.clone()),
+        outer(L4::Other(41), inner.clone()),
+        outer(L4::Other(4), neither),
+        Packet {
+            fragment: 0x2000,
+            ..outer(L4::Other(4), inner.clone())
+        },
+    ] {
+        check_untouched(&mut end, &packet);
+    }
+    // A key: what is behind it is not where it should be.
+    let mut with_key = outer(L4::Gre(0x0800), inner);
+    with_key.l4 = L4::Other(47);
+    with_key.payload = [&[0x20, 0, 8, 0, 0, 0, 0, 1][..], &with_key.payload].concat();
+    check_untouched(&mut end, &with_key);
 }
 
 #[test]
@@ -563,7 +669,7 @@ fn round_robin_takes_turns_and_hashes_stay() {
     assert_eq!(turns, [&addresses[..], &addresses[..]].concat());
     let first = backend_of(&mut rig, CLIENT, 3000, 81);
     assert!((3001..3020).all(|port| backend_of(&mut rig, CLIENT, port, 81) == first));
-    let spread: std::collections::HashSet<_> = (0..50)
+    let spread: HashSet<_> = (0..50)
         .map(|n| backend_of(&mut rig, Ipv4Addr::new(198, 51, 100, n), 3000, 81))
         .collect();
     assert_eq!(spread.len(), 3);

@@ -337,7 +337,7 @@ fn dr_and_tunnel_reach_a_backend_that_has_the_vip() {
     assert_eq!(net.ask(), "backend 1");
     let decap = net
         .backend(0)
-        .run(|| Decap::attach("eth0", XdpMode::Auto))
+        .run(|| Decap::attach("eth0", XdpMode::Auto, 6080))
         .unwrap();
     plane.commit(
         plane
@@ -358,11 +358,37 @@ fn dr_and_tunnel_reach_a_backend_that_has_the_vip() {
 }
 
 #[test]
+fn every_tunnel_reaches_a_backend_over_real_stacks() {
+    let Some(net) = Net::new("tunnels") else {
+        return;
+    };
+    net.give_backends_the_vip();
+    let decap = net
+        .backend(0)
+        .run(|| Decap::attach("eth0", XdpMode::Auto, 6080))
+        .unwrap();
+    let plane = net.plane(&net.config_of_tunnel("ipip", false, false));
+    for encapsulation in ["ipip", "gue", "gre"] {
+        for (vip6, backend6) in [(false, false), (false, true), (true, false), (true, true)] {
+            let config = net.config_of_tunnel(encapsulation, vip6, backend6);
+            plane.commit(plane.prepare(&config).unwrap());
+            let before = decap.decapsulated().unwrap();
+            let answer = if vip6 { net.ask6() } else { net.ask() };
+            let what = format!("{encapsulation}, VIP IPv6: {vip6}, backend IPv6: {backend6}");
+            assert_eq!(answer, "backend 1", "{what}");
+            assert!(decap.decapsulated().unwrap() >= before + 4, "{what}");
+        }
+    }
+    let drops = plane.stats().drops;
+    assert!(drops.iter().all(|(_, count)| *count == 0), "{drops:?}");
+}
+
+#[test]
 fn an_interface_without_native_xdp_gets_the_generic_one() {
     let Some(net) = Net::new("generic") else {
         return;
     };
-    let attach = |mode| net.balancer.run(|| Decap::attach("lo", mode));
+    let attach = |mode| net.balancer.run(|| Decap::attach("lo", mode, 6080));
     assert_eq!(
         attach(XdpMode::Auto).unwrap().attachment(),
         Attachment::Generic

@@ -19,6 +19,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod tunnel;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;

@@ -28,6 +28,7 @@ pub mod session;
 pub mod snapshot;
 pub mod template;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;
 
 pub use access_log::{AccessLog, LogFormat, LogOutput, LogVariable};
@@ -57,4 +58,5 @@ pub use session::SessionTimeouts;
 pub use snapshot::{BackendState, Snapshot};
 pub use template::{Part, Template, TemplateError};
 pub use tls::{ClientAuth, ClientAuthMode, ListenerTls, TlsVersion, UpstreamTls};
+pub use tunnel::{Encapsulation, Tunnel};
 pub use upstream::{PoolConnections, PoolLimits};

@@ -13,6 +13,7 @@ use crate::name::Name;
 use crate::proxy_protocol::ProxyProtocolIn;
 use crate::route::Route;
 use crate::tls::ListenerTls;
+use crate::tunnel::Tunnel;
 
 /// One service address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct Listener {
     pub certificates: Vec<CertificateFiles>,
     /// How long an established session may be idle, where the XDP program forwards; absent: as `[l4.timeouts]` says.
     pub idle_timeout: Option<Duration>,
+    /// The outer header, with [`Forward::Tunnel`].
+    pub tunnel: Tunnel,
     /// The rest of TLS on an `https` listener; elsewhere as by default.
     pub tls: ListenerTls,
     /// Absent: connections come from the clients themselves. TCP only.

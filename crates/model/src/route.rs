@@ -502,6 +502,7 @@ mod tests {
             routes: routes.iter().map(route).collect(),
             certificates: Vec::new(),
             idle_timeout: None,
+            tunnel: crate::tunnel::Tunnel::default(),
             tls: ListenerTls::default(),
             proxy_protocol: None,
             http: crate::HttpPolicy::default(),

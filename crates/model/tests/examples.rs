@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weir_model::{
-    Config, Forward, HealthProbe, HostPattern, Listener, Name, Pool, Protocol, RequestParts,
-    Scheduler,
+    Config, Encapsulation, Forward, HealthProbe, HostPattern, Listener, Name, Pool, Protocol,
+    RequestParts, Scheduler,
 };
 
 fn folder() -> PathBuf {
@@ -210,8 +210,14 @@ fn tunnel() {
     let config = example("tunnel.toml");
     check_listeners(
         &config,
-        &[("web", "203.0.113.10:80", Protocol::Tcp, Forward::Tunnel)],
+        &[
+            ("web", "203.0.113.10:80", Protocol::Tcp, Forward::Tunnel),
+            ("dns", "203.0.113.10:53", Protocol::Udp, Forward::Tunnel),
+        ],
     );
+    let tunnel = config.listeners[1].tunnel;
+    assert_eq!(tunnel.encapsulation, Encapsulation::Gue);
+    assert_eq!(tunnel.source.unwrap().length(), 64);
     assert_eq!(config.l4.as_ref().unwrap().local_addresses.len(), 1);
 }
 

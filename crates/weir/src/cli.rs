@@ -107,6 +107,9 @@ pub(crate) struct DecapArgs {
     /// How XDP is attached.
     #[arg(long, value_enum, default_value_t = Mode::Auto)]
     pub(crate) mode: Mode,
+    /// The UDP port that GUE arrives on.
+    #[arg(long, value_name = "PORT", default_value_t = weir_model::Tunnel::DEFAULT_PORT)]
+    pub(crate) gue_port: u16,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

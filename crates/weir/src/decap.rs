@@ -19,11 +19,11 @@ pub(crate) fn decap(args: &DecapArgs) -> Result<ExitCode> {
     ends.thread_block().context("hold back signals")?;
     let mut attached = Vec::new();
     for interface in &args.interface {
-        let decap = Decap::attach(interface, args.mode.into())?;
+        let decap = Decap::attach(interface, args.mode.into(), args.gue_port)?;
         tracing::info!(
             interface,
             mode = decap.attachment().as_str(),
-            "attached: IPIP tunnels end here"
+            "attached: tunnels end here"
         );
         if filters_strictly(interface) {
             tracing::warn!(

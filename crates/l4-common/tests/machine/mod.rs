@@ -94,7 +94,7 @@ impl Machine {
             pick: Pick::Next as u8,
             table_base: (u32::from(id) - 1) / 2,
             table_len: 1,
-            zero: 0,
+            ..Listener::default()
         };
         let key = |addr, proto| ListenerKey {
             addr,
@@ -278,6 +278,13 @@ impl Env for &Machine {
 
     fn local6(&self, index: u32) -> Option<Addr6> {
         self.locals6.get(index as usize).copied()
+    }
+
+    fn tunnel_source(&self, _: u16) -> Option<[u32; 4]> {
+        self.listeners
+            .values()
+            .map(|listener| listener.source)
+            .next()
     }
 
     fn listener_counters(&self, _: u16) -> Option<*mut ListenerCounters> {

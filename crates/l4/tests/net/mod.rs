@@ -168,6 +168,32 @@ impl Net {
         snapshot(&text)
     }
 
+    /// The first backend behind a tunnel, VIP and backend of either family.
+    pub(crate) fn config_of_tunnel(
+        &self,
+        encapsulation: &str,
+        vip6: bool,
+        backend6: bool,
+    ) -> Arc<Snapshot> {
+        let mut text = self
+            .text("tunnel", "tcp", "round_robin", &[1])
+            .replace("\"10.2.0.10\"", "\"10.2.0.10\", \"fd00:2::10\"")
+            .replace(":8080", ":80")
+            .replace(
+                "forward = \"tunnel\"\n",
+                &format!(
+                    "forward = \"tunnel\"\ntunnel = {{ encapsulation = \"{encapsulation}\" }}\n"
+                ),
+            );
+        if vip6 {
+            text = text.replace(&VIP.to_string(), &VIP6.to_string());
+        }
+        if backend6 {
+            text = text.replace("10.2.0.11:80", "[fd00:2::11]:80");
+        }
+        snapshot(&text)
+    }
+
     /// One listener, `service`, with one pool.
     pub(crate) fn config(
         &self,

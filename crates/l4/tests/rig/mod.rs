@@ -52,6 +52,8 @@ pub(crate) fn privileged() -> bool {
 pub(crate) struct Rig {
     ebpf: Ebpf,
     run_name: &'static str,
+    /// What listeners are given of tunnels.
+    pub(crate) tunnel: Listener,
 }
 
 /// What came out of a run.
@@ -123,6 +125,7 @@ impl Rig {
         let mut rig = Self {
             ebpf,
             run_name: "weir_forward",
+            tunnel: Listener::default(),
         };
         for (slot, ifindex, mac) in [(0, INGRESS, LB_MAC), (1, EGRESS, OTHER_MAC)] {
             rig.array("LINKS")
@@ -145,17 +148,21 @@ impl Rig {
         rig
     }
 
-    /// `weir_decap` where tunnels to `end` end.
-    pub(crate) fn decap(end: Ipv4Addr) -> Self {
-        let mut ebpf = EbpfLoader::new().load(weir_l4::program::DECAP).unwrap();
+    /// `weir_decap` where tunnels to `end` end, GUE on port 6080.
+    pub(crate) fn decap(end: impl Into<IpAddr>) -> Self {
+        let mut ebpf = EbpfLoader::new()
+            .override_global("GUE_PORT", &6080u16.to_be(), true)
+            .load(weir_l4::program::DECAP)
+            .unwrap();
         let program: &mut Xdp = ebpf.program_mut("weir_decap").unwrap().try_into().unwrap();
         program.load().unwrap();
         let mut rig = Self {
             ebpf,
             run_name: "weir_decap",
+            tunnel: Listener::default(),
         };
-        rig.hash::<u32, u32>("TUNNEL_ENDS")
-            .insert(Plain(be(end)), Plain(1), 0)
+        rig.hash::<[u32; 4], u32>("TUNNEL_ENDS")
+            .insert(Plain(words(end)), Plain(1), 0)
             .unwrap();
         rig
     }
@@ -259,7 +266,7 @@ impl Rig {
             pick: pick as u8,
             table_base: base,
             table_len: slots.len() as u32,
-            zero: 0,
+            ..self.tunnel
         };
         let at = u32::from(id) * 2;
         let entry = Entry {
@@ -318,6 +325,25 @@ impl Rig {
                 self.listener_on(family.vip, id, 80, proto, mode, Pick::Next, &[number]);
             }
         }
+    }
+
+    /// Listeners of one family whose backend is of another or the same one, by a tunnel.
+    pub(crate) fn serve_tunnel(&mut self, inner: Addresses, outer: Addresses, tunnel: Listener) {
+        self.tunnel = tunnel;
+        self.array("TUNNEL_SOURCES")
+            .set(1, Plain(tunnel.source), 0)
+            .unwrap();
+        let backend = Backend {
+            addr: words(outer.backend),
+            port: 80u16.to_be(),
+            mac: BACKEND_MAC,
+            link: 1,
+            flags: BACKEND_ACCEPTS,
+            ..Backend::default()
+        };
+        self.backend(1, backend);
+        self.listener_on(inner.vip, 1, 80, 6, Mode::Tunnel, Pick::Next, &[1]);
+        self.listener_on(inner.vip, 2, 80, 17, Mode::Tunnel, Pick::Next, &[1]);
     }
 
     pub(crate) fn run(&mut self, packet: &[u8]) -> Outcome {
@@ -391,6 +417,8 @@ pub(crate) enum L4 {
     },
     /// Any other protocol: the payload is all there is.
     Other(u8),
+    /// GRE without options, around a packet of this EtherType.
+    Gre(u16),
 }
 
 pub(crate) const FIN: u8 = 1;
@@ -457,6 +485,7 @@ impl Packet {
             L4::Icmp { .. } if self.src.is_ipv6() => 58,
             L4::Icmp { .. } => 1,
             L4::Other(proto) => proto,
+            L4::Gre(_) => 47,
         }
     }
 
@@ -482,6 +511,11 @@ impl Packet {
                 Some(2)
             }
             L4::Other(_) => None,
+            L4::Gre(ethertype) => {
+                l4.extend([0, 0]);
+                l4.extend(ethertype.to_be_bytes());
+                None
+            }
         };
         l4.extend(&self.payload);
         if let Some(at) = length_at {

@@ -63,6 +63,7 @@ fn listener(routes: Vec<Route>, pool: Option<&str>) -> Arc<Listener> {
         routes,
         certificates: Vec::new(),
         idle_timeout: None,
+        tunnel: weir_model::Tunnel::default(),
         tls: weir_model::ListenerTls::default(),
         proxy_protocol: None,
         http: weir_model::HttpPolicy::default(),

@@ -25,6 +25,7 @@ use super::section::{Grammar, Read, Section, duration, integer, text, word};
 use super::session::{SESSION_TIMEOUTS, read_idle_timeout, read_session_timeouts};
 use super::source::{At, Span};
 use super::tls::{LISTENER_TLS, POOL_TLS, read_listener_tls, read_pool_tls};
+use super::tunnel::{TUNNEL, read_tunnel};
 use crate::access_log::AccessLog;
 use crate::backend::{Backend, MAX_WEIGHT};
 use crate::health::HealthCheck;
@@ -38,6 +39,7 @@ use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
 use crate::pool::{HashKey, Scheduler, Sticky, StickyMode};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 use crate::tls::{ListenerTls, UpstreamTls};
+use crate::tunnel::Tunnel;
 
 static ROOT: Grammar = Grammar {
     title: "the file",
@@ -108,6 +110,7 @@ static LISTENER: Grammar = Grammar {
         "route",
         "certificates",
         "idle_timeout",
+        "tunnel",
         "tls",
         "proxy_protocol",
         "allow_upgrade",
@@ -273,7 +276,7 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 32] = [
+pub(super) static ALL: [&Grammar; 33] = [
     &NODE,
     &L4_TABLE,
     &SESSION_TIMEOUTS,
@@ -293,6 +296,7 @@ pub(super) static ALL: [&Grammar; 32] = [
     &STICKY,
     &POOL_TLS,
     &BACKEND,
+    &TUNNEL,
     // The tables in a route.
     route::TABLES[0],
     route::TABLES[1],
@@ -428,6 +432,8 @@ pub(super) struct ListenerTable<'t> {
     pub(super) routes: Read<Vec<RouteTable<'t>>>,
     pub(super) certificates: Read<Vec<CertificateFiles>>,
     pub(super) idle_timeout: Option<At<Duration>>,
+    pub(super) tunnel: Tunnel,
+    pub(super) tunnel_span: Option<Span>,
     pub(super) tls: ListenerTls,
     pub(super) tls_span: Option<Span>,
     pub(super) proxy_protocol: Option<ProxyProtocolIn>,
@@ -779,6 +785,9 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         Read::Absent => Read::Absent,
     };
     let idle_timeout = read_idle_timeout(section, out);
+    let tunnel = section
+        .section("tunnel", &TUNNEL, &ALL, out)
+        .map(|section| read_tunnel(&section, out));
     let tls = section
         .section("tls", &LISTENER_TLS, &ALL, out)
         .map(|section| read_listener_tls(&section, out));
@@ -822,6 +831,8 @@ fn read_listener<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> ListenerT
         routes,
         certificates,
         idle_timeout,
+        tunnel: tunnel.unwrap_or_default(),
+        tunnel_span: section.key_span("tunnel"),
         tls: tls.unwrap_or_default(),
         tls_span: section.key_span("tls"),
         proxy_protocol,

@@ -201,6 +201,7 @@ impl<'f, 't> Resolved<'f, 't> {
                 .map(|at| at.value.clone())
                 .unwrap_or_default(),
             idle_timeout: table.idle_timeout.map(|at| at.value),
+            tunnel: table.tunnel,
             tls: table.tls.clone(),
             proxy_protocol: table.proxy_protocol.clone(),
             http: table.http.clone(),
@@ -581,6 +582,16 @@ fn check_protocol(listener: &Resolved<'_, '_>, out: &mut Findings<'_>) {
             at.span,
             complaint.help("the proxy has `timeouts = { tunnel = \"1h\" }`"),
         );
+    }
+    if let Some(span) = table.tunnel_span
+        && listener.asked.is_some_and(|asked| asked != Forward::Tunnel)
+    {
+        let message = format!(
+            "`tunnel` on a listener with `forward = \"{}\"`",
+            listener.asked_word()
+        );
+        let complaint = Complaint::new(Kind::Conflict, message, "it needs `forward = \"tunnel\"`");
+        out.error(span, complaint);
     }
 }
 
@@ -1083,7 +1094,27 @@ fn check_families(
             if !forward.is_xdp() {
                 continue;
             }
-            if bind.is_ipv6() != is_ipv6 {
+            let source = listener.table.tunnel.source;
+            if let (Forward::Tunnel, Some(source)) = (forward, source)
+                && source.address().is_ipv6() != is_ipv6
+            {
+                let message = format!(
+                    "outer sources of {} for a backend on {}",
+                    family(!is_ipv6),
+                    family(is_ipv6)
+                );
+                let complaint = Complaint::new(
+                    Kind::Conflict,
+                    message,
+                    format!("expected a backend on {}", family(!is_ipv6)),
+                );
+                let span = listener.table.tunnel_span.unwrap_or(listener.table.span);
+                out.error(
+                    backend.address.span,
+                    complaint.note(span, format!("{}'s `source` is here", listener.subject())),
+                );
+            }
+            if bind.is_ipv6() != is_ipv6 && forward != Forward::Tunnel {
                 let (from, to) = (family(bind.is_ipv6()), family(is_ipv6));
                 let message = format!(
                     "`forward = \"{forward}\"` from {} on {from} to a backend on {to}",
@@ -1094,7 +1125,7 @@ fn check_families(
                     message,
                     format!("expected a backend on {from}"),
                 )
-                .help("`forward = \"proxy\"` leads from one family to the other");
+                .help("`forward = \"proxy\"` and `\"tunnel\"` lead from one family to the other");
                 out.error(
                     backend.address.span,
                     complaint.note(
@@ -1103,7 +1134,8 @@ fn check_families(
                     ),
                 );
             }
-            if matches!(forward, Forward::Fullnat | Forward::Tunnel) && !has_local {
+            let has_source = forward == Forward::Tunnel && source.is_some();
+            if matches!(forward, Forward::Fullnat | Forward::Tunnel) && !has_local && !has_source {
                 out.error(
                     listener.forward_span(),
                     no_local(forward, is_ipv6).note(l4.span, "[l4] is here"),

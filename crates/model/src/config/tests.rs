@@ -49,7 +49,7 @@ error: unknown key `pol` in [[listener]]
  --> weir.toml:5:1
   |
 5 | pol = "mysql"
-  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `idle_timeout`, `tls`, `proxy_protocol`, `allow_upgrade`, `encoded_slashes`, `max_connections`, `max_connections_per_client`, `timeouts`, `limits`, `http2` or `access_log`
+  | ^^^ expected `name`, `bind`, `protocol`, `forward`, `pool`, `route`, `certificates`, `idle_timeout`, `tunnel`, `tls`, `proxy_protocol`, `allow_upgrade`, `encoded_slashes`, `max_connections`, `max_connections_per_client`, `timeouts`, `limits`, `http2` or `access_log`
   |
   = help: did you mean `pool`?
 "#,
