@@ -14,7 +14,6 @@ use crate::codec::h2::connection::Inbox;
 use crate::codec::h2::sending::Written;
 use crate::codec::h2::{Connection, ErrorCode, Key};
 use crate::transport::Transport;
-use crate::worker::Worker;
 
 /// A connection, as its streams and the task that moves its bytes share it.
 #[derive(Debug)]
@@ -24,13 +23,13 @@ pub(crate) struct Session {
     mover: RefCell<Option<Waker>>,
     /// It has been told that there is something to do.
     told: Cell<bool>,
-    worker: Rc<Worker>,
+    buffers: Rc<BufferPool>,
 }
 
 impl Session {
-    pub(crate) fn new(connection: Connection, worker: Rc<Worker>) -> Rc<Self> {
+    pub(crate) fn new(connection: Connection, buffers: Rc<BufferPool>) -> Rc<Self> {
         Rc::new(Self {
-            worker,
+            buffers,
             connection: RefCell::new(connection),
             mover: RefCell::default(),
             told: Cell::new(false),
@@ -45,14 +44,13 @@ impl Session {
     /// Puts memory behind what is to be sent.
     pub(crate) fn lend_memory(&self, connection: &mut Connection) {
         if !connection.has_output_memory() {
-            connection.lend_output_memory(self.worker.buffers.output());
+            connection.lend_output_memory(self.buffers.output());
         }
     }
 
     /// Takes it back, where everything was sent.
     pub(crate) fn take_memory_back(&self, connection: &mut Connection) {
-        self.worker
-            .buffers
+        self.buffers
             .take_output_back(connection.take_output_memory());
     }
 
@@ -93,6 +91,11 @@ impl StreamIo {
             key,
             shut: false,
         }
+    }
+
+    /// Whether the peer has not served the request, and says so: it may be sent elsewhere.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.session.connection().reset_code(self.key) == Some(ErrorCode::RefusedStream)
     }
 
     /// Wakes the task that calls when anything happens to the stream.

@@ -20,6 +20,7 @@ pub mod errors;
 mod forwarded;
 mod h2;
 mod listener;
+mod multiplex;
 mod plan;
 mod queue;
 mod relay;

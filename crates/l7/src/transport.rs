@@ -10,6 +10,7 @@ use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffer::{Buffer, BufferPool};
+use crate::h2::StreamIo;
 use crate::tls::Tls;
 
 /// A stream of bytes to and from one peer. Reads and writes are tried at once; a caller waits only when told to.
@@ -233,6 +234,8 @@ pub(crate) enum Upstream {
     Plain(Plain),
     /// Over TLS.
     Tls(Box<Tls<ClientConnection>>),
+    /// A stream of a connection that others share.
+    Http2(StreamIo),
 }
 
 impl Upstream {
@@ -241,7 +244,13 @@ impl Upstream {
         match self {
             Self::Plain(io) => io.is_quiet(),
             Self::Tls(io) => io.is_quiet(),
+            Self::Http2(_) => true,
         }
+    }
+
+    /// Whether the backend has said that it did not serve the request.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Http2(io) if io.is_refused())
     }
 }
 
@@ -255,6 +264,7 @@ impl Transport for Upstream {
         match self {
             Self::Plain(io) => io.poll_read(cx, buffer, pool),
             Self::Tls(io) => io.poll_read(cx, buffer, pool),
+            Self::Http2(io) => io.poll_read(cx, buffer, pool),
         }
     }
 
@@ -266,6 +276,7 @@ impl Transport for Upstream {
         match self {
             Self::Plain(io) => io.poll_write(cx, parts),
             Self::Tls(io) => io.poll_write(cx, parts),
+            Self::Http2(io) => io.poll_write(cx, parts),
         }
     }
 
@@ -273,6 +284,7 @@ impl Transport for Upstream {
         match self {
             Self::Plain(io) => io.poll_flush(cx),
             Self::Tls(io) => io.poll_flush(cx),
+            Self::Http2(io) => io.poll_flush(cx),
         }
     }
 
@@ -280,6 +292,7 @@ impl Transport for Upstream {
         match self {
             Self::Plain(io) => io.poll_shutdown(cx),
             Self::Tls(io) => io.poll_shutdown(cx),
+            Self::Http2(io) => io.poll_shutdown(cx),
         }
     }
 
@@ -287,6 +300,7 @@ impl Transport for Upstream {
         match self {
             Self::Plain(io) => io.abort(),
             Self::Tls(io) => io.abort(),
+            Self::Http2(io) => io.abort(),
         }
     }
 }

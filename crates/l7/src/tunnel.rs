@@ -342,7 +342,7 @@ impl Passage {
                 journal.backend = Some(work.backend.id.clone());
             }
             let connection = work
-                .connect_in_time(watch, timeout, client, &worker.buffers, now_ms)
+                .connect_in_time(watch, timeout, client, worker, now_ms)
                 .await;
             match connection {
                 Ok(connection) => {

@@ -14,7 +14,9 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpSocket, TcpStream};
-use weir_model::{BackendId, HashKey, Outlier, PoolConnections, ProxyProtocolVersion, Scheduler};
+use weir_model::{
+    BackendId, HashKey, Outlier, PoolConnections, PoolProtocol, ProxyProtocolVersion, Scheduler,
+};
 
 use crate::balance::{
     LeastConn, P2c, RoundRobin, client_hash, connection_hash, ewma, p2c, rehash, stable_hash,
@@ -24,12 +26,15 @@ use crate::client::Client;
 use crate::codec::h1::RequestHead;
 use crate::deadlines::{Phase, Watch};
 use crate::errors::Reason;
+use crate::h2::StreamIo;
+use crate::multiplex::Multiplex;
 use crate::plan::{BackendCell, BackendPlan, PoolPlan};
 use crate::queue::Queue;
 use crate::retry::Budget;
 use crate::stats::BackendCounters;
 use crate::tls;
 use crate::transport::{Plain, Transport, Upstream};
+use crate::worker::Worker;
 
 /// A worker's view of a pool.
 #[derive(Debug)]
@@ -60,9 +65,11 @@ pub(crate) struct LocalBackend {
     idle: RefCell<Vec<Connection>>,
     tls: Option<Arc<weir_tls::Client>>,
     proxy_protocol: Option<ProxyProtocolVersion>,
+    /// Its connections where HTTP/2 is spoken.
+    multiplex: Option<Multiplex>,
 }
 
-/// A connection to a backend.
+/// A connection to a backend, or a stream of one.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) io: Upstream,
@@ -74,7 +81,8 @@ pub(crate) struct Connection {
     opened_ms: u64,
     /// Requests that it has carried.
     requests: u32,
-    _open: OpenGuard,
+    /// Absent for a stream.
+    _open: Option<OpenGuard>,
 }
 
 /// An open connection, or one that is being opened, counted.
@@ -171,13 +179,13 @@ impl Work {
         watch: &Watch,
         timeout: Duration,
         client: &Client,
-        buffers: &BufferPool,
+        worker: &Worker,
         now_ms: u64,
     ) -> Result<Connection, Reason> {
         let limit = self.pool.plan.pool.limits.connections;
         let queue = limit.map(|_| Arc::clone(&self.pool.plan.cell.queue));
         self.backend
-            .connect_in_time(watch, timeout, (client, buffers), (limit, queue), now_ms)
+            .connect_in_time(watch, timeout, (client, worker), (limit, queue), now_ms)
             .await
     }
 
@@ -255,7 +263,9 @@ impl LocalPool {
         // Idle connections of the old kind are of no use where the kind of connection has changed.
         let is_same_kind = before.is_some_and(|before| {
             let (before, now) = (&before.plan.pool, &plan.pool);
-            before.tls == now.tls && before.proxy_protocol == now.proxy_protocol
+            before.tls == now.tls
+                && before.proxy_protocol == now.proxy_protocol
+                && before.protocol == now.protocol
         });
         for backend in before.iter().flat_map(|before| &before.backends) {
             if is_same_kind {
@@ -265,6 +275,7 @@ impl LocalPool {
             }
         }
         let (tls, proxy_protocol) = (plan.tls.clone(), plan.pool.proxy_protocol);
+        let is_http2 = plan.pool.protocol == PoolProtocol::Http2;
         let fresh = |plan: &BackendPlan| {
             Rc::new(LocalBackend {
                 id: plan.id.clone(),
@@ -274,6 +285,7 @@ impl LocalPool {
                 idle: RefCell::default(),
                 tls: tls.clone(),
                 proxy_protocol,
+                multiplex: is_http2.then(Multiplex::default),
             })
         };
         let backends = plan.backends.iter();
@@ -517,6 +529,9 @@ impl LocalPool {
     /// Closes connections that were idle for too long, or that the backend has closed.
     pub(crate) fn reap(&self, now_ms: u64) {
         for backend in &self.backends {
+            if let Some(multiplex) = &backend.multiplex {
+                multiplex.reap(now_ms, self.plan.pool.connections.idle_timeout);
+            }
             backend.reap(|connection| {
                 connection.is_usable(&self.plan.pool.connections, now_ms)
                     && connection.io.is_quiet()
@@ -560,6 +575,11 @@ impl LocalBackend {
         if self.proxy_protocol.is_some() {
             return None;
         }
+        if let Some(multiplex) = &self.multiplex {
+            let stream = multiplex.open()?;
+            self.counters().connections_reused.add(1);
+            return Some(Connection::stream(stream, true));
+        }
         let mut idle = self.idle.borrow_mut();
         loop {
             let mut connection = idle.pop()?;
@@ -577,10 +597,29 @@ impl LocalBackend {
         &self,
         watch: &Watch,
         timeout: Duration,
-        (client, buffers): (&Client, &BufferPool),
+        (client, worker): (&Client, &Worker),
         (limit, queue): (Option<usize>, Option<Arc<Queue>>),
         now_ms: u64,
     ) -> Result<Connection, Reason> {
+        watch.arm(timeout, Phase::Busy);
+        let turn = match &self.multiplex {
+            None => None,
+            Some(multiplex) => {
+                let mut waiting = pin!(multiplex.open_or_turn());
+                let got = poll_fn(|cx| match waiting.as_mut().poll(cx) {
+                    Poll::Ready(got) => Poll::Ready(Ok(got)),
+                    Poll::Pending if watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),
+                    Poll::Pending => Poll::Pending,
+                });
+                match got.await? {
+                    Ok(stream) => {
+                        self.counters().connections_reused.add(1);
+                        return Ok(Connection::stream(stream, true));
+                    }
+                    Err(turn) => Some((multiplex, turn)),
+                }
+            }
+        };
         let before = self.cell.load.connections.fetch_add(1, SeqCst);
         let mut open = OpenGuard {
             cell: Arc::clone(&self.cell),
@@ -591,8 +630,7 @@ impl LocalBackend {
         if limit.is_some_and(|limit| before >= limit) {
             return Err(Reason::PoolFull);
         }
-        watch.arm(timeout, Phase::Busy);
-        let mut connecting = pin!(self.connect(client, buffers));
+        let mut connecting = pin!(self.connect(client, &worker.buffers));
         let io = poll_fn(|cx| match connecting.as_mut().poll(cx) {
             Poll::Ready(Ok(io)) => Poll::Ready(Ok(io)),
             Poll::Ready(Err((reason, error))) => {
@@ -606,15 +644,30 @@ impl LocalBackend {
         open.is_open = true;
         self.counters().connections_opened.add(1);
         self.counters().connections_active.add(1);
-        Ok(Connection {
-            io,
-            buffer: Buffer::default(),
-            reused: false,
-            idle_since_ms: now_ms,
-            opened_ms: now_ms,
-            requests: 1,
-            _open: open,
-        })
+        let Some((multiplex, turn)) = turn else {
+            return Ok(Connection {
+                io,
+                buffer: Buffer::default(),
+                reused: false,
+                idle_since_ms: now_ms,
+                opened_ms: now_ms,
+                requests: 1,
+                _open: Some(open),
+            });
+        };
+        let scheme: &[u8] = match &io {
+            Upstream::Tls(io) if io.session().alpn_protocol() != Some(b"h2") => {
+                tracing::debug!(backend = %self.id, "the backend does not agree to HTTP/2 (ALPN)");
+                return Err(Reason::UpstreamTls);
+            }
+            Upstream::Tls(_) => b"https",
+            _ => b"http",
+        };
+        let stream = multiplex
+            .add(io, scheme, &worker.deadlines, &worker.buffers, open)
+            .ok_or(Reason::ConnectFailed)?;
+        drop(turn);
+        Ok(Connection::stream(stream, false))
     }
 
     /// A connection that is ready for a request: TLS and PROXY header included.
@@ -642,6 +695,10 @@ impl LocalBackend {
     }
 
     fn keep(&self, mut connection: Connection, policy: &PoolConnections, now_ms: u64) {
+        // A stream has had its request; its connection is kept elsewhere.
+        if self.multiplex.is_some() {
+            return;
+        }
         connection.idle_since_ms = now_ms;
         let mut idle = self.idle.borrow_mut();
         if self.current.get()
@@ -669,8 +726,25 @@ impl LocalBackend {
 
     fn retire(&self) {
         self.current.set(false);
+        if let Some(multiplex) = &self.multiplex {
+            multiplex.retire();
+        }
         let idle = std::mem::take(&mut *self.idle.borrow_mut());
         self.counters().connections_idle.sub(idle.len() as u64);
+    }
+}
+
+impl Connection {
+    fn stream(io: StreamIo, reused: bool) -> Self {
+        Self {
+            io: Upstream::Http2(io),
+            buffer: Buffer::default(),
+            reused,
+            idle_since_ms: 0,
+            opened_ms: 0,
+            requests: 1,
+            _open: None,
+        }
     }
 }
 

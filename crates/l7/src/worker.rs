@@ -102,7 +102,7 @@ pub(crate) type LocalPools = Rc<Vec<Option<Rc<LocalPool>>>>;
 pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) deadlines: Rc<Deadlines>,
-    pub(crate) buffers: BufferPool,
+    pub(crate) buffers: Rc<BufferPool>,
     pub(crate) draining: Cell<bool>,
     /// Failures that may still be logged this second, and those that were not.
     log_left: Cell<u32>,
@@ -145,7 +145,7 @@ impl Worker {
         let worker = Rc::new(Self {
             index,
             deadlines: Rc::new(Deadlines::new(shared.started)),
-            buffers: BufferPool::new(BUFFER_BYTES, BUFFERS_KEPT_MAX),
+            buffers: Rc::new(BufferPool::new(BUFFER_BYTES, BUFFERS_KEPT_MAX)),
             draining: Cell::new(false),
             log_left: Cell::new(LOG_PER_SECOND),
             unlogged: Cell::new(0),

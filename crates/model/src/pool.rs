@@ -29,6 +29,8 @@ pub struct Pool {
     pub backup: Option<Name>,
     /// How long a backend that comes back, or joins, takes to get its whole share of the work; absent: it gets it at once.
     pub slow_start: Option<Duration>,
+    /// What is spoken with the backends by HTTP listeners. Default `http1`.
+    pub protocol: PoolProtocol,
     /// Connections to the backends are TLS; absent: in clear. Proxied listeners only.
     pub tls: Option<Arc<UpstreamTls>>,
     /// Connections to the backends begin with a PROXY header. Proxied listeners other than `udp` only.
@@ -43,6 +45,16 @@ pub struct Pool {
     pub connections: PoolConnections,
     /// At least one; no address twice.
     pub backends: Vec<Backend>,
+}
+
+/// What is spoken with a pool's backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PoolProtocol {
+    /// HTTP/1.1: one request at a time on a connection.
+    #[default]
+    Http1,
+    /// HTTP/2: many at once. Over TLS it is agreed on (ALPN), in clear it is taken for granted.
+    Http2,
 }
 
 /// How new work is spread over a pool's backends. Weights always count.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use weir_model::{
-    Config, Encapsulation, Forward, HealthProbe, HostPattern, Listener, Name, Pool, Protocol,
-    RequestParts, Scheduler,
+    Config, Encapsulation, Forward, HealthProbe, HostPattern, Listener, Name, Pool, PoolProtocol,
+    Protocol, RequestParts, Scheduler,
 };
 
 fn folder() -> PathBuf {
@@ -81,6 +81,7 @@ fn every_file_is_loaded_by_a_test_and_documents_itself() {
         "all.toml",
         "dr.toml",
         "fullnat.toml",
+        "grpc.toml",
         "http.toml",
         "https.toml",
         "nat.toml",
@@ -119,6 +120,17 @@ fn addresses_are_for_documentation() {
         }
         assert!(count > 3, "{}: addresses are found", path.display());
     }
+}
+
+#[test]
+fn grpc() {
+    let config = example("grpc.toml");
+    check_listeners(
+        &config,
+        &[("grpc", "203.0.113.10:443", Protocol::Https, Forward::Proxy)],
+    );
+    assert_eq!(listener(&config, "grpc").http2.streams, 256);
+    assert_eq!(pool(&config, "grpc").protocol, PoolProtocol::Http2);
 }
 
 #[test]

@@ -50,6 +50,8 @@ struct Downstream<T> {
     watch: Watch,
     /// No request has been answered yet.
     first: bool,
+    /// The request is one of gRPC, whose failures are told in its own way.
+    is_grpc: bool,
     /// A client may begin with the preface of HTTP/2.
     may_be_http2: bool,
     /// What there is to say of the request that is under way, when it has ended.
@@ -107,6 +109,32 @@ impl<'a> OwnAnswer<'a> {
             content_type: Some("text/plain"),
             body: body.as_bytes(),
             fields: Vec::new(),
+        }
+    }
+
+    /// A failure as gRPC clients expect it: 200, and the status in what counts as trailers (gRPC over HTTP/2,
+    /// "Responses"). The codes are those that clients make of the status by themselves (gRPC, "HTTP to gRPC status code
+    /// mapping"), where we know no better one.
+    fn grpc(status: u16) -> Self {
+        let code = match status {
+            400 => 13,
+            401 => 16,
+            403 => 7,
+            404 | 501 => 12,
+            408 => 4,
+            413 | 431 => 8,
+            429 | 502..=504 => 14,
+            _ => 2,
+        };
+        Self {
+            status: 200,
+            content_type: Some("application/grpc"),
+            body: b"",
+            fields: format!(
+                "grpc-status: {code}\r\ngrpc-message: {status} {}\r\n",
+                phrase(status)
+            )
+            .into_bytes(),
         }
     }
 
@@ -190,6 +218,7 @@ pub(crate) async fn serve<T: Transport>(
         download: Relay::default(),
         watch,
         first: true,
+        is_grpc: false,
         may_be_http2,
         note: Note::default(),
     };
@@ -234,6 +263,7 @@ pub(crate) async fn serve_stream(
         download: Relay::default(),
         watch,
         first,
+        is_grpc: false,
         may_be_http2: false,
         note: Note::default(),
     };
@@ -508,6 +538,13 @@ impl<T: Transport> Downstream<T> {
             },
             (None, None) => Begun::Nothing,
         };
+        // gRPC is POST, and not spoken over HTTP/1.1.
+        self.is_grpc = T::CARRIES_ONE
+            && self.request.method == Method::Other
+            && self
+                .request
+                .field(head, "content-type")
+                .is_some_and(|value| value.starts_with(b"application/grpc"));
         self.download.head = self.worker.buffers.head();
         self.buffer.consume(self.request.length);
         self.upload.begin(self.request.framing, false);
@@ -622,8 +659,7 @@ impl<T: Transport> Downstream<T> {
                 Some(connection) => Ok(connection),
                 None => {
                     let timeout = plan.listener.timeouts.connect;
-                    let buffers = &self.worker.buffers;
-                    work.connect_in_time(&self.watch, timeout, &self.client, buffers, now_ms)
+                    work.connect_in_time(&self.watch, timeout, &self.client, &self.worker, now_ms)
                         .await
                 }
             };
@@ -719,10 +755,13 @@ impl<T: Transport> Downstream<T> {
                         reason,
                         can_be_repeated: self.upload.can_be_repeated(),
                         nothing_came,
-                        idempotent: self.request.method.is_idempotent(),
+                        // What was not served may be repeated, whatever it is.
+                        idempotent: self.request.method.is_idempotent()
+                            || connection.io.is_refused(),
                     };
                     // The backend may have closed the connection before it saw the request: that is nobody's failure.
-                    let was_dead = connection.reused && failed.is_of_dead_connection();
+                    let was_dead = (connection.reused || connection.io.is_refused())
+                        && failed.is_of_dead_connection();
                     if was_dead {
                         work.backend.counters().count_failure(reason);
                     } else {
@@ -918,6 +957,13 @@ impl<T: Transport> Downstream<T> {
     /// Sends an answer of our own; `false` where the client does not take it.
     async fn send_answer(&mut self, answer: &OwnAnswer<'_>, connection_field: &str) -> bool {
         let status = answer.status;
+        let grpc;
+        let answer = if self.is_grpc && status >= 400 {
+            grpc = OwnAnswer::grpc(status);
+            &grpc
+        } else {
+            answer
+        };
         answer.write(
             connection_field,
             self.request.method == Method::Head,

@@ -84,7 +84,7 @@ pub(crate) async fn serve<T: Transport>(
     };
     let forwarded = Rc::new(Forwarded::new(&client));
     let connection = Connection::server(config, worker.next_seed());
-    let session = Session::new(connection, Rc::clone(&worker));
+    let session = Session::new(connection, Rc::clone(&worker.buffers));
     let mut mover = Mover {
         worker,
         listener,

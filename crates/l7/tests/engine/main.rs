@@ -7,6 +7,7 @@ mod balance;
 mod bodies;
 mod change;
 mod h2;
+mod h2_backends;
 mod harness;
 mod limits;
 mod outlier;

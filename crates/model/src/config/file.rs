@@ -36,7 +36,7 @@ use crate::listener::{
 };
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
-use crate::pool::{HashKey, Scheduler, Sticky, StickyMode};
+use crate::pool::{HashKey, PoolProtocol, Scheduler, Sticky, StickyMode};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 use crate::tls::{ListenerTls, UpstreamTls};
 use crate::tunnel::Tunnel;
@@ -187,6 +187,7 @@ static POOL: Grammar = Grammar {
         "sticky",
         "backup_pool",
         "slow_start",
+        "protocol",
         "tls",
         "proxy_protocol",
         "retry",
@@ -344,6 +345,10 @@ static SCHEDULERS: [(&str, Scheduler); 5] = [
     ("source_hash", Scheduler::SourceHash),
     ("maglev", Scheduler::Maglev),
 ];
+static POOL_PROTOCOLS: [(&str, PoolProtocol); 2] = [
+    ("http1", PoolProtocol::Http1),
+    ("http2", PoolProtocol::Http2),
+];
 static SCHEDULER_SYNONYMS: [(&str, &str); 15] = [
     ("rr", "round_robin"),
     ("wrr", "round_robin"),
@@ -468,6 +473,7 @@ pub(super) struct PoolTable<'t> {
     pub(super) tls: Option<At<UpstreamTls>>,
     pub(super) proxy_protocol: Read<ProxyProtocolVersion>,
     pub(super) policies: Policies,
+    pub(super) protocol: Read<PoolProtocol>,
     pub(super) backends: Vec<BackendTable>,
 }
 
@@ -951,6 +957,21 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         ),
     );
     let policies = read_policies(section, &ALL, out);
+    let protocol = section.read(
+        "protocol",
+        out,
+        word(
+            "protocol",
+            &POOL_PROTOCOLS,
+            &[
+                ("http/1.1", "http1"),
+                ("http", "http1"),
+                ("h2", "http2"),
+                ("h2c", "http2"),
+                ("grpc", "http2"),
+            ],
+        ),
+    );
     let backends = match section.sections("backend", &BACKEND, &ALL, out) {
         Read::Good(list) => {
             if list.value.is_empty() && !has_items(section, "backend") {
@@ -991,6 +1012,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         tls,
         proxy_protocol,
         policies,
+        protocol,
         backends,
     }
 }

@@ -19,8 +19,9 @@ use crate::health::HealthCheck;
 use crate::listener::{Forward, Listener, Protocol};
 use crate::name::Name;
 use crate::node::L4;
-use crate::pool::{HashKey, Pool, Scheduler};
+use crate::pool::{HashKey, Pool, PoolProtocol, Scheduler};
 use crate::route::{HostPattern, PathMatch};
+use crate::tls::UpstreamTls;
 
 /// Names of a file with more than this many are not listed in a message.
 const LISTED_NAMES: usize = 8;
@@ -216,6 +217,7 @@ impl<'f, 't> Resolved<'f, 't> {
 
 fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
     let tls = table.tls.as_ref().map(|at| Arc::new(at.value.clone()));
+    let protocol = table.protocol.good().map(|at| at.value).unwrap_or_default();
     let proxy_protocol = table.proxy_protocol.good().map(|at| at.value);
     Some(Pool {
         name: Name::new(table.name.good()?.value),
@@ -241,7 +243,16 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
         connections: table.policies.connections.clone(),
         backup: table.backup.good().map(|at| Name::new(at.value)),
         slow_start: table.slow_start,
-        tls,
+        protocol,
+        tls: tls.map(|tls| {
+            // What is spoken is asked for in the handshake; checks ask for themselves.
+            if protocol == PoolProtocol::Http2 && tls.alpn.is_empty() {
+                let mut tls = UpstreamTls::clone(&tls);
+                tls.alpn = vec!["h2".to_owned()];
+                return Arc::new(tls);
+            }
+            tls
+        }),
         proxy_protocol,
         backends: table.backends.iter().map(BackendTable::backend).collect(),
     })
@@ -1030,6 +1041,7 @@ fn check_users(
         );
     }
     check_connection(pool, users, listeners, out);
+    check_pool_protocol(pool, users, listeners, out);
     let Some(xdp) = users.iter().find(|user| listener_of(user).is_xdp()) else {
         return;
     };
@@ -1252,6 +1264,50 @@ fn check_hash(
             hash.span,
             complaint.note(user.span, format!("{} is here", listener.subject())),
         );
+    }
+}
+
+/// Requests on shared connections need listeners that see requests, and connections that tell of nobody.
+fn check_pool_protocol(
+    pool: &PoolTable<'_>,
+    users: &[Use],
+    listeners: &[Resolved<'_, '_>],
+    out: &mut Findings<'_>,
+) {
+    let Read::Good(protocol) = &pool.protocol else {
+        return;
+    };
+    let unfit = users.iter().find(|user| {
+        let listener = &listeners[user.listener];
+        listener.protocol.is_some() && !listener.is_http()
+    });
+    if let Some(user) = unfit {
+        let listener = &listeners[user.listener];
+        let message = format!(
+            "{} has `protocol`, and {} sends no requests to it",
+            pool.subject,
+            listener.subject()
+        );
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            message,
+            "requests are seen by `http` and `https` listeners only",
+        );
+        out.error(
+            protocol.span,
+            complaint.note(user.span, format!("{} is here", listener.subject())),
+        );
+    }
+    if protocol.value == PoolProtocol::Http2
+        && let Read::Good(header) = &pool.proxy_protocol
+    {
+        let message = format!("{} has `proxy_protocol` and HTTP/2", pool.subject);
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            message,
+            "a connection that many clients share cannot begin with the header of one",
+        );
+        out.error(header.span, complaint.help("write `protocol = \"http1\"`"));
     }
 }
 

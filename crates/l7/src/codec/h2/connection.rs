@@ -1128,6 +1128,11 @@ impl Connection {
             .is_none_or(|stream| stream.reset.is_some())
     }
 
+    /// Why a stream was reset.
+    pub fn reset_code(&self, key: Key) -> Option<ErrorCode> {
+        self.streams.get(key)?.reset
+    }
+
     /// Whom to wake when something happens to a stream.
     pub fn set_waker(&mut self, key: Key, waker: &Waker) {
         if let Some(stream) = self.streams.get_mut(key) {
@@ -1143,6 +1148,11 @@ impl Connection {
         if let Some(stream) = self.streams.get_mut(key) {
             stream.aborted = true;
         }
+    }
+
+    /// Refuses a stream of which nothing was served: the peer may send its request elsewhere.
+    pub fn refuse(&mut self, key: Key) {
+        self.reset(key, ErrorCode::RefusedStream);
     }
 
     /// Nobody is interested in a stream any more. What is not at its end is reset.
