@@ -52,7 +52,10 @@ impl fmt::Debug for Scrape {
 
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut families = Families { encoder };
+        let mut families = Families {
+            encoder,
+            leaves_zeros_out: false,
+        };
         node(&mut families, &self.view.node(), self.view.is_draining())?;
         listeners(&mut families, &self.view.listeners())?;
         pools(&mut families, &self.view.pools())?;
@@ -79,6 +82,10 @@ enum Value {
 }
 
 impl Value {
+    fn is_zero(&self) -> bool {
+        matches!(self, Self::Whole(0))
+    }
+
     fn encode(&self, kind: MetricType, metric: &mut MetricEncoder<'_>) -> fmt::Result {
         match (kind, self) {
             (MetricType::Counter, Self::Whole(value)) => {
@@ -137,6 +144,8 @@ fn with<'s>(labels: &[Label<'s>], label: Label<'s>, value: u64) -> Sample<'s> {
 /// Writes families; one without samples is left out.
 struct Families<'a> {
     encoder: DescriptorEncoder<'a>,
+    /// Whether samples that are 0 are left out. A node may have 50,000 backends, of which most have little to say.
+    leaves_zeros_out: bool,
 }
 
 impl Families<'_> {
@@ -169,7 +178,11 @@ impl Families<'_> {
         unit: Option<&Unit>,
         samples: impl IntoIterator<Item = Sample<'s>>,
     ) -> fmt::Result {
-        let mut samples = samples.into_iter().peekable();
+        let leaves_zeros_out = self.leaves_zeros_out;
+        let mut samples = samples
+            .into_iter()
+            .filter(|sample| !(leaves_zeros_out && sample.value.is_zero()))
+            .peekable();
         if samples.peek().is_none() {
             return Ok(());
         }
@@ -449,6 +462,13 @@ fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Resul
         each(|b| b.available.into()),
     )?;
     families.gauge(
+        "weir_backend_weight",
+        "Its share of new work.",
+        None,
+        each(|b| b.weight.into()),
+    )?;
+    families.leaves_zeros_out = true;
+    families.gauge(
         "weir_backend_draining",
         "1 when an operator drains it.",
         None,
@@ -466,12 +486,6 @@ fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Resul
         None,
         each(|b| b.ejections),
     )?;
-    families.gauge(
-        "weir_backend_weight",
-        "Its share of new work.",
-        None,
-        each(|b| b.weight.into()),
-    )?;
     let health = labelled.iter().flat_map(|([pool, address], backend)| {
         [
             ("up", HealthView::Up),
@@ -487,7 +501,7 @@ fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Resul
     });
     families.gauge(
         "weir_backend_health",
-        "1 for the verdict of the health checks, 0 for the others.",
+        "1 for the verdict of the health checks.",
         None,
         health,
     )?;

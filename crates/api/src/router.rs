@@ -393,13 +393,13 @@ mod tests {
 
         fn backends(&self) -> Vec<BackendView> {
             let up = BackendView {
-                ejected: false,
-                ejections: 0,
+                ejected: true,
+                ejections: 2,
                 pool: "web".into(),
                 address: address("10.0.0.1:80"),
                 weight: 10,
                 health: HealthView::Up,
-                draining: false,
+                draining: true,
                 available: true,
                 checks: Some(ChecksView {
                     since: instant(),
@@ -715,7 +715,6 @@ mod tests {
             r#"weir_listener_drops_total{listener="web",reason="no_backend"} 3"#,
             r#"weir_pool_backends_available{pool="web"} 1"#,
             r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="up"} 1"#,
-            r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="down"} 0"#,
             r#"weir_backend_health{pool="api",backend="[2001:db8::1]:80",state="unknown"} 1"#,
             r#"weir_backend_checks_total{pool="web",backend="10.0.0.1:80",result="inconclusive"} 1"#,
             r#"weir_backend_check_duration_seconds{pool="web",backend="10.0.0.1:80"} 0.00125"#,
@@ -729,6 +728,17 @@ mod tests {
             );
         }
         assert!(metrics.ends_with("# EOF\n"));
+        // Of backends, what is 0 is left out, but for what is a state and no count.
+        let of_backends = metrics
+            .lines()
+            .filter(|line| line.starts_with("weir_backend_"));
+        for line in of_backends.filter(|line| line.ends_with(" 0")) {
+            assert!(
+                line.starts_with("weir_backend_available")
+                    || line.starts_with("weir_backend_weight"),
+                "{line}"
+            );
+        }
         assert!(
             !metrics.contains(r#"weir_backend_checks_total{pool="api""#),
             "not checked, not shown"

@@ -74,7 +74,7 @@ enum Next {
 
 /// What becomes of a request.
 enum Begun<'p> {
-    Pool(Box<ToPool<'p>>),
+    Pool(ToPool<'p>),
     /// We answer it ourselves.
     Here(OwnAnswer<'p>),
     /// Nobody serves it.
@@ -501,13 +501,13 @@ impl<T: Transport> Downstream<T> {
                     edits::apply(edits, &facts, &mut out);
                 }
                 self.upload.head = out;
-                Begun::Pool(Box::new(ToPool {
+                Begun::Pool(ToPool {
                     pool,
                     route: route.map(|(_, route)| route),
                     wanted,
                     request_hash,
                     added,
-                }))
+                })
             }
             (None, Some((index, route))) => match &route.action {
                 Action::Redirect(redirect) => {

@@ -76,7 +76,24 @@ pub enum Found<'r> {
 struct Paths {
     exact: HashMap<Box<[u8]>, Candidates>,
     regex: Option<Box<Expressions>>,
-    prefix: Trie<Candidates>,
+    prefix: Prefixes,
+}
+
+/// The path prefixes of a host.
+#[derive(Clone, Debug)]
+enum Prefixes {
+    /// Few, the longest first: looking at each touches less memory than a tree, and most hosts have few.
+    Few(Vec<(Box<[u8]>, Candidates)>),
+    Many(Box<Trie<Candidates>>),
+}
+
+/// Prefixes of a host that are looked at one by one.
+const FEW_PREFIXES: usize = 8;
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
 }
 
 /// Routes with an expression, the one that wins first.
@@ -285,14 +302,15 @@ impl<R: RequestView> Search<'_, R> {
         {
             return Some(route);
         }
-        let segments = self
-            .path
-            .strip_prefix(b"/")
-            .map(|rest| rest.split(is_slash));
-        paths
-            .prefix
-            .find(segments.into_iter().flatten())
-            .find_map(|candidates| self.in_candidates(candidates))
+        match &paths.prefix {
+            Prefixes::Few(prefixes) => prefixes
+                .iter()
+                .filter(|(prefix, _)| begins_with(self.path, prefix))
+                .find_map(|(_, candidates)| self.in_candidates(candidates)),
+            Prefixes::Many(trie) => trie
+                .find(segments(self.path))
+                .find_map(|candidates| self.in_candidates(candidates)),
+        }
     }
 
     fn in_candidates(&self, candidates: &Candidates) -> Option<usize> {
@@ -372,12 +390,8 @@ impl Paths {
             PathMatch::Exact(path) => {
                 &mut self.exact.entry(path.as_bytes().into()).or_default().list
             }
-            PathMatch::Any => &mut self.prefix.entry(std::iter::empty()).list,
-            PathMatch::Prefix(prefix) => {
-                let prefix = prefix.trim_end_matches('/').as_bytes();
-                let segments = prefix.strip_prefix(b"/").map(|rest| rest.split(is_slash));
-                &mut self.prefix.entry(segments.into_iter().flatten()).list
-            }
+            PathMatch::Any => self.prefix.entry(b""),
+            PathMatch::Prefix(prefix) => self.prefix.entry(prefix.trim_end_matches('/').as_bytes()),
             PathMatch::Regex(pattern) => {
                 self.regex.get_or_insert_default().add(pattern, candidates);
                 return;
@@ -387,8 +401,17 @@ impl Paths {
     }
 
     fn finish(&mut self, routes: &[Route], all: &mut Vec<Candidate>) {
-        self.prefix.finish();
-        for candidates in self.exact.values_mut().chain(self.prefix.values_mut()) {
+        let prefixes: Box<dyn Iterator<Item = &mut Candidates>> = match &mut self.prefix {
+            Prefixes::Few(prefixes) => {
+                prefixes.sort_by_key(|(prefix, _)| Reverse(prefix.len()));
+                Box::new(prefixes.iter_mut().map(|(_, candidates)| candidates))
+            }
+            Prefixes::Many(trie) => {
+                trie.finish();
+                Box::new(trie.values_mut())
+            }
+        };
+        for candidates in self.exact.values_mut().chain(prefixes) {
             candidates
                 .list
                 .sort_by_key(|candidate| candidate.order(routes));
@@ -405,6 +428,33 @@ impl Paths {
                 // Each was compiled when the config was read, and the set may take what all of them did.
                 expressions.set = Pattern::set(&expressions.patterns).ok();
             }
+        }
+    }
+}
+
+impl Prefixes {
+    /// The routes of a prefix, which has no `/` at its end.
+    fn entry(&mut self, prefix: &[u8]) -> &mut Vec<Candidate> {
+        if let Self::Few(few) = self
+            && few.len() == FEW_PREFIXES
+            && few.iter().all(|(other, _)| **other != *prefix)
+        {
+            let mut trie = Trie::default();
+            for (prefix, candidates) in few.drain(..) {
+                *trie.entry(segments(&prefix)) = candidates;
+            }
+            *self = Self::Many(Box::new(trie));
+        }
+        match self {
+            Self::Few(few) => {
+                let known = few.iter().position(|(other, _)| **other == *prefix);
+                let at = known.unwrap_or_else(|| {
+                    few.push((prefix.into(), Candidates::default()));
+                    few.len() - 1
+                });
+                &mut few[at].1.list
+            }
+            Self::Many(trie) => &mut trie.entry(segments(prefix)).list,
         }
     }
 }
@@ -481,6 +531,18 @@ impl Ranges {
             .last()
             .is_some_and(|range| range.contains(client))
     }
+}
+
+/// Whether a path begins with the whole segments of a prefix.
+fn begins_with(path: &[u8], prefix: &[u8]) -> bool {
+    path.starts_with(prefix)
+        && (prefix.is_empty() || matches!(path.get(prefix.len()), None | Some(b'/')))
+}
+
+/// The segments of a path from `/`; of anything else none.
+fn segments(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let segments = path.strip_prefix(b"/").map(|rest| rest.split(is_slash));
+    segments.into_iter().flatten()
 }
 
 fn is_slash(byte: &u8) -> bool {

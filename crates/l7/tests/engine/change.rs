@@ -330,3 +330,51 @@ fn a_drain_that_begins_while_the_backend_works_is_told_to_the_client() {
     assert!(answer.has("Connection: close"), "{}", answer.head);
     assert!(client.ends());
 }
+
+#[test]
+fn a_websocket_and_counters_survive_a_change_of_their_listeners_routes() {
+    let echo = Origin::start(|_, mut peer| {
+        peer.request();
+        peer.send(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        loop {
+            let byte = peer.bytes(1);
+            if byte.is_empty() {
+                return;
+            }
+            peer.send_bytes(&byte);
+        }
+    });
+    let (a, b) = (Origin::saying("a"), Origin::saying("b"));
+    let config = |route: &str| {
+        one_listener("http", &[echo.address], route)
+            + &pool("a", &[a.address], "")
+            + &pool("b", &[b.address], "")
+    };
+    let route = |pool: &str| format!("[[listener.route]]\npath = \"/x\"\npool = \"{pool}\"\n");
+    let proxy = Proxy::start_with(&config(&route("a")), 1);
+    let mut socket = proxy.client();
+    socket
+        .send("GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+    assert!(socket.head().unwrap().contains("101"));
+    let mut other = proxy.client();
+    assert_eq!(other.get("/x").unwrap().text(), "a");
+    // The route leads elsewhere, then there is none, then the pool of the WebSocket is another.
+    proxy.apply(&config(&route("b")));
+    assert_eq!(other.get("/x").unwrap().text(), "b");
+    proxy.apply(&config(
+        "[[listener.route]]\npath = \"/x\"\nanswer = { status = 200, body = \"here\" }\n",
+    ));
+    assert_eq!(other.get("/x").unwrap().text(), "here");
+    socket.send("1");
+    assert_eq!(socket.bytes(1), b"1");
+    proxy.apply(&one_listener("http", &[b.address], ""));
+    assert_eq!(other.get("/x").unwrap().text(), "b");
+    socket.send("2");
+    assert_eq!(socket.bytes(1), b"2");
+    let stats = proxy.listener_stats();
+    assert_eq!((stats.requests, stats.connections), (5, 2));
+    // What did not change was reused all the time.
+    assert_eq!(proxy.backend_stats(b.address).id.pool.as_str(), "main");
+}
