@@ -14,7 +14,7 @@ struct Object {
     exports: &'static [&'static str],
 }
 
-const FORWARD_MAPS: [&str; 27] = [
+const FORWARD_MAPS: [&str; 30] = [
     "SESSIONS4",
     "SESSIONS6",
     "SCHEDULE",
@@ -28,6 +28,8 @@ const FORWARD_MAPS: [&str; 27] = [
     "LISTENER_SLOTS",
     "LISTENERS",
     "VIPS",
+    "FRAGMENTS",
+    "REFUSALS",
     "DROPS",
     "LISTENER_COUNTERS",
     "BACKEND_COUNTERS",
@@ -42,6 +44,7 @@ const FORWARD_MAPS: [&str; 27] = [
     "SETS",
     "SETS6",
     "SEED",
+    "FRAGMENT_TIMEOUT",
 ];
 
 const OBJECTS: [Object; 3] = [
@@ -50,9 +53,13 @@ const OBJECTS: [Object; 3] = [
         exports: &[
             "weir_forward",
             "weir_clock",
-            "weir_is_taken",
+            "weir_find4",
             "weir_listener",
-            "weir_is_taken6",
+            "weir_find6",
+            "weir_unusual4",
+            "weir_unusual6",
+            "weir_refuse4",
+            "weir_refuse6",
             "LICENSE",
         ],
     },

@@ -18,19 +18,15 @@ pub enum Drop {
     PortsExhausted = 5,
     /// Time to live used up.
     TtlExpired = 6,
-    /// The first fragment of a packet to a listener; those after it have no ports and go to the kernel.
-    Fragment = 7,
-    /// A packet to a listener with IPv4 options.
-    IpOptions = 8,
     /// No room for the outer header before the packet.
-    NoHeadroom = 9,
-    /// The packet does not fit the next hop's MTU with the outer header; we never fragment.
-    TooBig = 10,
+    NoHeadroom = 7,
+    /// The packet, with its outer header, does not fit the MTU of the link to the next hop; we never fragment.
+    TooBig = 8,
 }
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 9] = [
         Self::Malformed,
         Self::NoSession,
         Self::NoBackend,
@@ -38,8 +34,6 @@ impl Drop {
         Self::TableFull,
         Self::PortsExhausted,
         Self::TtlExpired,
-        Self::Fragment,
-        Self::IpOptions,
         Self::NoHeadroom,
         Self::TooBig,
     ];
@@ -60,8 +54,6 @@ impl Drop {
             Self::TableFull => "table_full",
             Self::PortsExhausted => "ports_exhausted",
             Self::TtlExpired => "ttl_expired",
-            Self::Fragment => "fragment",
-            Self::IpOptions => "ip_options",
             Self::NoHeadroom => "no_headroom",
             Self::TooBig => "too_big",
         }

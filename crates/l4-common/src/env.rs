@@ -3,10 +3,12 @@
 use crate::drop::Drop;
 use crate::event::Event;
 use crate::family::{Addr6, V4, V6};
+use crate::fragment::FragmentSet;
 use crate::frame::Frame;
 use crate::hash::{FlowKey4, FlowKey6};
 use crate::link::Link;
 use crate::open::Opening;
+use crate::refusal::{Budget, Refusal};
 use crate::service::{Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings};
 use crate::session::{Set4, Set6};
 
@@ -16,6 +18,8 @@ pub trait Env: Copy {
     fn frame(&self) -> Frame;
     /// Puts `bytes` new bytes in front of the packet, or takes `-bytes` away; false if there is no room.
     fn move_start(&self, bytes: i32) -> bool;
+    /// Takes `bytes` bytes off the packet's end; false if it is shorter.
+    fn shorten(&self, bytes: u32) -> bool;
     /// Kernel's index of the interface that the packet came in by.
     fn ingress_ifindex(&self) -> u32;
     /// The clock of session lines, in jiffies.
@@ -30,18 +34,32 @@ pub trait Env: Copy {
     fn set4(&self, index: u32) -> Option<*mut Set4>;
     /// The set of IPv6 with this index.
     fn set6(&self, index: u32) -> Option<*mut Set6>;
-    /// Whether a flow with this hash has a line: [`crate::table::is_taken`].
-    fn is_taken4(&self, key: &FlowKey4, hash: u64) -> bool;
+    /// The number of the line of the flow with this hash: [`crate::table::number`].
+    fn find4(&self, key: &FlowKey4, hash: u64) -> u32;
     /// The same for IPv6.
-    fn is_taken6(&self, key: &FlowKey6, hash: u64) -> bool;
+    fn find6(&self, key: &FlowKey6, hash: u64) -> u32;
     /// This core's memory for a session of IPv4 that is being opened.
     fn opening4(&self) -> Option<*mut Opening<V4>>;
     /// The same for IPv6.
     fn opening6(&self) -> Option<*mut Opening<V6>>;
+    /// The verdict on an IPv4 packet that is not plain, as bits: [`crate::unusual::packet`].
+    fn unusual4(&self) -> u64;
+    /// The same for IPv6.
+    fn unusual6(&self) -> u64;
+    /// Sends an error about the IPv4 packet, and gives the verdict as bits: [`crate::refusal::send`].
+    fn refuse4(&self, source: u32, refusal: Refusal) -> u64;
+    /// The same for IPv6.
+    fn refuse6(&self, source: Addr6, refusal: Refusal) -> u64;
+    /// A set of the table of fragments.
+    fn fragments(&self, index: u32) -> Option<*mut FragmentSet>;
+    /// Jiffies for which the first fragment of a datagram is remembered.
+    fn fragment_timeout(&self) -> u32;
+    /// This core's count of errors sent.
+    fn refusals(&self) -> Option<*mut Budget>;
     /// What may change while the program runs.
     fn settings(&self) -> Settings;
-    /// An interface that packets leave by.
-    fn link(&self, index: u32) -> Option<Link>;
+    /// An interface that packets leave by; its entry stays for the packet's time.
+    fn link(&self, index: u32) -> Option<&'static Link>;
     /// The index of the link with this interface.
     fn link_of(&self, ifindex: u32) -> Option<u8>;
     /// The listener at this address, port and protocol; it stays as it is for the packet's time.
@@ -110,7 +128,7 @@ pub enum Verdict {
 impl Verdict {
     /// As one word: BPF functions return no more.
     #[inline(always)]
-    pub(crate) fn bits(self) -> u64 {
+    pub fn bits(self) -> u64 {
         match self {
             Self::Pass => 0,
             Self::Drop => 1,
@@ -121,7 +139,7 @@ impl Verdict {
 
     /// From [`Verdict::bits`].
     #[inline(always)]
-    pub(crate) fn from_bits(bits: u64) -> Self {
+    pub fn from_bits(bits: u64) -> Self {
         match bits as u32 {
             0 => Self::Pass,
             1 => Self::Drop,

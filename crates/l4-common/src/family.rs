@@ -93,8 +93,8 @@ pub trait Family: Copy + Debug + Default + Eq + Hash + 'static {
     fn sets(env: impl Env) -> u32;
     /// The set with this index.
     fn set(env: impl Env, index: u32) -> Option<*mut Set<Self>>;
-    /// Whether a flow with this hash has a line.
-    fn is_taken(env: impl Env, key: &FlowKey<Self>, hash: u64) -> bool;
+    /// The number of the line of the flow with this hash: [`crate::table::number`].
+    fn find(env: impl Env, key: &FlowKey<Self>, hash: u64) -> u32;
     /// This core's memory for a session that is being opened.
     fn opening(env: impl Env) -> Option<*mut Opening<Self>>;
     /// How many local addresses there are.
@@ -125,7 +125,8 @@ impl Family for V4 {
     fn parse(frame: Frame) -> Result<Packet<Self>, Other> {
         let head = frame
             .head::<{ ETH_LEN + IPV4_LEN + L4_LEN }>()
-            .ok_or(Other::Foreign)?;
+            // The last fragment of a datagram may be shorter.
+            .ok_or(Other::Unusual)?;
         if head.load::<{ at::ETHERTYPE }, u16>() != ETHERTYPE_IPV4 {
             return Err(Other::NotIpv4);
         }
@@ -208,8 +209,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn is_taken(env: impl Env, key: &FlowKey<Self>, hash: u64) -> bool {
-        env.is_taken4(key, hash)
+    fn find(env: impl Env, key: &FlowKey<Self>, hash: u64) -> u32 {
+        env.find4(key, hash)
     }
 
     #[inline(always)]
@@ -387,8 +388,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn is_taken(env: impl Env, key: &FlowKey<Self>, hash: u64) -> bool {
-        env.is_taken6(key, hash)
+    fn find(env: impl Env, key: &FlowKey<Self>, hash: u64) -> u32 {
+        env.find6(key, hash)
     }
 
     #[inline(always)]

@@ -10,10 +10,9 @@ use crate::family::{Family, V4, V6};
 use crate::frame::Head;
 use crate::link::{LINK_NONE, Link};
 use crate::open;
-use crate::packet::{
-    ETH_LEN, FRAGMENT_MASK, FRAGMENT_OFFSET, IPV4_LEN, IPV6_LEN, L4_LEN, UDP_HEAD, at, eth, ip6, l4,
-};
+use crate::packet::{ETH_LEN, IPV6_LEN, L4_LEN, TCP_LEN, UDP_HEAD, at, eth, ip6, l4};
 use crate::parse::{Other, Packet};
+use crate::refusal::{Refusal, Refused};
 use crate::service::{ListenerKey, Mode, mapped};
 use crate::session::{
     GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
@@ -21,7 +20,8 @@ use crate::session::{
 };
 use crate::table::AtHome;
 use crate::tunnel::{self, Tunnelled};
-use crate::{ping, table};
+use crate::unusual::{self, Unusual};
+use crate::{mss, ping, table};
 
 /// Decides on one packet, and rewrites it where it is ours.
 ///
@@ -38,10 +38,14 @@ pub fn forward(env: impl Env) -> Verdict {
         Err(Other::NotIpv4) => match forward6(env) {
             // Called from here, so that the stack of what follows begins here as well.
             next @ (PREPARE | SEARCH | OPEN) => elsewhere::<V6>(env, next),
+            UNUSUAL => unusual::decide::<V6>(env),
             bits => Verdict::from_bits(bits),
         },
-        Err(Other::Icmp) => Verdict::from_bits(ping::answer4(env)),
-        Err(Other::Unusual) => Verdict::from_bits(unusual(env)),
+        Err(Other::Icmp) => match ping::answer4(env) {
+            UNUSUAL => unusual::decide::<V4>(env),
+            bits => Verdict::from_bits(bits),
+        },
+        Err(Other::Unusual) => unusual::decide::<V4>(env),
         Err(Other::Malformed) => Verdict::from_bits(malformed(env)),
     }
 }
@@ -52,6 +56,8 @@ const OPEN: u64 = u64::MAX;
 const SEARCH: u64 = u64::MAX - 1;
 /// No verdict: the packet opens a session as a rule, and [`prepare`] comes before the first look.
 const PREPARE: u64 = u64::MAX - 2;
+/// No verdict: [`unusual::decide`] has to.
+pub(crate) const UNUSUAL: u64 = u64::MAX - 3;
 
 /// What is not IPv4.
 #[inline(never)]
@@ -60,14 +66,15 @@ fn forward6(env: impl Env) -> u64 {
         Ok(packet) => at_home(env, &packet).map_or_else(|next| next, Verdict::bits),
         Err(Other::Icmp) => ping::answer6(env),
         Err(Other::Malformed) => malformed6(env),
-        // Nobody looks behind extension headers yet.
-        Err(Other::Foreign | Other::NotIpv4 | Other::Unusual) => Verdict::Pass.bits(),
+        Err(Other::Unusual) => UNUSUAL,
+        Err(Other::Foreign | Other::NotIpv4) => Verdict::Pass.bits(),
     }
 }
 
-/// A packet of TCP or UDP: the verdict if its line is in its home set and it opens nothing, or else what to do next.
+/// A packet of TCP or UDP: the verdict if its line is in its home set and it neither opens something nor answers to that,
+/// or else what to do next.
 #[inline(always)]
-fn at_home<F: Tunnelled>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u64> {
+fn at_home<F: Unusual>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u64> {
     if packet.flags == SYN {
         return Err(PREPARE);
     }
@@ -75,9 +82,9 @@ fn at_home<F: Tunnelled>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u
     match table::find_at_home(env, &packet.key, &Place::of(hash, F::sets(env))) {
         // SAFETY: the table found the line, and lines never leave its memory; this direction of the session is the
         // only writer of the line.
-        AtHome::Line(line) => Ok(unsafe { rewrite(env, packet, line) }),
+        AtHome::Line(line) if packet.flags & SYN == 0 => Ok(unsafe { rewrite(env, packet, line) }),
         AtHome::Absent => Err(OPEN),
-        AtHome::Further => Err(SEARCH),
+        AtHome::Line(_) | AtHome::Further => Err(SEARCH),
     }
 }
 
@@ -87,7 +94,7 @@ fn at_home<F: Tunnelled>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u
 /// a SYN has come, all that can be known without them is worked out first, so that both looks come one behind the other
 /// and the processor waits for them at the same time.
 #[inline(always)]
-fn elsewhere<F: Tunnelled>(env: impl Env, mut next: u64) -> Verdict {
+fn elsewhere<F: Unusual>(env: impl Env, mut next: u64) -> Verdict {
     let prepared = next == PREPARE;
     if prepared {
         next = prepare::<F>(env);
@@ -106,7 +113,7 @@ fn elsewhere<F: Tunnelled>(env: impl Env, mut next: u64) -> Verdict {
 
 /// Works out what a session of the packet would be. Says whether the flow has no line, for sure, or may have one.
 #[inline(never)]
-fn prepare<F: Tunnelled>(env: impl Env) -> u64 {
+fn prepare<F: Unusual>(env: impl Env) -> u64 {
     let Ok(packet) = F::parse(env.frame()) else {
         return Verdict::Pass.bits();
     };
@@ -118,18 +125,18 @@ fn prepare<F: Tunnelled>(env: impl Env) -> u64 {
     }
 }
 
-/// A packet whose line may be in another set than its home, or a SYN of a flow that has a line.
+/// A packet whose line may be in another set than its home, or a SYN, or the answer to one, of a flow that has a line.
 #[inline(never)]
-fn search<F: Tunnelled>(env: impl Env) -> u64 {
+fn search<F: Unusual>(env: impl Env) -> u64 {
     let Ok(packet) = F::parse(env.frame()) else {
         return Verdict::Pass.bits();
     };
     let hash = packet.key.hash(env.seed());
-    match table::find(env, &packet.key, &Place::of(hash, F::sets(env))) {
+    match table::find(env, &packet.key, hash) {
         // SAFETY: the table found the line.
-        Some(line) if packet.flags != SYN || unsafe { !open::reopens(env, line) } => {
+        Some(line) if packet.flags != SYN || unsafe { !open::reopens(env, line.as_ptr()) } => {
             // SAFETY: as in `at_home`.
-            unsafe { rewrite(env, &packet, line) }.bits()
+            unsafe { rewrite_clamped(env, &packet, line.as_ptr()) }.bits()
         }
         _ => OPEN,
     }
@@ -137,16 +144,179 @@ fn search<F: Tunnelled>(env: impl Env) -> u64 {
 
 /// A packet of a flow that has no line, after [`prepare`].
 #[inline(never)]
-fn open<F: Tunnelled>(env: impl Env) -> u64 {
+fn open<F: Unusual>(env: impl Env) -> u64 {
     let Ok(packet) = F::parse(env.frame()) else {
         return Verdict::Pass.bits();
     };
     match open::session::<F>(env) {
         // SAFETY: as in `at_home`.
-        Ok(line) => unsafe { rewrite(env, &packet, line) },
+        Ok(line) => unsafe { rewrite_clamped(env, &packet, line) },
         Err(verdict) => verdict,
     }
     .bits()
+}
+
+/// The link that packets of a live line leave by; the next hop is taken anew where routes have changed. Without one there
+/// is no way, which is counted.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(always)]
+pub(crate) unsafe fn way<F: Family>(env: impl Env, line: *mut Line<F>) -> Option<&'static Link> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let meta = (*line).meta();
+        let mut link = env.link((meta & LINK_MASK) >> LINK_SHIFT)?;
+        if meta >> GENERATION_SHIFT & 0xff != link.route_generation & 0xff {
+            refresh_next_hop(env, line);
+            let meta = (*line).meta();
+            link = env.link((meta & LINK_MASK) >> LINK_SHIFT)?;
+        }
+        if link.ifindex == 0 {
+            dropped(env, (*line).listener, Drop::NoNextHop);
+            return None;
+        }
+        Some(link)
+    }
+}
+
+/// Counts a packet of a line, and notes its time and its flags.
+///
+/// # Safety
+/// `line` must be a line of the session table, and this direction its only writer.
+#[inline(always)]
+pub(crate) unsafe fn count<F: Family>(
+    env: impl Env,
+    line: *mut Line<F>,
+    meta: u32,
+    length: usize,
+    flags: u8,
+) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        (*line).last_seen = env.jiffies();
+        (*line).packets += 1;
+        (*line).bytes += length as u64;
+        if meta & UDP == 0 {
+            // The byte of the flags seen is written by this direction alone; a reset that was followed by other
+            // packets was none.
+            let seen_byte = (&raw mut (*line).meta).cast::<u8>().add(3);
+            seen_byte.write_volatile(seen(meta) & !RST | flags);
+        }
+    }
+}
+
+/// The longest frame of a line that a link takes. By the interface that it came in by everything may leave that does not
+/// grow: it has been carried there.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(always)]
+pub(crate) unsafe fn limit<F: Family>(
+    env: impl Env,
+    link: &Link,
+    line: *const Line<F>,
+    tunnel: bool,
+) -> usize {
+    let longest = usize::from(link.mtu) + ETH_LEN;
+    if tunnel {
+        // SAFETY: by the caller's promise.
+        longest.saturating_sub(unsafe { tunnel::overhead(line) })
+    } else if link.ifindex == env.ingress_ifindex() {
+        usize::MAX
+    } else {
+        longest
+    }
+}
+
+/// Lowers the maximum segment size of a SYN, or of the answer to it, to what both links carry. `tcp` is the offset of
+/// the TCP header.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(never)]
+pub(crate) unsafe fn clamp<F: Family>(env: impl Env, line: *mut Line<F>, tcp: usize) {
+    // SAFETY: by the caller's promise.
+    let meta = unsafe { (*line).meta() };
+    let to = env.link((meta & LINK_MASK) >> LINK_SHIFT);
+    let from = env.link_of(env.ingress_ifindex());
+    let from = from.and_then(|index| env.link(u32::from(index)));
+    let outer = if meta >> MODE_SHIFT & 3 == Mode::Tunnel as u32 {
+        // SAFETY: by the caller's promise.
+        unsafe { tunnel::overhead(line) as u16 }
+    } else {
+        0
+    };
+    let mtu_in = from.map_or(u16::MAX, |link| link.mtu);
+    let mtu_out = to.map_or(u16::MAX, |link| link.mtu.saturating_sub(outer));
+    let mtu = if mtu_in < mtu_out { mtu_in } else { mtu_out };
+    let headers = (F::IP_LEN + TCP_LEN) as u16;
+    mss::clamp(env.frame(), tcp, mtu.saturating_sub(headers));
+}
+
+/// Refuses a packet of a line whose hops are used up.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(never)]
+pub(crate) unsafe fn expired<F: Refused>(env: impl Env, line: *mut Line<F>) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        dropped(env, (*line).listener, Drop::TtlExpired);
+        F::refuse(env, refuser(line), Refusal::Expired)
+    }
+}
+
+/// Refuses a packet of a line that is longer than a frame of `limit` bytes. Its sender hears of it even if it allows to
+/// fragment: we never do.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(never)]
+pub(crate) unsafe fn too_big<F: Refused>(env: impl Env, line: *mut Line<F>, limit: usize) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        dropped(env, (*line).listener, Drop::TooBig);
+        let mtu = limit.saturating_sub(ETH_LEN) as u16;
+        F::refuse(env, refuser(line), Refusal::TooBig { mtu })
+    }
+}
+
+/// The address that refuses packets of a line: the one that they are sent to, or the VIP where that is a client's.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(always)]
+unsafe fn refuser<F: Family>(line: *mut Line<F>) -> F::Addr {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let meta = (*line).meta();
+        let nat_reply = REVERSE | (Mode::Nat as u32) << MODE_SHIFT;
+        if meta & (REVERSE | 3 << MODE_SHIFT) == nat_reply {
+            (*line).new_src
+        } else {
+            (*line).dst
+        }
+    }
+}
+
+/// [`rewrite`], with segments made to fit where the packet is a SYN or the answer to one.
+///
+/// # Safety
+/// As for [`rewrite`].
+#[inline(always)]
+unsafe fn rewrite_clamped<F: Unusual>(
+    env: impl Env,
+    packet: &Packet<F>,
+    line: *mut Line<F>,
+) -> Verdict {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if packet.flags & SYN != 0 {
+            clamp(env, line, ETH_LEN + F::IP_LEN);
+        }
+        rewrite(env, packet, line)
+    }
 }
 
 /// Rewrites a packet of a live line, counts it, and says where it goes.
@@ -154,7 +324,11 @@ fn open<F: Tunnelled>(env: impl Env) -> u64 {
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(always)]
-unsafe fn rewrite<F: Tunnelled>(env: impl Env, packet: &Packet<F>, line: *mut Line<F>) -> Verdict {
+pub(crate) unsafe fn rewrite<F: Tunnelled + Refused>(
+    env: impl Env,
+    packet: &Packet<F>,
+    line: *mut Line<F>,
+) -> Verdict {
     let Packet {
         frame,
         eth,
@@ -166,36 +340,21 @@ unsafe fn rewrite<F: Tunnelled>(env: impl Env, packet: &Packet<F>, line: *mut Li
     // SAFETY: by the caller's promise. Single fields are read and written through the pointer: no reference to the
     // whole line is held while other cores read it.
     unsafe {
-        let mut meta = (*line).meta();
-        let Some(mut link) = env.link((meta & LINK_MASK) >> LINK_SHIFT) else {
+        let Some(link) = way(env, line) else {
             return Verdict::Drop;
         };
-        if meta >> GENERATION_SHIFT & 0xff != link.route_generation & 0xff {
-            refresh_next_hop(env, line);
-            meta = (*line).meta();
-            let Some(next) = env.link((meta & LINK_MASK) >> LINK_SHIFT) else {
-                return Verdict::Drop;
-            };
-            link = next;
-        }
-        if link.ifindex == 0 {
-            return dropped(env, (*line).listener, Drop::NoNextHop);
-        }
+        let meta = (*line).meta();
         let length = frame.len();
         let hops = F::hops(ip);
         if hops <= 1 {
-            return dropped(env, (*line).listener, Drop::TtlExpired);
+            return Verdict::from_bits(expired(env, line));
         }
         let tunnel = meta >> MODE_SHIFT & 3 == Mode::Tunnel as u32;
-        (*line).last_seen = env.jiffies();
-        (*line).packets += 1;
-        (*line).bytes += length as u64;
-        if meta & UDP == 0 {
-            // The byte of the flags seen is written by this direction alone; a reset that was followed by other
-            // packets was none.
-            let seen_byte = (&raw mut (*line).meta).cast::<u8>().add(3);
-            seen_byte.write_volatile(seen(meta) & !RST | *flags);
+        let limit = limit(env, link, line, tunnel);
+        if length > limit {
+            return Verdict::from_bits(too_big(env, line, limit));
         }
+        count(env, line, meta, length, *flags);
 
         if !tunnel {
             F::take_hop(ip, hops, (*line).ip_delta);
@@ -217,13 +376,14 @@ unsafe fn rewrite<F: Tunnelled>(env: impl Env, packet: &Packet<F>, line: *mut Li
             }
             eth.store_mac::<{ eth::DST }>((*line).mac);
             eth.store_mac::<{ eth::SRC }>(link.mac);
-            return send(env, &link);
+            return send(env, link);
         }
         F::take_hop(ip, hops, 0);
-        tunnel::encapsulate(env, packet, line, &link)
+        tunnel::encapsulate(env, ip, line, link)
     }
 }
 
+/// Sends a frame by a link.
 #[inline(always)]
 pub(crate) fn send(env: impl Env, link: &Link) -> Verdict {
     if link.ifindex == env.ingress_ifindex() {
@@ -327,31 +487,6 @@ fn malformed6(env: impl Env) -> u64 {
     refuse_if_ours(env, &key, Drop::Malformed).bits()
 }
 
-/// Packets with IPv4 options, and first fragments: dropped where they are for a listener, as no session can be
-/// found for what follows them.
-#[inline(never)]
-fn unusual(env: impl Env) -> u64 {
-    let frame = env.frame();
-    let Some(head) = frame.head::<UDP_HEAD>() else {
-        return Verdict::Pass.bits();
-    };
-    let version = head.load::<{ at::IP_VERSION }, u8>();
-    let header_len = usize::from(version & 0xf) * 4;
-    let fragment = head.load::<{ at::IP_FRAGMENT }, u16>() & FRAGMENT_MASK;
-    if version >> 4 != 4 || header_len < IPV4_LEN || fragment & FRAGMENT_OFFSET != 0 {
-        return Verdict::Pass.bits();
-    }
-    let Some(ports) = frame.part::<4>(ETH_LEN + header_len) else {
-        return Verdict::Pass.bits();
-    };
-    let reason = if fragment == 0 {
-        Drop::IpOptions
-    } else {
-        Drop::Fragment
-    };
-    refuse(env, &head, ports.load::<2, u16>(), reason).bits()
-}
-
 /// Drops a packet if it is for a listener; the kernel gets it otherwise.
 #[inline(always)]
 fn refuse(env: impl Env, head: &Head<UDP_HEAD>, port: u16, reason: Drop) -> Verdict {
@@ -368,7 +503,7 @@ fn refuse(env: impl Env, head: &Head<UDP_HEAD>, port: u16, reason: Drop) -> Verd
 
 /// Drops a packet to this address and port if there is a listener; the kernel gets it otherwise.
 #[inline(always)]
-fn refuse_if_ours(env: impl Env, key: &ListenerKey, reason: Drop) -> Verdict {
+pub(crate) fn refuse_if_ours(env: impl Env, key: &ListenerKey, reason: Drop) -> Verdict {
     match env.listener(key) {
         Some(listener) => dropped(env, listener.id, reason),
         None => Verdict::Pass,

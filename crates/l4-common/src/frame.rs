@@ -47,7 +47,13 @@ impl Frame {
     /// The `N` bytes from `offset` on, if the frame is that long. `offset` is at most 255: the verifier must see a bound.
     #[inline(always)]
     pub fn part<const N: usize>(&self, offset: usize) -> Option<Head<N>> {
-        let offset = offset & 0xff;
+        self.far_part(offset & 0xff)
+    }
+
+    /// As [`Frame::part`], where `offset` is at most 2047.
+    #[inline(always)]
+    pub fn far_part<const N: usize>(&self, offset: usize) -> Option<Head<N>> {
+        let offset = offset & 0x7ff;
         // `wrapping_add`: the pointer is used only if it is inside.
         let start = self.start.wrapping_add(offset);
         if start as usize + N > self.end as usize {

@@ -18,8 +18,8 @@ use crate::service::{
     ListenerKey, Mode, Pick,
 };
 use crate::session::{
-    ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT, SYN,
-    UDP, seen,
+    ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, REVERSE, RST, SEEN_SHIFT, SYN, UDP,
+    seen,
 };
 use crate::table;
 use crate::tunnel::{self, Kind, Tunnelled};
@@ -44,12 +44,12 @@ pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) ->
         let peer = match Mode::from_bits((meta >> MODE_SHIFT) as u8) {
             Mode::Fullnat | Mode::Nat => {
                 let key = (*line).peer_key();
-                table::find(env, &key, &Place::of(key.hash(env.seed()), F::sets(env)))
+                table::find(env, &key, key.hash(env.seed()))
             }
             Mode::Dr | Mode::Tunnel => None,
         };
         let here = seen(meta);
-        let there = peer.map_or(0, |peer| seen((*peer).meta()));
+        let there = peer.map_or(0, |peer| seen(peer.as_ref().meta()));
         let closed = (here | there) & (FIN | RST) != 0;
         if !closed && here & ACK != 0 {
             return false;
@@ -73,14 +73,14 @@ pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) ->
         if !stands || !accepts {
             table::retire(line);
             if let Some(peer) = peer {
-                table::retire(peer);
+                table::retire(peer.as_ptr());
             }
             return true;
         }
         if closed {
             (*line).meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
             if let Some(peer) = peer {
-                (*peer).meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
+                peer.as_ref().meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
             }
             count_session(env, (*line).listener, (*line).backend);
         }
@@ -133,8 +133,15 @@ fn failed(reason: Drop) -> u32 {
 /// for sure: the first look at its line shows that.
 #[inline(always)]
 pub(crate) fn prepare<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64) -> bool {
+    note(env, packet, hash);
+    work_out::<F>(env)
+}
+
+/// The first part of [`prepare`]: notes what the packet says.
+#[inline(always)]
+pub(crate) fn note<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64) {
     let Some(opening) = F::opening(env) else {
-        return false;
+        return;
     };
     // SAFETY: the environment gave this core's memory, which nobody else uses while the packet is on its way.
     let opening = unsafe { &mut *opening };
@@ -142,6 +149,16 @@ pub(crate) fn prepare<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64
     opening.flags = packet.flags;
     opening.hash = hash;
     opening.mac = packet.eth.load_mac::<{ eth::SRC }>();
+}
+
+/// The second part of [`prepare`]: works out what follows from that.
+#[inline(always)]
+pub(crate) fn work_out<F: Tunnelled>(env: impl Env) -> bool {
+    let Some(opening) = F::opening(env) else {
+        return false;
+    };
+    // SAFETY: as above.
+    let opening = unsafe { &mut *opening };
     let mut code = choose(env, opening);
     if code == DONE {
         code = if opening.listener.mode == Mode::Tunnel as u8 {
@@ -151,7 +168,7 @@ pub(crate) fn prepare<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64
         };
     }
     opening.code = code;
-    table::is_free_at_first_sight::<F>(env, hash)
+    table::is_free_at_first_sight::<F>(env, opening.hash)
 }
 
 /// Opens the session that [`prepare`] has worked out: the line of the packet's direction.
@@ -287,7 +304,7 @@ fn aim<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
             };
             let reply = &opening.reply;
             opening.reply_hash = reply.hash(env.seed());
-            if F::is_taken(env, reply, opening.reply_hash) {
+            if F::find(env, reply, opening.reply_hash) != 0 {
                 // The same client port talks to this backend through another VIP.
                 return failed(Drop::PortsExhausted);
             }
@@ -416,8 +433,7 @@ fn open_requests<F: Tunnelled>(
     if !table::publish(env, &claimed, hash, rewrite.bits(env, opening.key.udp)) {
         // Another core has opened the same session in this moment.
         retire_replies(env, opening);
-        let line = table::find(env, &opening.key, &Place::of(hash, F::sets(env)))?;
-        return NonNull::new(line);
+        return table::find(env, &opening.key, hash);
     }
     count_session(env, opening.listener.id, opening.number);
     Some(claimed.line)
@@ -428,9 +444,8 @@ fn open_requests<F: Tunnelled>(
 fn retire_replies<F: Tunnelled>(env: impl Env, opening: &Opening<F>) -> u32 {
     if has_replies(opening) {
         let reply = &opening.reply;
-        let place = Place::of(opening.reply_hash, F::sets(env));
-        if let Some(line) = table::find(env, reply, &place) {
-            table::retire(line);
+        if let Some(line) = table::find(env, reply, opening.reply_hash) {
+            table::retire(line.as_ptr());
         }
     }
     DONE
@@ -493,7 +508,7 @@ fn free_port<F: Tunnelled>(env: impl Env, reply: &FlowKey<F>, slice: u32) -> u32
         if is_local_port(port) {
             let ports = reply.ports | u32::from(port) << 16;
             let reply = FlowKey { ports, ..*reply };
-            if !F::is_taken(env, &reply, base.with_ports(ports)) {
+            if F::find(env, &reply, base.with_ports(ports)) == 0 {
                 return u32::from(port);
             }
         }

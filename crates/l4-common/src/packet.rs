@@ -117,6 +117,8 @@ pub mod l4 {
     pub const ICMP_TYPE: usize = 0;
     /// Checksum of ICMP.
     pub const ICMP_CHECKSUM: usize = 2;
+    /// What comes behind type, code and checksum of ICMP.
+    pub const ICMP_REST: usize = 4;
 }
 
 /// Offsets in a frame with a plain IPv4 header.

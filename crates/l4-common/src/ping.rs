@@ -3,6 +3,7 @@
 use crate::checksum::{apply, difference32, fold};
 use crate::env::{Env, Verdict};
 use crate::family::{Addr6, Family, V4, V6};
+use crate::forward::UNUSUAL;
 use crate::frame::Head;
 use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, L4_LEN, eth, ip4, ip6, l4};
 use crate::service::mapped;
@@ -16,7 +17,7 @@ const ECHO_REPLY6: u16 = u16::from_ne_bytes([129, 0]);
 /// Time to live, and hop limit, of an answer.
 const HOPS: u8 = 64;
 
-/// Turns an echo request to a VIP into its answer; everything else of ICMP is the kernel's. The packet has an IPv4 header
+/// Turns an echo request to a VIP into its answer; all other packets of ICMP are [`crate::unusual`]. The packet has an IPv4 header
 /// without options.
 #[inline(never)]
 pub(crate) fn answer4(env: impl Env) -> u64 {
@@ -32,7 +33,10 @@ pub(crate) fn answer4(env: impl Env) -> u64 {
         ip.load::<{ ip4::SRC }, u32>(),
         ip.load::<{ ip4::DST }, u32>(),
     );
-    if icmp.load::<{ l4::ICMP_TYPE }, u16>() != ECHO_REQUEST || !env.is_vip(&mapped(dst)) {
+    if icmp.load::<{ l4::ICMP_TYPE }, u16>() != ECHO_REQUEST {
+        return UNUSUAL;
+    }
+    if !env.is_vip(&mapped(dst)) || !is_whole::<V4>(env, &ip) {
         return Verdict::Pass.bits();
     }
     V4::set_addresses(&ip, dst, src);
@@ -56,7 +60,7 @@ pub(crate) fn answer6(env: impl Env) -> u64 {
         head.part::<{ ETH_LEN + IPV6_LEN }, L4_LEN>(),
     );
     if icmp.load::<{ l4::ICMP_TYPE }, u16>() != ECHO_REQUEST6 {
-        return Verdict::Pass.bits();
+        return UNUSUAL;
     }
     let src = Addr6 {
         high: ip.load::<{ ip6::SRC }, u64>(),
@@ -66,7 +70,7 @@ pub(crate) fn answer6(env: impl Env) -> u64 {
         high: ip.load::<{ ip6::DST }, u64>(),
         low: ip.load::<{ ip6::DST + 8 }, u64>(),
     };
-    if !env.is_vip(&dst.words()) {
+    if !env.is_vip(&dst.words()) || !is_whole::<V6>(env, &ip) {
         return Verdict::Pass.bits();
     }
     V6::set_addresses(&ip, dst, src);
@@ -77,6 +81,13 @@ pub(crate) fn answer6(env: impl Env) -> u64 {
         ECHO_REQUEST6,
         ECHO_REPLY6,
     )
+}
+
+/// Whether all of a packet has arrived that its header speaks of, and the header of an echo is in it.
+#[inline(always)]
+fn is_whole<F: Family>(env: impl Env, ip: &F::Ip) -> bool {
+    let len = F::packet_len(ip) as usize;
+    len >= F::IP_LEN + L4_LEN && ETH_LEN + len <= env.frame().len()
 }
 
 /// What is left to do in both families: the type and its checksum, and the way back.

@@ -1,6 +1,7 @@
 //! Finding, claiming and publishing lines of the session table.
 
-use core::ptr::NonNull;
+use core::hint::black_box;
+use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use crate::env::Env;
@@ -8,37 +9,52 @@ use crate::family::Family;
 use crate::hash::FlowKey;
 use crate::session::{DYING, LINES, LIVE, Line, OCCUPIED, PASSED, PROBES, Place, Set, UDP};
 
-/// The live line of a flow. Lines are looked at in the order of its place, up to the first without a mark.
+/// The live line of the flow with this hash.
 #[inline(always)]
 pub(crate) fn find<F: Family>(
     env: impl Env,
     key: &FlowKey<F>,
-    place: &Place,
-) -> Option<*mut Line<F>> {
+    hash: u64,
+) -> Option<NonNull<Line<F>>> {
+    let mut line = null_mut();
+    let number = F::find(env, key, hash);
+    if number != 0
+        && let Some(set) = F::set(env, (number - 1) / LINES as u32)
+    {
+        line = line_of(set, number - 1);
+    }
+    // Whether there is a line must be asked of the pointer: of the number, the kernel's verifier would not see that the one
+    // follows from the other.
+    NonNull::new(black_box(line))
+}
+
+/// The number of a flow's live line in the whole table, from 1; 0: it has none. Lines are looked at in the order of its
+/// place, up to the first without a mark.
+#[inline(always)]
+pub fn number<F: Family>(env: impl Env, key: &FlowKey<F>, hash: u64) -> u32 {
+    let place = Place::of(hash, F::sets(env));
     let mut probe = 0;
     while probe < PROBES {
-        let set = F::set(env, place.set(probe))?;
+        let index = place.set(probe);
+        let Some(set) = F::set(env, index) else {
+            return 0;
+        };
         let mut lane = 0;
         while lane < LINES as u32 {
             let line = line_of(set, place.start() + lane);
             let meta = meta(line);
             if is_flow(line, meta, key) {
-                return Some(line);
+                let lane = (place.start() + lane) & (LINES as u32 - 1);
+                return index * LINES as u32 + lane + 1;
             }
             if meta & PASSED == 0 {
-                return None;
+                return 0;
             }
             lane += 1;
         }
         probe += 1;
     }
-    None
-}
-
-/// Whether a flow with this hash has a live line.
-#[inline(always)]
-pub fn is_taken<F: Family>(env: impl Env, key: &FlowKey<F>, hash: u64) -> bool {
-    find(env, key, &Place::of(hash, F::sets(env))).is_some()
+    0
 }
 
 /// What a look at a flow's home set tells.

@@ -19,7 +19,6 @@ use crate::packet::{
     DONT_FRAGMENT, ETH_LEN, GRE_LEN, IPV4_LEN, IPV4_PLAIN, IPV6_LEN, PROTO_GRE, PROTO_IPIP,
     PROTO_IPV6, PROTO_UDP, UDP_LEN, eth, ip4, ip6, l4,
 };
-use crate::parse::Packet;
 use crate::service::Encapsulation;
 use crate::session::{LINK_MASK, LINK_SHIFT, Line};
 
@@ -43,6 +42,26 @@ impl Kind {
     #[inline(always)]
     fn is_outer_ipv6(self) -> bool {
         self.0 & Self::OUTER_IPV6 != 0
+    }
+
+    /// Bytes of the outer IP header.
+    #[inline(always)]
+    fn header(self) -> usize {
+        if self.is_outer_ipv6() {
+            IPV6_LEN
+        } else {
+            IPV4_LEN
+        }
+    }
+
+    /// Bytes between the outer IP header and the inner packet.
+    #[inline(always)]
+    fn between(self) -> usize {
+        match self.encapsulation() {
+            Encapsulation::Ipip => 0,
+            Encapsulation::Gue => UDP_LEN,
+            Encapsulation::Gre => GRE_LEN,
+        }
     }
 }
 
@@ -208,15 +227,26 @@ pub(crate) fn constant(protocol: u8, src: u32, dst: u32) -> u16 {
     checksum::fold(fixed + u64::from(src) + u64::from(dst))
 }
 
-/// Puts the outer header in front. The commonest kind, IPIP of IPv4, goes straight on; the others are in a function of
-/// their own.
+/// Bytes that go in front of a line's packets in tunnel mode.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(always)]
+pub(crate) unsafe fn overhead<F: Family>(line: *const Line<F>) -> usize {
+    // SAFETY: by the caller's promise.
+    let kind = Kind(unsafe { (*line).l4_delta });
+    kind.header() + kind.between()
+}
+
+/// Puts the outer header in front; the packet fits the link with it. The commonest kind, IPIP of IPv4, goes straight on;
+/// the others are in a function of their own.
 ///
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(always)]
 pub(crate) unsafe fn encapsulate<F: Tunnelled>(
     env: impl Env,
-    packet: &Packet<F>,
+    ip: &F::Ip,
     line: *mut Line<F>,
     link: &Link,
 ) -> Verdict {
@@ -226,7 +256,7 @@ pub(crate) unsafe fn encapsulate<F: Tunnelled>(
         // SAFETY: by the caller's promise.
         return Verdict::from_bits(unsafe { encapsulate_other(env, line) });
     }
-    let inner = F::inner(&packet.ip);
+    let inner = F::inner(ip);
     // SAFETY: by the caller's promise. Read before the packet moves.
     let (addresses, constant, mac, listener) = unsafe {
         (
@@ -237,9 +267,6 @@ pub(crate) unsafe fn encapsulate<F: Tunnelled>(
         )
     };
     let len = inner.len + IPV4_LEN as u32;
-    if len > u32::from(link.mtu) {
-        return dropped(env, listener, Drop::TooBig);
-    }
     if !env.move_start(-(IPV4_LEN as i32)) {
         return dropped(env, listener, Drop::NoHeadroom);
     }
@@ -267,20 +294,8 @@ unsafe fn encapsulate_other<F: Tunnelled>(env: impl Env, line: *mut Line<F>) -> 
     };
     let inner = F::inner(&ip);
     let encapsulation = kind.encapsulation();
-    let between = match encapsulation {
-        Encapsulation::Ipip => 0,
-        Encapsulation::Gue => UDP_LEN,
-        Encapsulation::Gre => GRE_LEN,
-    };
-    let header = if kind.is_outer_ipv6() {
-        IPV6_LEN
-    } else {
-        IPV4_LEN
-    };
+    let (header, between) = (kind.header(), kind.between());
     let len = inner.len + (header + between) as u32;
-    if len > u32::from(link.mtu) {
-        return dropped(env, listener, Drop::TooBig).bits();
-    }
     if !env.move_start(-((header + between) as i32)) {
         return dropped(env, listener, Drop::NoHeadroom).bits();
     }
@@ -328,7 +343,7 @@ unsafe fn encapsulate_other<F: Tunnelled>(env: impl Env, line: *mut Line<F>) -> 
             gre.store::<2, u16>(F::ETHERTYPE);
         }
     }
-    finish(env, &ethernet, ethertype, mac, &link).bits()
+    finish(env, &ethernet, ethertype, mac, link).bits()
 }
 
 #[inline(always)]

@@ -2,19 +2,17 @@
 //! and what is not ours is not touched.
 #![allow(clippy::unwrap_used)]
 
-mod machine;
-
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use machine::{BACKEND_MAC, EGRESS, LB_MAC, Machine, OTHER_MAC, addresses};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use weir_l4_common::checksum;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
 use weir_l4_common::service::Mode;
+use weir_l4_machine::machine::{BACKEND_MAC, EGRESS, LB_MAC, Machine, OTHER_MAC, addresses};
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const SYN: u8 = 2;

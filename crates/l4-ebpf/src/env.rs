@@ -6,22 +6,25 @@ use core::mem;
 use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action, xdp_md};
 use aya_ebpf::helpers::{
     bpf_fib_lookup as fib_lookup, bpf_jiffies64, bpf_redirect, bpf_xdp_adjust_head,
+    bpf_xdp_adjust_tail,
 };
 use aya_ebpf::programs::XdpContext;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::{Env, NextHop, Verdict};
 use weir_l4_common::event::Event;
 use weir_l4_common::family::{Addr6, V4, V6};
+use weir_l4_common::fragment::FragmentSet;
 use weir_l4_common::frame::Frame;
 use weir_l4_common::hash::{FlowKey4, FlowKey6};
 use weir_l4_common::link::Link;
 use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::open::Opening;
+use weir_l4_common::refusal::{self, Budget, Refusal};
 use weir_l4_common::service::{
     Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings, mapped,
 };
 use weir_l4_common::session::{Set4, Set6};
-use weir_l4_common::table;
+use weir_l4_common::{table, unusual};
 
 use crate::maps;
 
@@ -77,11 +80,10 @@ pub fn action(verdict: Verdict) -> u32 {
     }
 }
 
-/// Whether a flow has a line. A global function: the verifier looks at it once, and not once for every local port that
-/// may be tried.
+/// The number of a flow's line. A global function: the verifier looks at it once, and not wherever a flow is looked for.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn weir_is_taken(addresses: u64, ports: u64, hash: u64) -> u32 {
+pub extern "C" fn weir_find4(addresses: u64, ports: u64, hash: u64) -> u32 {
     let key = FlowKey4 {
         src: addresses as u32,
         dst: (addresses >> 32) as u32,
@@ -91,13 +93,13 @@ pub extern "C" fn weir_is_taken(addresses: u64, ports: u64, hash: u64) -> u32 {
     let kernel = Kernel {
         ctx: core::ptr::null_mut(),
     };
-    u32::from(table::is_taken(kernel, &key, hash))
+    table::number(kernel, &key, hash)
 }
 
 /// The same for IPv6. The hash is worked out again: a BPF function takes five arguments.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn weir_is_taken6(
+pub extern "C" fn weir_find6(
     src_high: u64,
     src_low: u64,
     dst_high: u64,
@@ -119,7 +121,7 @@ pub extern "C" fn weir_is_taken6(
     let kernel = Kernel {
         ctx: core::ptr::null_mut(),
     };
-    u32::from(table::is_taken(kernel, &key, key.hash(kernel.seed())))
+    table::number(kernel, &key, key.hash(kernel.seed()))
 }
 
 /// Where the entry of a listener is; 0: there is no such listener. A global function, as above.
@@ -143,6 +145,36 @@ pub extern "C" fn weir_listener(upper: u64, lower: u64, service: u64) -> u32 {
     listeners::find(kernel, &key)
 }
 
+/// Decides on IPv4 packets that are not plain. A global function: the verifier looks at it once, apart from the plain
+/// ones' way.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_unusual4(ctx: *mut xdp_md) -> u64 {
+    unusual::packet::<V4>(Kernel { ctx })
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_unusual6(ctx: *mut xdp_md) -> u64 {
+    unusual::packet::<V6>(Kernel { ctx })
+}
+
+/// Sends an error about an IPv4 packet. A global function, too.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_refuse4(ctx: *mut xdp_md, source: u32, refusal: u32) -> u64 {
+    refusal::send4(Kernel { ctx }, source, Refusal::from_bits(refusal)).bits()
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_refuse6(ctx: *mut xdp_md, high: u64, low: u64, refusal: u32) -> u64 {
+    let source = Addr6 { high, low };
+    refusal::send6(Kernel { ctx }, source, Refusal::from_bits(refusal)).bits()
+}
+
 impl Env for Kernel {
     #[inline(always)]
     fn frame(&self) -> Frame {
@@ -152,6 +184,12 @@ impl Env for Kernel {
     #[inline(always)]
     fn move_start(&self, bytes: i32) -> bool {
         self.move_start(bytes)
+    }
+
+    #[inline(always)]
+    fn shorten(&self, bytes: u32) -> bool {
+        // SAFETY: the helper checks the length; pointers into the old packet are not used after it.
+        unsafe { bpf_xdp_adjust_tail(self.ctx, (bytes as i32).wrapping_neg()) == 0 }
     }
 
     #[inline(always)]
@@ -196,19 +234,19 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn is_taken4(&self, key: &FlowKey4, hash: u64) -> bool {
-        weir_is_taken(
+    fn find4(&self, key: &FlowKey4, hash: u64) -> u32 {
+        weir_find4(
             key.addresses(),
             u64::from(key.ports) | u64::from(key.udp) << 32,
             hash,
-        ) != 0
+        )
     }
 
     #[inline(always)]
-    fn is_taken6(&self, key: &FlowKey6, _: u64) -> bool {
+    fn find6(&self, key: &FlowKey6, _: u64) -> u32 {
         let (src, dst) = (key.src, key.dst);
         let ports = u64::from(key.ports) | u64::from(key.udp) << 32;
-        weir_is_taken6(src.high, src.low, dst.high, dst.low, ports) != 0
+        weir_find6(src.high, src.low, dst.high, dst.low, ports)
     }
 
     #[inline(always)]
@@ -222,6 +260,42 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
+    fn unusual4(&self) -> u64 {
+        weir_unusual4(self.ctx)
+    }
+
+    #[inline(always)]
+    fn unusual6(&self) -> u64 {
+        weir_unusual6(self.ctx)
+    }
+
+    #[inline(always)]
+    fn refuse4(&self, source: u32, refusal: Refusal) -> u64 {
+        weir_refuse4(self.ctx, source, refusal.bits())
+    }
+
+    #[inline(always)]
+    fn refuse6(&self, source: Addr6, refusal: Refusal) -> u64 {
+        weir_refuse6(self.ctx, source.high, source.low, refusal.bits())
+    }
+
+    #[inline(always)]
+    fn fragments(&self, index: u32) -> Option<*mut FragmentSet> {
+        maps::FRAGMENTS.get_ptr_mut(index)
+    }
+
+    #[inline(always)]
+    fn fragment_timeout(&self) -> u32 {
+        // SAFETY: as for the seed.
+        unsafe { (&raw const maps::FRAGMENT_TIMEOUT).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn refusals(&self) -> Option<*mut Budget> {
+        maps::REFUSALS.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
     fn settings(&self) -> Settings {
         // SAFETY: an array element lives as long as the map.
         maps::CONFIG
@@ -232,9 +306,10 @@ impl Env for Kernel {
     }
 
     #[inline(always)]
-    fn link(&self, index: u32) -> Option<Link> {
-        // SAFETY: as for the settings.
-        maps::LINKS.get_ptr(index).map(|link| unsafe { *link })
+    fn link(&self, index: u32) -> Option<&'static Link> {
+        // SAFETY: as for the settings; user space replaces an element while it is read at worst, and every value of it is a
+        // link.
+        maps::LINKS.get_ptr(index).map(|link| unsafe { &*link })
     }
 
     #[inline(always)]

@@ -4,10 +4,12 @@ use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use weir_l4_common::family::{Addr6, V4, V6};
+use weir_l4_common::fragment::{FRAGMENT_SETS, FragmentSet};
 use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::open::Opening;
 use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
+use weir_l4_common::refusal::Budget;
 use weir_l4_common::service::{
     BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, ListenerCounters,
     ScheduleElement, Settings,
@@ -52,6 +54,12 @@ pub static LISTENERS: Array<Entry> = Array::with_max_entries(listeners::ENTRIES,
 /// Addresses of listeners, network byte order; IPv4 as mapped addresses.
 #[map]
 pub static VIPS: HashMap<[u32; 4], u32> = HashMap::with_max_entries(LISTENERS_MAX + 1, 0);
+/// Datagrams of which the first fragment was seen.
+#[map]
+pub static FRAGMENTS: Array<FragmentSet> = Array::with_max_entries(FRAGMENT_SETS, 0);
+/// Errors of ICMP that a core has sent: one element.
+#[map]
+pub static REFUSALS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);
 /// Packets dropped, by reason.
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(64, 0);
@@ -108,6 +116,9 @@ pub static SETS: u32 = 0;
 /// Number of sets in `SESSIONS6`; set by the loader.
 #[unsafe(no_mangle)]
 pub static SETS6: u32 = 0;
+/// Jiffies for which the first fragment of a datagram is remembered; set by the loader.
+#[unsafe(no_mangle)]
+pub static FRAGMENT_TIMEOUT: u32 = 0;
 /// Seed of the flow hash; set by the loader.
 #[unsafe(no_mangle)]
 pub static SEED: u64 = 0;

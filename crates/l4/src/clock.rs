@@ -33,21 +33,25 @@ struct Answer {
     monotonic: Duration,
 }
 
+/// The length of a jiffy.
+pub(crate) fn tick() -> Result<Duration, Error> {
+    // The coarse clock advances with each jiffy (kernel/time/posix-timers.c, `posix_get_coarse_res`).
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| Error::System {
+        what: "ask for the length of a jiffy",
+        source: error.into(),
+    })?;
+    Ok(tick.into())
+}
+
 impl Clock {
     pub(crate) fn new(
         cell: Mapped<ClockCell>,
         programs: Arc<Mutex<Programs>>,
     ) -> Result<Self, Error> {
-        // The coarse clock advances with each jiffy (kernel/time/posix-timers.c, `posix_get_coarse_res`).
-        let tick =
-            clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).map_err(|error| Error::System {
-                what: "ask for the length of a jiffy",
-                source: error.into(),
-            })?;
         let clock = Self {
             cell,
             programs,
-            tick: tick.into(),
+            tick: tick()?,
             answer: Mutex::default(),
         };
         clock.ask()?;

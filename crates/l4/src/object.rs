@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use aya::maps::{Map, MapError};
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
+use weir_l4_common::fragment::FRAGMENT_TIMEOUT_SECONDS;
 use weir_l4_common::link::LINKS_MAX;
 use weir_l4_common::listeners::{ENTRIES, Entry, SLOTS};
 use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
@@ -13,6 +15,7 @@ use weir_l4_common::service::{BACKENDS_MAX, BackendCounters, LISTENERS_MAX, List
 use weir_l4_common::session::{LINES, Set4, Set6};
 use weir_model::L4;
 
+use crate::clock::tick;
 use crate::error::{Error, chain};
 use crate::former::Former;
 use crate::memory::{Mapped, Shared, available_bytes};
@@ -177,6 +180,8 @@ pub(crate) fn load(
     seed: u64,
     former: Option<(&Pins, &Former)>,
 ) -> Result<Ebpf, Error> {
+    let fragment_timeout = Duration::from_secs(FRAGMENT_TIMEOUT_SECONDS.into());
+    let fragment_timeout = fragment_timeout.div_duration_f64(tick()?) as u32;
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(SESSIONS4, sizes.sets4)
@@ -184,7 +189,8 @@ pub(crate) fn load(
         .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
         .override_global("SETS", &sizes.sets4, true)
         .override_global("SETS6", &sizes.sets6, true)
-        .override_global("SEED", &seed, true);
+        .override_global("SEED", &seed, true)
+        .override_global("FRAGMENT_TIMEOUT", &fragment_timeout, true);
     if let Some((pins, former)) = former {
         for map in KEPT.iter().filter(|map| former.has(map.name)) {
             loader.map_pin_path(map.name, pins.map(map.name));

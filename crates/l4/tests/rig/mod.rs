@@ -39,6 +39,9 @@ pub(crate) const INGRESS: u32 = 1;
 /// An interface that does not exist; a redirect to it is only a verdict.
 pub(crate) const EGRESS: u32 = 4711;
 
+/// Jiffies; longer than a test takes.
+const FRAGMENT_TIMEOUT: u32 = 30_000;
+
 /// Whether the kernel lets us load programs; says so when not.
 pub(crate) fn privileged() -> bool {
     // SAFETY: no arguments, no memory.
@@ -111,6 +114,7 @@ impl Rig {
             .override_global("SETS", &sets, true)
             .override_global("SETS6", &sets, true)
             .override_global("SEED", &seed, true)
+            .override_global("FRAGMENT_TIMEOUT", &FRAGMENT_TIMEOUT, true)
             .map_max_entries("SESSIONS4", sets)
             .map_max_entries("SESSIONS6", sets)
             .map_max_entries("SCHEDULE", 65_536)

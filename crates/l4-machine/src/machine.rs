@@ -1,5 +1,4 @@
 //! The packet logic's machine in memory: what the kernel and its maps are to the XDP program.
-#![allow(dead_code)]
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
@@ -10,36 +9,39 @@ use weir_l4_common::env::{Env, NextHop, Verdict};
 use weir_l4_common::event::Event;
 use weir_l4_common::family::{Addr6, Family, V4, V6};
 use weir_l4_common::forward::forward;
+use weir_l4_common::fragment::{FRAGMENT_SETS, FragmentSet};
 use weir_l4_common::frame::Frame;
 use weir_l4_common::hash::{FlowKey, FlowKey4, FlowKey6};
 use weir_l4_common::link::Link;
 use weir_l4_common::open::Opening;
+use weir_l4_common::refusal::{self, Budget, Refusal};
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Mode, Pick,
     Settings, mapped,
 };
 use weir_l4_common::session::{LIVE, Line, Set, Set4, Set6};
-use weir_l4_common::table;
+use weir_l4_common::{table, unusual};
 
 /// Bytes in front of a packet, as XDP drivers leave them.
-pub(crate) const HEADROOM: usize = 256;
-pub(crate) const INGRESS: u32 = 1;
-pub(crate) const EGRESS: u32 = 2;
-pub(crate) const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-pub(crate) const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-pub(crate) const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
-pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10);
-pub(crate) const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10);
-pub(crate) const BACKEND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 0x11);
-pub(crate) const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
-pub(crate) const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-pub(crate) const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
+pub const HEADROOM: usize = 256;
+pub const FRAGMENT_TIMEOUT: u32 = 7500;
+pub const INGRESS: u32 = 1;
+pub const EGRESS: u32 = 2;
+pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+pub const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 11);
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 0x10);
+pub const LOCAL6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x10);
+pub const BACKEND6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 0x11);
+pub const LB_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const OTHER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const BACKEND_MAC: [u8; 6] = [2, 0, 0, 0, 2, 1];
 
-pub(crate) fn be(addr: Ipv4Addr) -> u32 {
+pub fn be(addr: Ipv4Addr) -> u32 {
     u32::from_ne_bytes(addr.octets())
 }
 
-pub(crate) fn words(addr: Ipv6Addr) -> [u32; 4] {
+pub fn words(addr: Ipv6Addr) -> [u32; 4] {
     let octets = addr.octets();
     std::array::from_fn(|word| {
         u32::from_ne_bytes(std::array::from_fn(|byte| octets[word * 4 + byte]))
@@ -47,7 +49,7 @@ pub(crate) fn words(addr: Ipv6Addr) -> [u32; 4] {
 }
 
 /// The addresses of one family that the machine serves: VIP, local address, backend.
-pub(crate) fn addresses(ipv6: bool) -> [IpAddr; 3] {
+pub fn addresses(ipv6: bool) -> [IpAddr; 3] {
     if ipv6 {
         [VIP6, LOCAL6, BACKEND6].map(IpAddr::V6)
     } else {
@@ -56,28 +58,32 @@ pub(crate) fn addresses(ipv6: bool) -> [IpAddr; 3] {
 }
 
 /// The machine; what the logic gets is a reference to it.
-pub(crate) struct Machine {
+pub struct Machine {
     table4: Vec<UnsafeCell<Set4>>,
     table6: Vec<UnsafeCell<Set6>>,
     opening4: UnsafeCell<Opening<V4>>,
     opening6: UnsafeCell<Opening<V6>>,
     packet: RefCell<Vec<u8>>,
     start: Cell<usize>,
-    pub(crate) listeners: HashMap<ListenerKey, Listener>,
-    pub(crate) slots: Vec<u16>,
-    pub(crate) backends: HashMap<u16, Backend>,
-    pub(crate) locals: Vec<u32>,
-    pub(crate) locals6: Vec<Addr6>,
-    pub(crate) next_hop: NextHop,
-    pub(crate) events: RefCell<Vec<Event>>,
-    pub(crate) drops: RefCell<Vec<Drop>>,
+    pub listeners: HashMap<ListenerKey, Listener>,
+    pub slots: Vec<u16>,
+    pub backends: HashMap<u16, Backend>,
+    pub locals: Vec<u32>,
+    pub locals6: Vec<Addr6>,
+    pub next_hop: NextHop,
+    pub events: RefCell<Vec<Event>>,
+    pub drops: RefCell<Vec<Drop>>,
+    pub links: Vec<Link>,
+    pub jiffies: Cell<u32>,
+    fragments: Vec<UnsafeCell<FragmentSet>>,
+    refusals: UnsafeCell<Budget>,
     listener_counters: UnsafeCell<ListenerCounters>,
     backend_counters: UnsafeCell<BackendCounters>,
 }
 
 impl Machine {
     /// In each family one backend, and listeners on port 80 of the VIP for TCP and UDP in this mode.
-    pub(crate) fn new(sets: usize, mode: Mode) -> Self {
+    pub fn new(sets: usize, mode: Mode) -> Self {
         let keeps_port = matches!(mode, Mode::Dr | Mode::Tunnel);
         let port = if keeps_port { 80u16 } else { 8080 }.to_be();
         let backend = |addr| Backend {
@@ -127,13 +133,17 @@ impl Machine {
             next_hop: NextHop::None,
             events: RefCell::default(),
             drops: RefCell::default(),
+            links: vec![link(INGRESS, LB_MAC), link(EGRESS, OTHER_MAC)],
+            jiffies: Cell::new(1000),
+            fragments: (0..FRAGMENT_SETS).map(|_| UnsafeCell::default()).collect(),
+            refusals: UnsafeCell::default(),
             listener_counters: UnsafeCell::default(),
             backend_counters: UnsafeCell::default(),
         }
     }
 
     /// Runs one packet; the verdict, and the packet as it is then.
-    pub(crate) fn run(&self, packet: &[u8]) -> (Verdict, Vec<u8>) {
+    pub fn run(&self, packet: &[u8]) -> (Verdict, Vec<u8>) {
         let mut memory = vec![0xaa; HEADROOM];
         memory.extend(packet);
         *self.packet.borrow_mut() = memory;
@@ -143,12 +153,12 @@ impl Machine {
     }
 
     /// Keys of all live lines of IPv4.
-    pub(crate) fn flows4(&self) -> Vec<FlowKey4> {
+    pub fn flows4(&self) -> Vec<FlowKey4> {
         flows(&self.table4)
     }
 
     /// Keys of all live lines of IPv6.
-    pub(crate) fn flows6(&self) -> Vec<FlowKey6> {
+    pub fn flows6(&self) -> Vec<FlowKey6> {
         flows(&self.table6)
     }
 }
@@ -168,6 +178,16 @@ fn flows<F: Family>(table: &[UnsafeCell<Set<F>>]) -> Vec<FlowKey<F>> {
         .filter(|line| line.meta() & LIVE != 0)
         .map(Line::key)
         .collect()
+}
+
+/// An interface.
+fn link(ifindex: u32, mac: [u8; 6]) -> Link {
+    Link {
+        ifindex,
+        route_generation: 7,
+        mac,
+        mtu: 1500,
+    }
 }
 
 impl Env for &Machine {
@@ -191,8 +211,47 @@ impl Env for &Machine {
         INGRESS
     }
 
+    fn shorten(&self, bytes: u32) -> bool {
+        let mut packet = self.packet.borrow_mut();
+        let len = packet.len() - self.start.get();
+        if bytes as usize + 14 > len {
+            return false;
+        }
+        let end = packet.len() - bytes as usize;
+        packet.truncate(end);
+        true
+    }
+
+    fn unusual4(&self) -> u64 {
+        unusual::packet::<V4>(*self)
+    }
+
+    fn unusual6(&self) -> u64 {
+        unusual::packet::<V6>(*self)
+    }
+
+    fn refuse4(&self, source: u32, refusal: Refusal) -> u64 {
+        refusal::send4(*self, source, refusal).bits()
+    }
+
+    fn refuse6(&self, source: Addr6, refusal: Refusal) -> u64 {
+        refusal::send6(*self, source, refusal).bits()
+    }
+
+    fn fragments(&self, index: u32) -> Option<*mut FragmentSet> {
+        self.fragments.get(index as usize).map(UnsafeCell::get)
+    }
+
+    fn fragment_timeout(&self) -> u32 {
+        FRAGMENT_TIMEOUT
+    }
+
+    fn refusals(&self) -> Option<*mut Budget> {
+        Some(self.refusals.get())
+    }
+
     fn jiffies(&self) -> u32 {
-        1000
+        self.jiffies.get()
     }
 
     fn seed(&self) -> u64 {
@@ -215,12 +274,12 @@ impl Env for &Machine {
         self.table6.get(index as usize).map(UnsafeCell::get)
     }
 
-    fn is_taken4(&self, key: &FlowKey4, hash: u64) -> bool {
-        table::is_taken(*self, key, hash)
+    fn find4(&self, key: &FlowKey4, hash: u64) -> u32 {
+        table::number(*self, key, hash)
     }
 
-    fn is_taken6(&self, key: &FlowKey6, hash: u64) -> bool {
-        table::is_taken(*self, key, hash)
+    fn find6(&self, key: &FlowKey6, hash: u64) -> u32 {
+        table::number(*self, key, hash)
     }
 
     fn opening4(&self) -> Option<*mut Opening<V4>> {
@@ -238,20 +297,17 @@ impl Env for &Machine {
         }
     }
 
-    fn link(&self, index: u32) -> Option<Link> {
-        let (ifindex, mac) = [(INGRESS, LB_MAC), (EGRESS, OTHER_MAC)]
-            .get(index as usize)
-            .copied()?;
-        Some(Link {
-            ifindex,
-            route_generation: 7,
-            mac,
-            mtu: 1500,
-        })
+    fn link(&self, index: u32) -> Option<&'static Link> {
+        let link = self.links.get(index as usize)?;
+        // SAFETY: links change between packets at most, and the logic keeps nothing of a packet.
+        Some(unsafe { &*std::ptr::from_ref(link) })
     }
 
     fn link_of(&self, ifindex: u32) -> Option<u8> {
-        (ifindex as u8).checked_sub(1)
+        let mut links = self.links.iter();
+        links
+            .position(|link| link.ifindex == ifindex)
+            .map(|index| index as u8)
     }
 
     fn listener(&self, key: &ListenerKey) -> Option<&'static Listener> {
