@@ -20,6 +20,7 @@ pub(crate) const FOR_TESTS: &[Program] = &[
     ("iperf3", "iperf3"),
     ("nginx", "nginx-light"),
     ("ping", "iputils-ping"),
+    ("traceroute", "traceroute"),
     ("wrk", "wrk"),
 ];
 

@@ -10,6 +10,7 @@ mod l4_failure;
 mod l4_forwarding;
 mod l4_host;
 mod l4_life;
+mod l4_packets;
 mod l4_reload;
 mod l4_schedule;
 mod l4_sessions;
