@@ -26,8 +26,8 @@ pub enum TemplateError {
     /// A `}` without its `{`.
     #[error("a `}}` without its `{{`")]
     Unopened,
-    /// There is no such variable.
-    #[error("there is no variable `{0}`")]
+    /// There is no such variable. What was written is shown so that it is harmless on a terminal.
+    #[error("there is no variable `{}`", .0.escape_debug())]
     Unknown(String),
 }
 
@@ -112,6 +112,12 @@ mod tests {
         Template::parse(written, |name| {
             name.starts_with('v').then(|| name.to_owned())
         })
+    }
+
+    #[test]
+    fn what_is_unknown_is_shown_without_control_characters() {
+        let error = parse("{tl\t_sni\u{202e}}").unwrap_err().to_string();
+        assert_eq!(error, "there is no variable `tl\\t_sni\\u{202e}`");
     }
 
     #[test]
