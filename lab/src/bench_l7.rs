@@ -1,6 +1,6 @@
 //! What a proxied request costs at layer 7, in CPU microseconds of the proxy, beside nginx and HAProxy.
 //!
-//! Each proxy has one worker on the first core; the origin (nginx) and the client (wrk) share the second. The rivals
+//! Each proxy has one worker on the first core; the origin (nginx) and the client (wrk, h2load) share the second. The rivals
 //! take turns in short rounds, so that whatever else the machine does falls on all of them; what counts are the
 //! minimum, the median, and the ratios within one run. CPU time is the proxy's own, user and system, as the kernel
 //! accounts it in `/proc/PID/stat`.
@@ -30,6 +30,8 @@ const MIB: usize = 1 << 20;
 struct Workload {
     name: &'static str,
     tls: bool,
+    /// HTTP/2, so many requests at once on each connection; 0 is HTTP/1.1.
+    streams: u32,
     path: &'static str,
     connections: u32,
     /// Each request on a connection of its own.
@@ -42,6 +44,7 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "HTTP/1.1, keep-alive, small answers",
         tls: false,
+        streams: 0,
         path: "/",
         connections: 64,
         fresh: false,
@@ -50,6 +53,16 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "TLS, HTTP/1.1, keep-alive, small answers",
         tls: true,
+        streams: 0,
+        path: "/",
+        connections: 64,
+        fresh: false,
+        body_bytes: 3,
+    },
+    Workload {
+        name: "TLS, HTTP/2 to HTTP/1.1, small answers",
+        tls: true,
+        streams: 10,
         path: "/",
         connections: 64,
         fresh: false,
@@ -58,6 +71,7 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "HTTP/1.1, answers of 1 MiB",
         tls: false,
+        streams: 0,
         path: "/files/mib",
         connections: 16,
         fresh: false,
@@ -66,6 +80,7 @@ const WORKLOADS: &[Workload] = &[
     Workload {
         name: "TLS, a new connection for each request",
         tls: true,
+        streams: 0,
         path: "/",
         connections: 16,
         fresh: true,
@@ -109,7 +124,7 @@ struct Row {
 
 /// Measures, prints the table, and writes it as JSON where the options say so. `weir` is the built binary.
 pub fn run(weir: &Path, options: &Options) -> Result<()> {
-    for program in ["nginx", "wrk", "taskset"] {
+    for program in ["nginx", "wrk", "h2load", "taskset"] {
         ensure!(find(program).is_some(), "{program} is not installed");
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -240,8 +255,11 @@ fn as_json(rows: &[Row]) -> serde_json::Value {
     })
 }
 
-/// Lets wrk ask for so long; the number of answers, all of which must be good.
+/// Lets a client ask for so long; the number of answers, all of which must be good.
 fn load(rival: &Rival, workload: &Workload, seconds: u32) -> Result<u64> {
+    if workload.streams > 0 {
+        return load_http2(rival, workload, seconds);
+    }
     let (scheme, address) = if workload.tls {
         ("https", rival.https)
     } else {
@@ -288,6 +306,35 @@ fn load(rival: &Rival, workload: &Workload, seconds: u32) -> Result<u64> {
         "answers are too short: {line}"
     );
     Ok(requests)
+}
+
+fn load_http2(rival: &Rival, workload: &Workload, seconds: u32) -> Result<u64> {
+    let output = pinned(PEER_CORE, "h2load")?
+        .arg("-t1")
+        .arg(format!("-c{}", workload.connections))
+        .arg(format!("-m{}", workload.streams))
+        .arg(format!("-D{seconds}"))
+        .arg(format!("https://{}{}", rival.https, workload.path))
+        .output()
+        .context("run h2load")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    ensure!(
+        text.contains("Application protocol: h2"),
+        "HTTP/2 is not spoken: {text}"
+    );
+    // requests: 9 total, 9 started, 9 done, 9 succeeded, 0 failed, 0 errored, 0 timeout
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("requests: "))
+        .with_context(|| format!("h2load says: {text}"))?;
+    let count = |what: &str| {
+        line.split(", ")
+            .find_map(|part| part.strip_suffix(what)?.trim().parse::<u64>().ok())
+            .with_context(|| format!("h2load's count of {what}: {line}"))
+    };
+    let (succeeded, failed) = (count("succeeded")?, count("failed")?);
+    ensure!(succeeded > 0 && failed == 0, "h2load says: {line}");
+    Ok(succeeded)
 }
 
 /// wrk's way to write an amount of bytes: 1.50MB.
@@ -431,7 +478,7 @@ fn start_nginx(folder: &Folder, origin: SocketAddr) -> Result<Rival> {
         "ssl_session_cache shared:s:10m; ssl_protocols TLSv1.2 TLSv1.3;
         upstream origin {{ server {origin}; keepalive 128; keepalive_requests 100000000; }}
         server {{
-          listen {http} backlog=4096; listen {https} ssl backlog=4096;
+          listen {http} backlog=4096; listen {https} ssl http2 backlog=4096;
           ssl_certificate cert.pem; ssl_certificate_key cert.key;
           location / {{
             proxy_pass http://origin; proxy_max_temp_file_size 0; proxy_http_version 1.1;
@@ -473,7 +520,7 @@ fn start_haproxy(folder: &Folder, origin: SocketAddr) -> Result<Rival> {
           http-reuse always
         frontend web
           bind {http}
-          bind {https} ssl crt {}
+          bind {https} ssl crt {} alpn h2,http/1.1
           http-request set-header X-Forwarded-Proto %[ssl_fc,iif(https,http)]
           http-request set-header X-Forwarded-Host %[req.hdr(host)]
           option forwardfor

@@ -26,6 +26,7 @@ pub(crate) const FOR_TESTS: &[Program] = &[
 
 /// What the benchmarks run.
 pub(crate) const FOR_BENCHMARKS: &[Program] = &[
+    ("h2load", "nghttp2-client"),
     ("haproxy", "haproxy"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
