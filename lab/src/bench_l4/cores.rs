@@ -108,8 +108,8 @@ pub(super) fn measure(sessions: u32, quick: bool) -> Result<Row> {
             ours: Vec::new(),
         });
     }
-    let packets = 1_000_000u32.max(sessions);
-    let rounds = if quick { 3 } else { 15 };
+    let packets = if quick { 400_000 } else { 4_000_000u32 }.max(sessions);
+    let rounds = if quick { 3 } else { 7 };
     let alone = Barrier::new(1);
     for _ in 0..rounds {
         thread::scope(|scope| {
