@@ -14,11 +14,15 @@ struct Object {
     exports: &'static [&'static str],
 }
 
-const FORWARD_MAPS: [&str; 30] = [
+const FORWARD_MAPS: [&str; 34] = [
     "SESSIONS4",
     "SESSIONS6",
     "SCHEDULE",
     "BACKENDS",
+    "LOADS",
+    "POOLS",
+    "CLIENTS",
+    "CLIENT_SETS",
     "CONFIG",
     "LINKS",
     "LINK_OF",
@@ -60,6 +64,10 @@ const OBJECTS: [Object; 3] = [
             "weir_unusual6",
             "weir_refuse4",
             "weir_refuse6",
+            "weir_least",
+            "weir_lighter_of_two",
+            "weir_known_client",
+            "weir_remember_client",
             "LICENSE",
         ],
     },

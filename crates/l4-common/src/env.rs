@@ -1,5 +1,6 @@
 //! What the packet logic asks of the machine that it runs on: maps, clock, routes.
 
+use crate::client::{ClientSet, Pool};
 use crate::drop::Drop;
 use crate::event::Event;
 use crate::family::{Addr6, V4, V6};
@@ -7,6 +8,7 @@ use crate::fragment::FragmentSet;
 use crate::frame::Frame;
 use crate::hash::{FlowKey4, FlowKey6};
 use crate::link::Link;
+use crate::load::Load;
 use crate::open::Opening;
 use crate::refusal::{Budget, Refusal};
 use crate::service::{Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings};
@@ -70,6 +72,22 @@ pub trait Env: Copy {
     fn slot(&self, index: u32) -> Option<u16>;
     /// The backend with this number.
     fn backend(&self, number: u16) -> Option<Backend>;
+    /// What schedulers know of a backend.
+    fn load(&self, number: u16) -> Option<*mut Load>;
+    /// [`crate::load::least`].
+    fn least(&self, base: u32, len: u32, start: u32) -> u16;
+    /// [`crate::load::lighter_of_two`].
+    fn lighter_of_two(&self, base: u32, len: u32, random: u64) -> u16;
+    /// How a pool remembers clients.
+    fn pool(&self, number: u32) -> Option<*const Pool>;
+    /// Number of sets in the table of clients.
+    fn client_sets(&self) -> u32;
+    /// A set of the table of clients.
+    fn clients(&self, set: u32) -> Option<*mut ClientSet>;
+    /// [`crate::client::known`].
+    fn known_client(&self, tag: u64, pool: u64, now: u32) -> u16;
+    /// [`crate::client::remember`].
+    fn remember_client(&self, tag: u64, word: u64, now: u32);
     /// A local address of IPv4, in network byte order.
     fn local4(&self, index: u32) -> Option<u32>;
     /// A local address of IPv6.

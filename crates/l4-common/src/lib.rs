@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod checksum;
+pub mod client;
 pub mod decap;
 pub mod drop;
 pub mod env;
@@ -19,6 +20,7 @@ pub mod hash;
 pub mod icmp;
 pub mod link;
 pub mod listeners;
+pub mod load;
 pub mod mss;
 pub mod open;
 pub mod packet;

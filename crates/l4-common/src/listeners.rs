@@ -34,7 +34,7 @@ pub struct Entry {
     /// What becomes of them.
     pub listener: Listener,
     /// Zero.
-    pub rest: u64,
+    pub rest: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() == 64);

@@ -4,6 +4,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::Ordering::AcqRel;
 
 use crate::checksum::{difference32, fold};
+use crate::client;
 use crate::drop::Drop;
 use crate::env::{Env, Verdict};
 use crate::event::{Event, EventKind};
@@ -11,15 +12,16 @@ use crate::family::{Addr6, Family, V4, V6};
 use crate::forward::dropped;
 use crate::hash::{self, FlowKey, reduce};
 use crate::link::LINK_NONE;
+use crate::load;
 use crate::packet::{PROTO_TCP, PROTO_UDP, eth};
 use crate::parse::Packet;
 use crate::service::{
     BACKEND_ACCEPTS, Backend, Encapsulation, LOCAL_PORT_MIN, Listener, ListenerCounters,
-    ListenerKey, Mode, Pick,
+    ListenerKey, Mode, PERSISTENT, Pick,
 };
 use crate::session::{
-    ACK, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, REVERSE, RST, SEEN_SHIFT, SYN, UDP,
-    seen,
+    ACK, COUNTED, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, REVERSE, RST, SEEN_SHIFT,
+    SYN, UDP, seen,
 };
 use crate::table;
 use crate::tunnel::{self, Kind, Tunnelled};
@@ -62,7 +64,7 @@ pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) ->
             proto: PROTO_TCP,
             zero: 0,
         };
-        let stands = env.listener(&listener_key).is_some_and(|listener| {
+        let listener = env.listener(&listener_key).filter(|listener| {
             listener.id == (*line).listener
                 && u32::from(listener.mode) == meta >> MODE_SHIFT & 3
                 && listener.table_len != 0
@@ -70,14 +72,19 @@ pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) ->
         let accepts = env
             .backend((*line).backend)
             .is_some_and(|backend| backend.flags & BACKEND_ACCEPTS != 0);
-        if !stands || !accepts {
+        let Some(listener) = listener.filter(|_| accepts) else {
             table::retire(line);
             if let Some(peer) = peer {
                 table::retire(peer.as_ptr());
             }
             return true;
-        }
+        };
         if closed {
+            // User space may have taken it off already; it does so once the flags say that the session is closed.
+            if listener.counts() && (*line).changes & COUNTED == 0 {
+                (*line).changes = COUNTED;
+                load::add(env, (*line).backend);
+            }
             (*line).meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
             if let Some(peer) = peer {
                 peer.as_ref().meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
@@ -241,9 +248,15 @@ fn choose<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
     let Some(counters) = env.listener_counters(listener.id) else {
         return failed(Drop::NoBackend);
     };
-    // SAFETY: the environment gave this core's counters, which nobody else writes.
-    let turn = unsafe { pick(counters, listener, key) };
-    let Some(number) = env.slot(listener.table_base + turn) else {
+    let number = if listener.pick <= Pick::HashAddressPort as u8 {
+        // SAFETY: the environment gave this core's counters, which nobody else writes.
+        let slot = unsafe { pick(counters, listener, key) };
+        env.slot(listener.table_base + slot)
+    } else {
+        // SAFETY: as above.
+        unsafe { remembered(env, counters, listener, key, opening.hash) }
+    };
+    let Some(number) = number else {
         return failed(Drop::NoBackend);
     };
     let Some(backend) = env.backend(number) else {
@@ -389,6 +402,7 @@ fn open_replies<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
         reverse: true,
         listener: opening.listener.id,
         backend: opening.number,
+        counted: false,
     };
     // SAFETY: the line is claimed by us and not published.
     unsafe { fill(env, claimed.line.as_ptr(), &opening.reply, &rewrite) };
@@ -421,6 +435,7 @@ fn open_requests<F: Tunnelled>(
         reverse: false,
         listener: opening.listener.id,
         backend: opening.number,
+        counted: opening.listener.counts(),
     };
     // SAFETY: the line is claimed by us and not published.
     unsafe {
@@ -429,6 +444,10 @@ fn open_requests<F: Tunnelled>(
             (*claimed.line.as_ptr()).ip_delta = opening.ip_delta;
             (*claimed.line.as_ptr()).l4_delta = opening.l4_delta;
         }
+    }
+    if rewrite.counted {
+        // Before it is published: user space takes off whatever it finds marked.
+        load::add(env, opening.number);
     }
     if !table::publish(env, &claimed, hash, rewrite.bits(env, opening.key.udp)) {
         // Another core has opened the same session in this moment.
@@ -451,6 +470,52 @@ fn retire_replies<F: Tunnelled>(env: impl Env, opening: &Opening<F>) -> u32 {
     DONE
 }
 
+/// The backend of a client that the pool remembers; else one by load, or as [`pick`] says.
+///
+/// # Safety
+/// As for `pick`.
+#[inline(always)]
+unsafe fn remembered<F: Tunnelled>(
+    env: impl Env,
+    counters: *mut ListenerCounters,
+    listener: &Listener,
+    key: &FlowKey<F>,
+    hash: u64,
+) -> Option<u16> {
+    let now = env.jiffies();
+    let mut tag = 0;
+    let mut expires = 0;
+    if listener.pick & PERSISTENT != 0 {
+        // SAFETY: an element lives as long as the map.
+        let pool = unsafe { &*env.pool(listener.pool)? };
+        tag = client::tag(F::widen(key.src), pool, env.seed());
+        expires = now.wrapping_add(pool.timeout);
+        let known = env.known_client(tag, pool.name, now);
+        if known != 0 {
+            env.remember_client(tag, client::word(expires, known), now);
+            return Some(known);
+        }
+    }
+    let (base, len) = (listener.table_base, listener.table_len);
+    let number = match listener.pick() {
+        pick if pick == Pick::LeastLoaded as u8 => {
+            env.least(base, len, reduce(load::draw(hash, now) as u32, len))
+        }
+        pick if pick == Pick::TwoChoices as u8 => {
+            env.lighter_of_two(base, len, load::draw(hash, now))
+        }
+        // SAFETY: by the caller's promise.
+        _ => env.slot(base + unsafe { pick(counters, listener, key) })?,
+    };
+    if number == 0 {
+        return None;
+    }
+    if listener.pick & PERSISTENT != 0 {
+        env.remember_client(tag, client::word(expires, number), now);
+    }
+    Some(number)
+}
+
 /// Index into the listener's scheduling table.
 ///
 /// # Safety
@@ -461,7 +526,7 @@ unsafe fn pick<F: Tunnelled>(
     listener: &Listener,
     key: &FlowKey<F>,
 ) -> u32 {
-    if listener.pick == Pick::Next as u8 {
+    if listener.pick() == Pick::Next as u8 {
         // SAFETY: by the caller's promise.
         unsafe {
             let turn = (*counters).turn as u32;
@@ -470,7 +535,7 @@ unsafe fn pick<F: Tunnelled>(
             turn
         }
     } else {
-        let address_alone = listener.pick == Pick::HashAddress as u8;
+        let address_alone = listener.pick() == Pick::HashAddress as u8;
         let port = if address_alone { 0 } else { key.src_port() };
         reduce(hash::client::<F>(key.src, port), listener.table_len)
     }
@@ -540,6 +605,8 @@ struct Rewrite<F: Tunnelled> {
     reverse: bool,
     listener: u16,
     backend: u16,
+    /// Whether schedulers count the session.
+    counted: bool,
 }
 
 impl<F: Tunnelled> Rewrite<F> {
@@ -583,7 +650,7 @@ unsafe fn fill<F: Tunnelled>(
         (*line).mac = rewrite.mac;
         (*line).listener = rewrite.listener;
         (*line).backend = rewrite.backend;
-        (*line).changes = 0;
+        (*line).changes = if rewrite.counted { COUNTED } else { 0 };
         (*line).last_seen = env.jiffies();
         // Volatile: else the compiler calls a function that clears memory byte by byte.
         (&raw mut (*line).packets).write_volatile(0);

@@ -6,6 +6,8 @@ use crate::link::LINK_NONE;
 pub const LISTENERS_MAX: u32 = 65_535;
 /// Backends that a node can have at layer 4, those included whose sessions still run; 0 is none.
 pub const BACKENDS_MAX: u32 = 65_535;
+/// Pools that listeners can have at layer 4, those included that back up others; 0 is none.
+pub const POOLS_MAX: u32 = 65_535;
 /// Local addresses of each family that FullNAT and tunnels can use.
 pub const LOCALS_MAX: u32 = 256;
 /// Scheduling slots in one element of the `SCHEDULE` map.
@@ -35,7 +37,7 @@ pub const fn mapped(addr: u32) -> [u32; 4] {
     [0, 0, 0xffffu32.to_be(), addr]
 }
 
-/// What becomes of packets to a listener. 32 bytes.
+/// What becomes of packets to a listener. 36 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
@@ -43,7 +45,7 @@ pub struct Listener {
     pub id: u16,
     /// A [`Mode`] as its number.
     pub mode: u8,
-    /// A [`Pick`] as its number.
+    /// A [`Pick`] as its number; with [`PERSISTENT`], clients come back to their backends.
     pub pick: u8,
     /// First slot of the scheduling table, counted in slots; a multiple of [`SCHEDULE_LANES`].
     pub table_base: u32,
@@ -57,6 +59,22 @@ pub struct Listener {
     pub tunnel_port: u16,
     /// The addresses that outer sources are taken from, IPv4 as [`mapped`]; zeros: the local addresses.
     pub source: [u32; 4],
+    /// The number of the pool.
+    pub pool: u32,
+}
+
+impl Listener {
+    /// How a slot is picked for who is not known.
+    #[inline(always)]
+    pub fn pick(&self) -> u8 {
+        self.pick & !PERSISTENT
+    }
+
+    /// Whether its schedulers count sessions.
+    #[inline(always)]
+    pub fn counts(&self) -> bool {
+        self.pick() >= Pick::LeastLoaded as u8
+    }
 }
 
 /// What is between the outer IP header of a tunnel and the packet in it.
@@ -121,7 +139,14 @@ pub enum Pick {
     HashAddress = 1,
     /// By a hash of the client's address and port.
     HashAddressPort = 2,
+    /// The backend with the fewest sessions under way for its weight. The table is a list of the backends.
+    LeastLoaded = 3,
+    /// The better of two slots drawn at random.
+    TwoChoices = 4,
 }
+
+/// In [`Listener::pick`]: the pool remembers clients.
+pub const PERSISTENT: u8 = 0x80;
 
 /// An element of `SCHEDULE`: four slots, each the number of a backend. 8 bytes.
 pub type ScheduleElement = [u16; SCHEDULE_LANES as usize];

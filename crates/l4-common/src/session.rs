@@ -43,6 +43,9 @@ pub const GENERATION_SHIFT: u32 = 16;
 /// `meta`: where the eight bits of the TCP flags seen are.
 pub const SEEN_SHIFT: u32 = 24;
 
+/// `changes`, of a client's line: the session is counted in its backend's [`crate::load::Load`].
+pub const COUNTED: u16 = 0x8000;
+
 /// TCP flag FIN, as in the header.
 pub const FIN: u8 = 0x01;
 /// TCP flag SYN.
@@ -81,7 +84,7 @@ pub struct Line<F: Family> {
     pub listener: u16,
     /// Number of the backend.
     pub backend: u16,
-    /// Counts changes of state that a peer must hear of; not used yet.
+    /// [`COUNTED`]. The other bits, which are to count changes of state that a peer must hear of, are not used yet.
     pub changes: u16,
     /// Time of the last packet: low 32 bits of the kernel's jiffies.
     pub last_seen: u32,

@@ -9,6 +9,7 @@ use aya_ebpf::helpers::{
     bpf_xdp_adjust_tail,
 };
 use aya_ebpf::programs::XdpContext;
+use weir_l4_common::client::{self, ClientSet, Pool};
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::{Env, NextHop, Verdict};
 use weir_l4_common::event::Event;
@@ -18,6 +19,7 @@ use weir_l4_common::frame::Frame;
 use weir_l4_common::hash::{FlowKey4, FlowKey6};
 use weir_l4_common::link::Link;
 use weir_l4_common::listeners::{self, Entry};
+use weir_l4_common::load::{self, Load};
 use weir_l4_common::open::Opening;
 use weir_l4_common::refusal::{self, Budget, Refusal};
 use weir_l4_common::service::{
@@ -44,6 +46,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// For what looks at maps alone.
+    const WITHOUT_PACKET: Self = Self {
+        ctx: core::ptr::null_mut(),
+    };
+
     #[inline(always)]
     pub fn new(ctx: &XdpContext) -> Self {
         Self { ctx: ctx.ctx }
@@ -122,6 +129,40 @@ pub extern "C" fn weir_find6(
         ctx: core::ptr::null_mut(),
     };
     table::number(kernel, &key, key.hash(kernel.seed()))
+}
+
+/// [`load::least`]. A global function, as above; so are those that follow.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_least(base: u32, len: u32, start: u32) -> u32 {
+    u32::from(load::least(Kernel::WITHOUT_PACKET, base, len, start))
+}
+
+/// [`load::lighter_of_two`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_lighter_of_two(base: u32, len: u32, random: u64) -> u32 {
+    u32::from(load::lighter_of_two(
+        Kernel::WITHOUT_PACKET,
+        base,
+        len,
+        random,
+    ))
+}
+
+/// [`client::known`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_known_client(tag: u64, pool: u64, now: u32) -> u32 {
+    u32::from(client::known(Kernel::WITHOUT_PACKET, tag, pool, now))
+}
+
+/// [`client::remember`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_remember_client(tag: u64, word: u64, now: u32) -> u32 {
+    client::remember(Kernel::WITHOUT_PACKET, tag, word, now);
+    0
 }
 
 /// Where the entry of a listener is; 0: there is no such listener. A global function, as above.
@@ -373,6 +414,47 @@ impl Env for Kernel {
         };
         // SAFETY: the same 32 bytes; every bit pattern is a backend.
         Some(unsafe { mem::transmute::<[u64; 4], Backend>(words) })
+    }
+
+    #[inline(always)]
+    fn load(&self, number: u16) -> Option<*mut Load> {
+        maps::LOADS.get_ptr_mut(u32::from(number))
+    }
+
+    #[inline(always)]
+    fn least(&self, base: u32, len: u32, start: u32) -> u16 {
+        weir_least(base, len, start) as u16
+    }
+
+    #[inline(always)]
+    fn lighter_of_two(&self, base: u32, len: u32, random: u64) -> u16 {
+        weir_lighter_of_two(base, len, random) as u16
+    }
+
+    #[inline(always)]
+    fn pool(&self, number: u32) -> Option<*const Pool> {
+        maps::POOLS.get_ptr(number)
+    }
+
+    #[inline(always)]
+    fn client_sets(&self) -> u32 {
+        // SAFETY: as for the seed.
+        unsafe { (&raw const maps::CLIENT_SETS).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn clients(&self, set: u32) -> Option<*mut ClientSet> {
+        maps::CLIENTS.get_ptr_mut(set)
+    }
+
+    #[inline(always)]
+    fn known_client(&self, tag: u64, pool: u64, now: u32) -> u16 {
+        weir_known_client(tag, pool, now) as u16
+    }
+
+    #[inline(always)]
+    fn remember_client(&self, tag: u64, word: u64, now: u32) {
+        weir_remember_client(tag, word, now);
     }
 
     #[inline(always)]

@@ -3,15 +3,17 @@
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use weir_l4_common::client::{ClientSet, Pool};
 use weir_l4_common::family::{Addr6, V4, V6};
 use weir_l4_common::fragment::{FRAGMENT_SETS, FragmentSet};
 use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
 use weir_l4_common::listeners::{self, Entry};
+use weir_l4_common::load::Load;
 use weir_l4_common::open::Opening;
 use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
 use weir_l4_common::refusal::Budget;
 use weir_l4_common::service::{
-    BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, ListenerCounters,
+    BACKENDS_MAX, Backend, BackendCounters, LISTENERS_MAX, LOCALS_MAX, ListenerCounters, POOLS_MAX,
     ScheduleElement, Settings,
 };
 use weir_l4_common::session::{Set4, Set6};
@@ -28,6 +30,15 @@ pub static SCHEDULE: Array<ScheduleElement> = Array::with_max_entries(1, BPF_F_M
 /// Backends by number.
 #[map]
 pub static BACKENDS: Array<Backend> = Array::with_max_entries(BACKENDS_MAX + 1, BPF_F_MMAPABLE);
+/// What schedulers know of backends, by number.
+#[map]
+pub static LOADS: Array<Load> = Array::with_max_entries(BACKENDS_MAX + 1, BPF_F_MMAPABLE);
+/// How pools remember clients, by number.
+#[map]
+pub static POOLS: Array<Pool> = Array::with_max_entries(POOLS_MAX + 1, 0);
+/// Clients that pools remember.
+#[map]
+pub static CLIENTS: Array<ClientSet> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// What may change while the program runs: one element.
 #[map]
 pub static CONFIG: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -119,6 +130,9 @@ pub static SETS6: u32 = 0;
 /// Jiffies for which the first fragment of a datagram is remembered; set by the loader.
 #[unsafe(no_mangle)]
 pub static FRAGMENT_TIMEOUT: u32 = 0;
+/// Number of sets in `CLIENTS`; set by the loader.
+#[unsafe(no_mangle)]
+pub static CLIENT_SETS: u32 = 0;
 /// Seed of the flow hash; set by the loader.
 #[unsafe(no_mangle)]
 pub static SEED: u64 = 0;

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use weir_l4_common::client::{self, ClientSet, Pool};
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::{Env, NextHop, Verdict};
 use weir_l4_common::event::Event;
@@ -13,6 +14,7 @@ use weir_l4_common::fragment::{FRAGMENT_SETS, FragmentSet};
 use weir_l4_common::frame::Frame;
 use weir_l4_common::hash::{FlowKey, FlowKey4, FlowKey6};
 use weir_l4_common::link::Link;
+use weir_l4_common::load::{self, Load};
 use weir_l4_common::open::Opening;
 use weir_l4_common::refusal::{self, Budget, Refusal};
 use weir_l4_common::service::{
@@ -77,6 +79,9 @@ pub struct Machine {
     pub jiffies: Cell<u32>,
     fragments: Vec<UnsafeCell<FragmentSet>>,
     refusals: UnsafeCell<Budget>,
+    pub loads: Vec<UnsafeCell<Load>>,
+    pub pool: Pool,
+    pub clients: Vec<UnsafeCell<ClientSet>>,
     listener_counters: UnsafeCell<ListenerCounters>,
     backend_counters: UnsafeCell<BackendCounters>,
 }
@@ -137,6 +142,9 @@ impl Machine {
             jiffies: Cell::new(1000),
             fragments: (0..FRAGMENT_SETS).map(|_| UnsafeCell::default()).collect(),
             refusals: UnsafeCell::default(),
+            loads: (0..16).map(|_| UnsafeCell::default()).collect(),
+            pool: Pool::default(),
+            clients: (0..4).map(|_| UnsafeCell::default()).collect(),
             listener_counters: UnsafeCell::default(),
             backend_counters: UnsafeCell::default(),
         }
@@ -326,6 +334,38 @@ impl Env for &Machine {
 
     fn backend(&self, number: u16) -> Option<Backend> {
         self.backends.get(&number).copied()
+    }
+
+    fn load(&self, number: u16) -> Option<*mut Load> {
+        self.loads.get(usize::from(number)).map(UnsafeCell::get)
+    }
+
+    fn least(&self, base: u32, len: u32, start: u32) -> u16 {
+        load::least(*self, base, len, start)
+    }
+
+    fn lighter_of_two(&self, base: u32, len: u32, random: u64) -> u16 {
+        load::lighter_of_two(*self, base, len, random)
+    }
+
+    fn pool(&self, _: u32) -> Option<*const Pool> {
+        Some(&raw const self.pool)
+    }
+
+    fn client_sets(&self) -> u32 {
+        self.clients.len() as u32
+    }
+
+    fn clients(&self, set: u32) -> Option<*mut ClientSet> {
+        self.clients.get(set as usize).map(UnsafeCell::get)
+    }
+
+    fn known_client(&self, tag: u64, pool: u64, now: u32) -> u16 {
+        client::known(*self, tag, pool, now)
+    }
+
+    fn remember_client(&self, tag: u64, word: u64, now: u32) {
+        client::remember(*self, tag, word, now);
     }
 
     fn local4(&self, index: u32) -> Option<u32> {

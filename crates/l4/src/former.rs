@@ -11,7 +11,7 @@ use weir_model::L4;
 use crate::error::{Error, chain};
 use crate::line::{Cells, Line};
 use crate::memory::{Mapped, Shared};
-use crate::object::{KEPT, LAYOUT, SESSIONS4, SESSIONS6, TableSizes, table_sessions};
+use crate::object::{CLIENTS, KEPT, LAYOUT, SESSIONS4, SESSIONS6, TableSizes, table_sessions};
 use crate::pin::{Pins, namespace_cookie, unpin_link};
 
 /// What a daemon needs to know of the one before it.
@@ -23,6 +23,8 @@ pub(crate) struct Former {
     pub(crate) sizes: TableSizes,
     /// Whether the tables of IPv4 and IPv6 are taken over.
     has_table: [bool; 2],
+    /// Whether the table of clients is.
+    has_clients: bool,
 }
 
 impl Former {
@@ -31,13 +33,14 @@ impl Former {
         match map {
             SESSIONS4 => self.has_table[0],
             SESSIONS6 => self.has_table[1],
+            CLIENTS => self.has_clients,
             _ => true,
         }
     }
 
     /// Bytes of the tables that are taken over.
     pub(crate) fn bytes(&self) -> u64 {
-        let TableSizes { sets4, sets6 } = self.sizes;
+        let TableSizes { sets4, sets6, .. } = self.sizes;
         let tables = [
             u64::from(sets4) * size_of::<Set4>() as u64,
             u64::from(sets6) * size_of::<Set6>() as u64,
@@ -77,8 +80,15 @@ pub(crate) fn find(pins: &Pins, wanted: TableSizes, l4: &L4) -> Result<Option<Fo
     let (sets6, has6) = table::<V6>(pins, SESSIONS6, wanted.sets6, asked)?;
     let former = Former {
         seed: layout[SEED],
-        sizes: TableSizes { sets4, sets6 },
+        sizes: TableSizes {
+            sets4,
+            sets6,
+            ..wanted
+        },
         has_table: [has4, has6],
+        // In another size it is made anew: those with sessions are remembered again within a second.
+        has_clients: info(pins, CLIENTS)?
+            .is_some_and(|clients| clients.max_entries() == wanted.client_sets),
     };
     for map in KEPT.iter().filter(|map| former.has(map.name)) {
         let Some(info) = info(pins, map.name)? else {

@@ -50,6 +50,7 @@ pub mod program;
 mod record;
 mod region;
 mod schedule;
+mod schedulers;
 mod session;
 mod state;
 mod stats;

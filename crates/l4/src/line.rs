@@ -10,7 +10,8 @@ use weir_l4_common::family::{Addr6, Family, V4, V6};
 use weir_l4_common::hash::FlowKey;
 use weir_l4_common::service::Mode;
 use weir_l4_common::session::{
-    DYING, LINES, LIVE, Line4, Line6, MODE_SHIFT, OCCUPIED, PASSED, Place, REVERSE, UDP, seen,
+    COUNTED, DYING, LINES, LIVE, Line4, Line6, MODE_SHIFT, OCCUPIED, PASSED, Place, REVERSE, UDP,
+    seen,
 };
 
 use crate::memory::prefetch;
@@ -174,6 +175,16 @@ impl<F: Cells> Line<F> {
         self.meta
             .compare_exchange(meta.0, meta.0 & !LIVE | DYING, AcqRel, Relaxed)
             .is_ok()
+    }
+
+    /// Whether schedulers count the session of this line.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.changes.load(Relaxed) & COUNTED != 0
+    }
+
+    /// Schedulers count the session no more; true if they did.
+    pub(crate) fn count_no_more(&self) -> bool {
+        self.is_counted() && self.changes.fetch_and(!COUNTED, AcqRel) & COUNTED != 0
     }
 
     /// Whether a packet came since `last_seen` was read.

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Release;
 use std::sync::{Arc, Mutex};
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData};
+use weir_l4_common::client::Pool;
 use weir_l4_common::service::{Listener, ListenerKey, SCHEDULE_LANES};
-use weir_model::{BackendId, Name};
+use weir_model::{BackendId, Name, Persistence};
 
 use crate::backends::Backends;
 use crate::listeners::ListenerTable;
@@ -17,6 +18,7 @@ use crate::plan::Maps;
 use crate::policies::Policies;
 use crate::record::Records;
 use crate::region::Region;
+use crate::schedulers::Schedulers;
 
 /// The maps that commits write.
 pub(crate) struct KernelMaps {
@@ -29,6 +31,8 @@ pub(crate) struct KernelMaps {
     pub(crate) tunnel_sources: Array<MapData, [u8; 16]>,
     pub(crate) listeners: ListenerTable,
     pub(crate) vips: BpfHashMap<MapData, [u8; 16], u32>,
+    pub(crate) pools: Array<MapData, [u8; size_of::<Pool>()]>,
+    pub(crate) schedulers: Arc<Schedulers>,
     pub(crate) policies: Arc<Mutex<Policies>>,
 }
 
@@ -44,6 +48,16 @@ impl Maps for KernelMaps {
     fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool) {
         self.records.set_accepts(number, accepts);
         self.backends.write(number, address, accepts);
+    }
+
+    fn write_load(&mut self, number: u16, weight: u32, pool: u64) {
+        self.schedulers.write_load(number, weight, pool);
+    }
+
+    fn write_pool(&mut self, number: u16, name: &Name, persistence: Option<&Persistence>) {
+        let pool = self.schedulers.write_pool(name, persistence);
+        let bytes = pool_bytes(pool);
+        logged("POOLS", self.pools.set(number.into(), bytes, 0));
     }
 
     fn write_table(&mut self, region: Region, numbers: &[u16]) {
@@ -120,4 +134,9 @@ fn logged(map: &str, result: Result<(), aya::maps::MapError>) {
     if let Err(error) = result {
         tracing::error!(map, %error, "write to a map");
     }
+}
+
+fn pool_bytes(pool: Pool) -> [u8; size_of::<Pool>()] {
+    // SAFETY: the same size, and no padding: the fields fill it.
+    unsafe { std::mem::transmute::<Pool, [u8; size_of::<Pool>()]>(pool) }
 }

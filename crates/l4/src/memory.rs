@@ -8,8 +8,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use weir_l4_common::client::Client;
 use weir_l4_common::family::{V4, V6};
 use weir_l4_common::listeners::Entry;
+use weir_l4_common::load::Load;
 use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
 use weir_l4_common::service::{Backend, SCHEDULE_LANES};
 
@@ -37,6 +39,16 @@ pub(crate) type ListenerRecordCell = [AtomicU64; size_of::<ListenerRecord>() / 8
 pub(crate) type BackendRecordCell = [AtomicU64; size_of::<BackendRecord>() / 8];
 /// A value of `LINK_RECORDS`.
 pub(crate) type LinkCell = [AtomicU64; size_of::<LinkRecord>() / 8];
+/// A value of `LOADS`.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct LoadCell {
+    pub(crate) sessions: AtomicU32,
+    pub(crate) weight: AtomicU32,
+    pub(crate) pool: AtomicU64,
+}
+/// A quarter of a value of `CLIENTS`: tag, word.
+pub(crate) type ClientCell = [AtomicU64; 2];
 /// The value of `CLOCK`: jiffies, nanoseconds since boot.
 pub(crate) type ClockCell = [AtomicU64; 2];
 
@@ -47,7 +59,12 @@ const _: () = assert!(size_of::<BackendCell>() == size_of::<Backend>());
 unsafe impl Shared for ScheduleCell {}
 // SAFETY: atomics, 8 bytes.
 unsafe impl Shared for SlotsCell {}
-// SAFETY: atomics of 8 bytes; for LISTENERS, BACKENDS, CLOCK and the records.
+const _: () = assert!(size_of::<LoadCell>() == size_of::<Load>());
+const _: () = assert!(size_of::<ClientCell>() == size_of::<Client>());
+
+// SAFETY: atomics, 16 bytes.
+unsafe impl Shared for LoadCell {}
+// SAFETY: atomics of 8 bytes; for LISTENERS, BACKENDS, CLIENTS, CLOCK and the records.
 unsafe impl<const WORDS: usize> Shared for [AtomicU64; WORDS] {}
 // SAFETY: `Line` is made of atomics alone; 64 bytes, a quarter of the map's value.
 unsafe impl Shared for Line<V4> {}

@@ -7,11 +7,15 @@ use std::time::Duration;
 use aya::maps::{Map, MapError};
 use aya::sys::SyscallError;
 use aya::{Ebpf, EbpfLoader};
+use weir_l4_common::client::{ClientSet, Pool};
 use weir_l4_common::fragment::FRAGMENT_TIMEOUT_SECONDS;
 use weir_l4_common::link::LINKS_MAX;
 use weir_l4_common::listeners::{ENTRIES, Entry, SLOTS};
+use weir_l4_common::load::Load;
 use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
-use weir_l4_common::service::{BACKENDS_MAX, BackendCounters, LISTENERS_MAX, ListenerCounters};
+use weir_l4_common::service::{
+    BACKENDS_MAX, BackendCounters, LISTENERS_MAX, ListenerCounters, POOLS_MAX,
+};
 use weir_l4_common::session::{LINES, Set4, Set6};
 use weir_model::L4;
 
@@ -21,6 +25,7 @@ use crate::former::Former;
 use crate::memory::{Mapped, Shared, available_bytes};
 use crate::pin::{Pins, failed, unpin};
 use crate::program;
+use crate::schedulers::client_sets;
 
 /// Elements of the map of scheduling tables, 8 bytes each: room for 256 Maglev tables, or for the round robin of far
 /// more pools than a node can have listeners.
@@ -49,6 +54,8 @@ pub(crate) struct TableSizes {
     pub(crate) sets4: u32,
     /// Sets of IPv6.
     pub(crate) sets6: u32,
+    /// Sets of the table of clients.
+    pub(crate) client_sets: u32,
 }
 
 impl TableSizes {
@@ -57,10 +64,11 @@ impl TableSizes {
         Self {
             sets4: table_sets(l4.max_sessions),
             sets6: table_sets(l4.max_sessions_ipv6),
+            client_sets: client_sets(l4.persistent_clients),
         }
     }
 
-    /// Bytes of both.
+    /// Bytes of both session tables.
     pub(crate) fn bytes(self) -> u64 {
         u64::from(self.sets4) * size_of::<Set4>() as u64
             + u64::from(self.sets6) * size_of::<Set6>() as u64
@@ -76,6 +84,9 @@ fn per_core_bytes(value: usize, elements: u32, cores: usize) -> u64 {
 /// Bytes of the tables and of the other large maps, for so many possible cores.
 fn needed_bytes(sizes: TableSizes, cores: usize) -> u64 {
     sizes.bytes()
+        + u64::from(sizes.client_sets) * size_of::<ClientSet>() as u64
+        + u64::from(BACKENDS_MAX + 1) * size_of::<Load>() as u64
+        + u64::from(POOLS_MAX + 1) * size_of::<Pool>() as u64
         + u64::from(SCHEDULE_ELEMENTS) * size_of::<u64>() as u64
         + u64::from(SLOTS) * size_of::<u32>() as u64
         + u64::from(ENTRIES) * size_of::<Entry>() as u64
@@ -127,18 +138,22 @@ enum Entries {
     Sets4,
     /// As many as the session table of IPv6 has sets.
     Sets6,
+    /// As many as the table of clients has sets.
+    Clients,
     /// Always as many.
     Fixed(u32),
 }
 
-/// What session lines refer to by numbers, and what counts. Nothing else needs to be here: what follows from the config
+/// What session lines refer to by numbers, what counts, and which clients come back to which backends. Nothing else needs to be here: what follows from the config
 /// and from the kernel's routes is made anew.
-pub(crate) const KEPT: [Kept; 9] = [
+pub(crate) const KEPT: [Kept; 11] = [
     Kept::new::<Set4>(SESSIONS4, Entries::Sets4),
     Kept::new::<Set6>(SESSIONS6, Entries::Sets6),
     Kept::new::<u64>("DROPS", Entries::Fixed(DROPS_MAX)),
     Kept::new::<ListenerCounters>("LISTENER_COUNTERS", Entries::Fixed(LISTENERS_MAX + 1)),
     Kept::new::<BackendCounters>("BACKEND_COUNTERS", Entries::Fixed(BACKENDS_MAX + 1)),
+    Kept::new::<Load>("LOADS", Entries::Fixed(BACKENDS_MAX + 1)),
+    Kept::new::<ClientSet>(CLIENTS, Entries::Clients),
     Kept::new::<ListenerRecord>("LISTENER_RECORDS", Entries::Fixed(LISTENERS_MAX + 1)),
     Kept::new::<BackendRecord>("BACKEND_RECORDS", Entries::Fixed(BACKENDS_MAX + 1)),
     Kept::new::<LinkRecord>("LINK_RECORDS", Entries::Fixed(LINKS_MAX)),
@@ -149,6 +164,8 @@ pub(crate) const KEPT: [Kept; 9] = [
 pub(crate) const SESSIONS4: &str = "SESSIONS4";
 /// The session table of IPv6.
 pub(crate) const SESSIONS6: &str = "SESSIONS6";
+/// The table of clients that pools remember.
+pub(crate) const CLIENTS: &str = "CLIENTS";
 /// The map that says what the others are.
 pub(crate) const LAYOUT: &str = "LAYOUT";
 /// Elements of `DROPS`.
@@ -168,6 +185,7 @@ impl Kept {
         match self.entries {
             Entries::Sets4 => sizes.sets4,
             Entries::Sets6 => sizes.sets6,
+            Entries::Clients => sizes.client_sets,
             Entries::Fixed(entries) => entries,
         }
     }
@@ -186,9 +204,11 @@ pub(crate) fn load(
     loader
         .map_max_entries(SESSIONS4, sizes.sets4)
         .map_max_entries(SESSIONS6, sizes.sets6)
+        .map_max_entries(CLIENTS, sizes.client_sets)
         .map_max_entries("SCHEDULE", SCHEDULE_ELEMENTS)
         .override_global("SETS", &sizes.sets4, true)
         .override_global("SETS6", &sizes.sets6, true)
+        .override_global("CLIENT_SETS", &sizes.client_sets, true)
         .override_global("SEED", &seed, true)
         .override_global("FRAGMENT_TIMEOUT", &fragment_timeout, true);
     if let Some((pins, former)) = former {
@@ -270,6 +290,7 @@ mod tests {
             local_addresses: Vec::new(),
             max_sessions,
             max_sessions_ipv6,
+            persistent_clients: 1024,
             timeouts: SessionTimeouts::default(),
             pin_dir: L4::DEFAULT_PIN_DIR.into(),
             on_stop: OnStop::Keep,
@@ -294,7 +315,11 @@ mod tests {
     #[test]
     fn all_large_maps_count() {
         assert_eq!(per_core_bytes(12, 10, 4), 16 * 10 * 4);
-        let sizes = TableSizes { sets4: 2, sets6: 2 };
+        let sizes = TableSizes {
+            sets4: 2,
+            sets6: 2,
+            client_sets: 2,
+        };
         let (one, many) = (needed_bytes(sizes, 1), needed_bytes(sizes, 65));
         assert!(one > sizes.bytes() + (32 << 20));
         let per_core = size_of::<BackendCounters>() as u64 * u64::from(BACKENDS_MAX + 1);

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use weir_l4_common::service;
 use weir_l4_common::service::{
-    BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, Pick,
-    SCHEDULE_LANES,
+    BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, PERSISTENT,
+    POOLS_MAX, Pick, SCHEDULE_LANES,
 };
 use weir_model::{
-    BackendId, Config, Encapsulation, Forward, IpPrefix, L4, Listener, Name, Pool, Snapshot, Tunnel,
+    BackendId, Config, Encapsulation, Forward, IpPrefix, L4, Listener, Name, Persistence, Pool,
+    Snapshot, Tunnel,
 };
 
 use crate::error::Error;
@@ -25,6 +26,7 @@ use crate::policies::Policies;
 use crate::record::Records;
 use crate::region::{Region, Regions};
 use crate::schedule::{self, Member};
+use crate::schedulers::name_hash;
 
 /// Where the plan is written to: the kernel's maps, or a model of them in tests.
 pub(crate) trait Maps {
@@ -34,6 +36,10 @@ pub(crate) trait Maps {
     fn name_backend(&mut self, number: u16, id: &BackendId);
     /// Writes a backend; its next hop stays what it is, or becomes known later.
     fn write_backend(&mut self, number: u16, address: SocketAddr, accepts: bool);
+    /// Writes what a backend weighs in its pool, which is told by the hash of its name.
+    fn write_load(&mut self, number: u16, weight: u32, pool: u64);
+    /// Writes how a pool remembers clients.
+    fn write_pool(&mut self, number: u16, name: &Name, persistence: Option<&Persistence>);
     /// Writes a scheduling table into a region that no listener points at.
     fn write_table(&mut self, region: Region, numbers: &[u16]);
     /// Writes the local addresses.
@@ -70,6 +76,7 @@ pub(crate) struct Plan {
     vips: HashMap<IpAddr, u32>,
     listener_numbers: Numbers<Name>,
     backend_numbers: Numbers<BackendId>,
+    pool_numbers: Numbers<Name>,
     regions: Regions,
 }
 
@@ -89,6 +96,8 @@ struct Served {
 /// A pool in the maps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Filled {
+    number: u16,
+    persistence: Option<Persistence>,
     pick: Pick,
     backends: Vec<Filling>,
     /// The scheduling table; `None`: no backend takes new work.
@@ -111,6 +120,8 @@ pub(crate) struct Change {
     /// What it is the difference to.
     revision: u64,
     backends: Vec<(u16, SocketAddr, bool)>,
+    loads: Vec<(u16, u32, u64)>,
+    persistences: Vec<(u16, Name, Option<Persistence>)>,
     tables: Vec<(Region, Vec<u16>)>,
     locals: Option<Vec<IpAddr>>,
     /// Listeners that are new, changed (with what they were) or gone.
@@ -124,6 +135,7 @@ pub(crate) struct Change {
     /// Taken for this change; given back when it is not committed.
     fresh_listeners: Vec<Name>,
     fresh_backends: Vec<BackendId>,
+    fresh_pools: Vec<Name>,
     fresh_regions: Vec<Region>,
 }
 
@@ -147,6 +159,7 @@ impl Plan {
             vips: HashMap::new(),
             listener_numbers: Numbers::new(LISTENERS_MAX as u16),
             backend_numbers: Numbers::new(BACKENDS_MAX as u16),
+            pool_numbers: Numbers::new(POOLS_MAX as u16),
             regions: Regions::new(schedule_elements),
         }
     }
@@ -204,6 +217,9 @@ impl Plan {
         for id in &change.fresh_backends {
             self.backend_numbers.release(id);
         }
+        for name in &change.fresh_pools {
+            self.free_pool_number(name);
+        }
         for region in change.fresh_regions {
             self.regions.free(region);
         }
@@ -240,6 +256,12 @@ impl Plan {
         }
         for &(number, address, accepts) in &change.backends {
             maps.write_backend(number, address, accepts);
+        }
+        for &(number, weight, pool) in &change.loads {
+            maps.write_load(number, weight, pool);
+        }
+        for (number, name, persistence) in &change.persistences {
+            maps.write_pool(*number, name, persistence.as_ref());
         }
         for (region, numbers) in &change.tables {
             maps.write_table(*region, numbers);
@@ -359,10 +381,22 @@ impl Plan {
             maps.write_backend(backend.member.number, backend.member.address, false);
             self.backend_numbers.release(&backend.id);
         }
+        if new.is_none() {
+            maps.write_pool(old.number, name, None);
+            self.free_pool_number(name);
+        }
         if let Some(region) = old.region
             && !same_region
         {
             self.regions.retire(region, now);
+        }
+    }
+
+    /// No session carries the number of a pool: it can be given out again at once. An entry of a client that is left
+    /// over names a backend, which is looked at before it is used.
+    fn free_pool_number(&mut self, name: &Name) {
+        if let Some(number) = self.pool_numbers.number(name) {
+            self.pool_numbers.free(number);
         }
     }
 
@@ -373,7 +407,10 @@ impl Plan {
         Entry {
             id: served.number,
             mode: served.mode as u8,
-            pick: filled.map_or(Pick::Next, |filled| filled.pick) as u8,
+            pick: filled.map_or(Pick::Next, |filled| filled.pick) as u8
+                | filled
+                    .and_then(|filled| filled.persistence.as_ref())
+                    .map_or(0, |_| PERSISTENT),
             table_base: filled
                 .and_then(|filled| filled.region)
                 .map_or(0, |region| region.start * SCHEDULE_LANES),
@@ -385,6 +422,7 @@ impl Plan {
                 .tunnel
                 .source
                 .map_or([0; 4], |source| words(source.address())),
+            pool: filled.map_or(0, |filled| u32::from(filled.number)),
         }
     }
 
@@ -423,6 +461,9 @@ impl Plan {
         }
         if l4.max_sessions != self.l4.max_sessions {
             return Err(Error::NeedsRestart("max_sessions"));
+        }
+        if l4.persistent_clients != self.l4.persistent_clients {
+            return Err(Error::NeedsRestart("persistent_clients"));
         }
         // Without the key it follows from the rest of the config; room that was made is not given back.
         if l4.max_sessions_ipv6 > self.l4.max_sessions_ipv6 {
@@ -607,23 +648,44 @@ impl Plan {
             .config
             .pool(name)
             .ok_or_else(|| Error::NoPool(user.clone()))?;
-        let pick = schedule::pick(pool.scheduler).ok_or_else(|| Error::Scheduler {
-            pool: name.clone(),
-            scheduler: pool.scheduler.as_str(),
-        })?;
+        let pick = schedule::pick(pool);
         let backends = self.fillings(change, snapshot, pool)?;
         self.check_families(change, snapshot, &users, &backends)?;
+        let (number, fresh) = self.pool_numbers.assign(name).ok_or(Error::TooMany {
+            what: "pools at layer 4",
+            max: POOLS_MAX,
+        })?;
+        if fresh {
+            change.fresh_pools.push(name.clone());
+        }
         let old = self.pools.get(name);
-        if old.is_some_and(|old| old.pick == pick && old.backends == backends) {
+        if old.is_some_and(|old| {
+            old.pick == pick && old.backends == backends && old.persistence == pool.persistence
+        }) {
             return Ok(());
         }
-        let known: HashMap<u16, bool> = old
+        if old.is_none_or(|old| old.persistence != pool.persistence) {
+            change
+                .persistences
+                .push((number, name.clone(), pool.persistence.clone()));
+        }
+        let known: HashMap<u16, (bool, u32)> = old
             .into_iter()
             .flat_map(|old| &old.backends)
-            .map(|backend| (backend.member.number, backend.accepts))
+            .map(|backend| {
+                (
+                    backend.member.number,
+                    (backend.accepts, backend.member.weight),
+                )
+            })
             .collect();
         for backend in &backends {
-            if known.get(&backend.member.number) != Some(&backend.accepts) {
+            let before = known.get(&backend.member.number);
+            if before.map(|(_, weight)| *weight) != Some(backend.member.weight) {
+                let Member { number, weight, .. } = backend.member;
+                change.loads.push((number, weight, name_hash(name)));
+            }
+            if before.map(|(accepts, _)| *accepts) != Some(backend.accepts) {
                 change.backends.push((
                     backend.member.number,
                     backend.member.address,
@@ -654,13 +716,18 @@ impl Plan {
                 Some(region)
             };
         let filled = Filled {
+            number,
+            persistence: pool.persistence.clone(),
             pick,
             backends,
             region,
             table_len,
         };
-        if old.is_none_or(|old| (old.pick, old.region, old.table_len) != (pick, region, table_len))
-        {
+        let is_same = |old: &Filled| {
+            (old.pick, old.region, old.table_len) == (pick, region, table_len)
+                && old.persistence.is_some() == filled.persistence.is_some()
+        };
+        if !old.is_some_and(is_same) {
             change.moved.extend(
                 users
                     .into_iter()
@@ -866,6 +933,9 @@ mod tests {
         policies: Policies,
         named_listeners: HashMap<u16, Name>,
         named_backends: HashMap<u16, BackendId>,
+        /// Weight and hash of the pool's name by backend.
+        loads: HashMap<u16, (u32, u64)>,
+        persistences: HashMap<u16, Option<Persistence>>,
         /// When programs may last have seen an element in use.
         seen: HashMap<u32, Duration>,
         writes: usize,
@@ -912,6 +982,14 @@ mod tests {
             );
             self.backends.insert(number, (address, accepts));
             self.writes += 1;
+        }
+
+        fn write_load(&mut self, number: u16, weight: u32, pool: u64) {
+            self.loads.insert(number, (weight, pool));
+        }
+
+        fn write_pool(&mut self, number: u16, _: &Name, persistence: Option<&Persistence>) {
+            self.persistences.insert(number, persistence.cloned());
         }
 
         fn write_table(&mut self, region: Region, numbers: &[u16]) {
@@ -997,6 +1075,8 @@ mod tests {
         backup: Option<usize>,
         /// The percentage that counts of the first backend's weight.
         share: u8,
+        /// Whether it remembers clients.
+        remembers: bool,
     }
 
     impl TestPool {
@@ -1069,6 +1149,9 @@ mod tests {
                 .unwrap();
                 if let Some(backup) = pool.backup {
                     writeln!(text, "backup_pool = \"p{backup}\"").unwrap();
+                }
+                if pool.remembers {
+                    text.push_str("persistence = {}\n");
                 }
                 text.push_str("backend = [");
                 for (host, weight) in &pool.backends {
@@ -1155,9 +1238,20 @@ mod tests {
                 );
                 let (mode, pick) = (mode(listener.forward), scheduler(pool.scheduler));
                 assert_eq!(
-                    (entry.mode, entry.pick),
+                    (entry.mode, entry.pick()),
                     (mode as u8, pick as u8),
                     "{listener:?}"
+                );
+                assert_eq!(entry.pick & PERSISTENT != 0, pool.remembers);
+                let pool_name = Name::from(format!("p{taker}").as_str());
+                let pool_number = self.plan.pool_numbers.number(&pool_name).unwrap();
+                assert_eq!(entry.pool, u32::from(pool_number));
+                assert_eq!(
+                    self.maps
+                        .persistences
+                        .get(&pool_number)
+                        .is_some_and(Option::is_some),
+                    pool.remembers
                 );
                 let member = |(host, weight)| Member {
                     number: self.plan.backend_numbers.number(&id(taker, host)).unwrap(),
@@ -1175,6 +1269,15 @@ mod tests {
                     let (address, accepts) = self.maps.backends[&number];
                     assert_eq!(address.ip(), IpAddr::from([10, 0, 0, *host]));
                     assert_eq!(accepts, *weight > 0 && !pool.down.contains(host));
+                    let takers = pool.takers();
+                    let weighs = takers.iter().find(|(taker, _)| taker == host);
+                    assert_eq!(
+                        self.maps.loads[&number],
+                        (
+                            weighs.map_or(0, |(_, weight)| *weight),
+                            name_hash(&pool_name)
+                        )
+                    );
                 }
             }
             assert_eq!(self.maps.vips, vips);
@@ -1194,13 +1297,14 @@ mod tests {
         match name {
             "round_robin" => Pick::Next,
             "source_hash" => Pick::HashAddress,
+            "least_conn" => Pick::LeastLoaded,
+            "p2c" => Pick::TwoChoices,
             _ => Pick::HashAddressPort,
         }
     }
 
     fn pool() -> impl Strategy<Value = TestPool> {
-        let scheduler =
-            prop_oneof![6 => Just("round_robin"), 1 => Just("source_hash"), 1 => Just("maglev")];
+        let scheduler = prop_oneof![6 => Just("round_robin"), 1 => Just("source_hash"), 1 => Just("maglev"), 2 => Just("least_conn"), 2 => Just("p2c")];
         let backends = prop::collection::btree_map(1u8..6, 0u16..4, 1..5);
         (
             scheduler,
@@ -1208,18 +1312,22 @@ mod tests {
             prop::collection::btree_set(1u8..6, 0..3),
             any::<bool>(),
             prop_oneof![Just(100u8), 1u8..=100],
+            any::<bool>(),
         )
-            .prop_map(|(scheduler, backends, down, backup, share)| TestPool {
-                scheduler,
-                // Made a pool's number where the config has so many.
-                backup: backup.then_some(0),
-                share,
-                down: down
-                    .into_iter()
-                    .filter(|host| backends.contains_key(host))
-                    .collect(),
-                backends: backends.into_iter().collect(),
-            })
+            .prop_map(
+                |(scheduler, backends, down, backup, share, remembers)| TestPool {
+                    remembers,
+                    scheduler,
+                    // Made a pool's number where the config has so many.
+                    backup: backup.then_some(0),
+                    share,
+                    down: down
+                        .into_iter()
+                        .filter(|host| backends.contains_key(host))
+                        .collect(),
+                    backends: backends.into_iter().collect(),
+                },
+            )
     }
 
     fn config() -> impl Strategy<Value = TestConfig> {
@@ -1340,6 +1448,7 @@ mod tests {
             down: vec![],
             backup: None,
             share: 100,
+            remembers: false,
         };
         let listener = |n: u16| TestListener {
             host: 1,

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use weir_l4_common::client::CLIENTS;
 use weir_l4_common::drop::Drop as DropReason;
 use weir_l4_common::family::{V4, V6};
 use weir_l4_common::link::LINKS_MAX;
@@ -23,7 +24,7 @@ use weir_model::{BackendId, L4, Snapshot};
 
 use crate::attach::Programs;
 use crate::backends::Backends;
-use crate::clock::{Clock, monotonic};
+use crate::clock::{Clock, monotonic, tick};
 use crate::counters::CounterMaps;
 use crate::error::Error;
 use crate::former::{self, Former};
@@ -41,6 +42,7 @@ use crate::pin::{Pins, namespace_cookie};
 use crate::plan::{Change, Plan};
 use crate::policies::Policies;
 use crate::record::Records;
+use crate::schedulers::Schedulers;
 use crate::session::{Filter, Found, NumberFilter, Session, for_each};
 use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
@@ -106,6 +108,7 @@ struct Shared {
     seed: u64,
     clock: Clock,
     policies: Arc<Mutex<Policies>>,
+    schedulers: Arc<Schedulers>,
     totals: Mutex<Arc<Passed>>,
     passes: AtomicU64,
     pass_cpu_nanoseconds: AtomicU64,
@@ -182,6 +185,12 @@ impl Plane {
             "BACKENDS",
             BACKENDS_MAX as usize + 1,
         )?));
+        let schedulers = Arc::new(Schedulers::new(
+            mapped(&ebpf, "LOADS", BACKENDS_MAX as usize + 1)?,
+            mapped(&ebpf, "CLIENTS", sizes.client_sets as usize * CLIENTS)?,
+            seed,
+            tick()?,
+        ));
         let policies = Arc::new(Mutex::new(Policies::default()));
         let maps = KernelMaps {
             records: records.clone(),
@@ -196,6 +205,8 @@ impl Plane {
                 mapped(&ebpf, "LISTENERS", ENTRIES as usize)?,
             ),
             vips: take(&mut ebpf, "VIPS")?,
+            pools: take(&mut ebpf, "POOLS")?,
+            schedulers: schedulers.clone(),
             policies: policies.clone(),
         };
         let counters = CounterMaps {
@@ -255,6 +266,7 @@ impl Plane {
             seed,
             clock,
             policies,
+            schedulers,
             totals: Mutex::default(),
             passes: AtomicU64::new(0),
             pass_cpu_nanoseconds: AtomicU64::new(0),
@@ -618,6 +630,8 @@ impl Shared {
         // What was counted before is in one of both.
         v4.sweep.resume(self.records.clone());
         v6.sweep.keep(self.records.clone());
+        v4.sweep.tell(self.schedulers.clone());
+        v6.sweep.tell(self.schedulers.clone());
         let mut cpu_before = thread_cpu();
         let mut rest = Duration::ZERO;
         while !stop.wait(rest) {
@@ -681,6 +695,7 @@ impl Shared {
                 Ok(()) => {
                     self.backends.forget(number);
                     self.records.forget_backend(number);
+                    self.schedulers.forget_backend(number);
                     plan.backend_numbers().free(number);
                 }
                 Err(error) => tracing::error!(%error, "clear a backend's counters"),

@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use weir_l4_common::service::{MAGLEV_SLOTS, Pick};
-use weir_model::Scheduler;
+use weir_model::{HashKey, Pool, Scheduler};
 
 /// A round robin longer than this is shortened by scaling the weights, unless there are more backends than an eighth
 /// of it: 8 KiB of the `SCHEDULE` map.
@@ -24,20 +24,24 @@ pub(crate) struct Member {
     pub(crate) weight: u32,
 }
 
-/// How the program picks a slot of a pool's table; `None` where the scheduler does not exist at layer 4.
-pub(crate) fn pick(scheduler: Scheduler) -> Option<Pick> {
-    match scheduler {
-        Scheduler::RoundRobin => Some(Pick::Next),
-        Scheduler::SourceHash => Some(Pick::HashAddress),
-        Scheduler::Maglev => Some(Pick::HashAddressPort),
-        Scheduler::LeastConn | Scheduler::P2c => None,
+/// How the program picks a slot of a pool's table.
+pub(crate) fn pick(pool: &Pool) -> Pick {
+    match (pool.scheduler, &pool.hash) {
+        (Scheduler::RoundRobin, _) => Pick::Next,
+        (Scheduler::LeastConn, _) => Pick::LeastLoaded,
+        (Scheduler::P2c, _) => Pick::TwoChoices,
+        (Scheduler::SourceHash | Scheduler::Maglev, Some(HashKey::AddressPort))
+        | (Scheduler::Maglev, None) => Pick::HashAddressPort,
+        // Parts of requests are not seen here; the config has no pool that hashes them for XDP.
+        (Scheduler::SourceHash | Scheduler::Maglev, _) => Pick::HashAddress,
     }
 }
 
 /// The backends' numbers in the order of the slots; empty without members.
 pub(crate) fn table(pick: Pick, members: &[Member]) -> Vec<u16> {
     match pick {
-        Pick::Next => round_robin(members),
+        Pick::Next | Pick::TwoChoices => round_robin(members),
+        Pick::LeastLoaded => members.iter().map(|member| member.number).collect(),
         Pick::HashAddress | Pick::HashAddressPort => maglev(members),
     }
 }
@@ -46,7 +50,8 @@ pub(crate) fn table(pick: Pick, members: &[Member]) -> Vec<u16> {
 pub(crate) fn table_len(pick: Pick, members: &[Member]) -> u32 {
     match pick {
         _ if members.is_empty() => 0,
-        Pick::Next => turns(members).iter().sum(),
+        Pick::Next | Pick::TwoChoices => turns(members).iter().sum(),
+        Pick::LeastLoaded => members.len() as u32,
         Pick::HashAddress | Pick::HashAddressPort => MAGLEV_SLOTS,
     }
 }

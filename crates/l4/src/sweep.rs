@@ -3,17 +3,19 @@
 //! A line is taken out of use first and freed when no program can still be at it. Totals are made anew in each pass,
 //! from the lines in place and from what was counted in lines that are gone; every packet is in exactly one of both.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::time::Duration;
 
+use weir_l4_common::client::Pool;
 use weir_l4_common::hash::FlowKey;
 use weir_l4_common::session::{ACK, FIN, LINES, PASSED, Place, RST};
 
 use crate::line::{Cells, Line, Meta, Table};
 use crate::pressure::Pressure;
 use crate::record::{Freed, Records};
+use crate::schedulers::Schedulers;
 use crate::state::{Direction, State, Timeouts, one_way, two_way};
 use crate::tally::{Count, Tally};
 
@@ -130,6 +132,10 @@ pub(crate) struct Sweep<F: Cells> {
     suspects: [Vec<(u32, FlowKey<F>)>; 2],
     /// Lines that flows have passed by on the way to where they are.
     passed: Bits,
+    /// Who hears of sessions that are there, and of those that end.
+    schedulers: Option<Arc<Schedulers>>,
+    /// Pools that remember clients.
+    pools: Arc<HashMap<u64, Pool>>,
     /// Lines to be looked at together with their peers.
     batch: Vec<(u32, Meta, Place)>,
 }
@@ -154,6 +160,8 @@ impl<F: Cells> Sweep<F> {
             queued: Bits::new(sets as usize * LINES),
             suspects: [Vec::new(), Vec::new()],
             passed: Bits::new(sets as usize * LINES),
+            schedulers: None,
+            pools: Arc::default(),
             batch: Vec::with_capacity(BATCH),
         }
     }
@@ -173,6 +181,9 @@ impl<F: Cells> Sweep<F> {
     /// Goes through the next `sets` sets at most; at the end of a pass returns what it found.
     pub(crate) fn step(&mut self, table: Table<'_, F>, now: Now, sets: u32) -> Option<Totals> {
         self.free_dead(table, now);
+        if let Some(schedulers) = &self.schedulers {
+            self.pools = schedulers.pools();
+        }
         let end = self.cursor.saturating_add(sets).min(table.sets());
         let used_before = self.totals.lines_used;
         for set in self.cursor..end {
@@ -190,6 +201,27 @@ impl<F: Cells> Sweep<F> {
             None
         } else {
             Some(self.end_pass(table, now))
+        }
+    }
+
+    /// These hear of sessions from now on.
+    pub(crate) fn tell(&mut self, schedulers: Arc<Schedulers>) {
+        self.schedulers = Some(schedulers);
+    }
+
+    /// Tells schedulers of a client's live line.
+    fn tell_of(&self, now: Now, line: &Line<F>, meta: Meta) {
+        let Some(schedulers) = &self.schedulers else {
+            return;
+        };
+        let backend = line.backend.load(Relaxed);
+        if meta.seen() & (FIN | RST) != 0 {
+            if line.count_no_more() {
+                schedulers.closed(backend);
+            }
+        } else if !self.pools.is_empty() && !is_unconfirmed(line, meta) {
+            let client = F::widen(F::load(&line.src));
+            schedulers.confirmed(&self.pools, client, backend, now);
         }
     }
 
@@ -262,6 +294,9 @@ impl<F: Cells> Sweep<F> {
             listener.sessions += 1;
             backend.sessions += 1;
             self.totals.sessions += 1;
+        }
+        if !meta.is_reverse() {
+            self.tell_of(now, line, meta);
         }
         let last_seen = line.last_seen.load(Relaxed);
         if !meta.is_reverse() && is_unconfirmed(line, meta) {
@@ -386,6 +421,11 @@ impl<F: Cells> Sweep<F> {
                     packets: line.packets.load(Relaxed),
                     bytes: line.bytes.load(Relaxed),
                 });
+            }
+            if line.count_no_more()
+                && let Some(schedulers) = &self.schedulers
+            {
+                schedulers.closed(line.backend.load(Relaxed));
             }
             line.free();
         }

@@ -13,7 +13,9 @@ use rig::{
 };
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::service::{Backend, Encapsulation, Listener, Mode, Pick, Settings};
+use weir_l4_common::service::{
+    BACKEND_ACCEPTS, Backend, Encapsulation, Listener, Mode, PERSISTENT, Pick, Settings,
+};
 
 const PORT: u16 = 40_000;
 
@@ -709,4 +711,55 @@ fn a_new_route_generation_takes_the_next_hop_anew() {
             ..forwarded
         },
     );
+}
+
+/// The schedulers that look at other maps run in the kernel as they do in memory, where they are tested.
+#[test]
+fn schedulers_by_load_and_persistence_run_in_the_kernel() {
+    if !privileged() {
+        return;
+    }
+    for pick in [
+        Pick::LeastLoaded as u8,
+        Pick::TwoChoices as u8,
+        Pick::Next as u8 | PERSISTENT,
+        Pick::LeastLoaded as u8 | PERSISTENT,
+    ] {
+        let mut rig = Rig::new(1024);
+        rig.serve(Mode::Dr);
+        for number in 2..=3 {
+            rig.backend(number, backend_of(number));
+        }
+        rig.listener_by(VIP, 1, 80, 6, Mode::Dr, pick, &[2, 3]);
+        rig.pool(1000);
+        for number in 2..=3 {
+            rig.load(number, 100);
+        }
+        let mut to = |port: u16| {
+            let packet = Packet::tcp((CLIENT, port), (VIP, 80), SYN);
+            let outcome = rig.run(&packet.bytes());
+            assert!(matches!(outcome.verdict, Verdict::Redirect(_)));
+            outcome.packet[5]
+        };
+        let counts = (0..100).fold([0u32; 4], |mut counts, n| {
+            counts[usize::from(to(1000 + n))] += 1;
+            counts
+        });
+        if pick & PERSISTENT != 0 {
+            assert!(counts.contains(&100), "{pick}: {counts:?}");
+        } else {
+            assert!(counts[2].abs_diff(counts[3]) <= 4, "{pick}: {counts:?}");
+        }
+    }
+}
+
+fn backend_of(number: u16) -> Backend {
+    Backend {
+        addr: words(BACKEND),
+        port: 80u16.to_be(),
+        zero: [0; 3],
+        mac: [2, 0, 0, 0, 3, number as u8],
+        link: 1,
+        flags: BACKEND_ACCEPTS,
+    }
 }

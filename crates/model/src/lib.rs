@@ -50,7 +50,7 @@ pub use name::{Name, NameError};
 pub use node::{Api, L4, L7, Node, OnStop, XdpMode};
 pub use outlier::{Outlier, OutlierOn};
 pub use pattern::{Pattern, PatternError};
-pub use pool::{HashKey, Pool, PoolProtocol, Scheduler, Sticky, StickyMode};
+pub use pool::{HashKey, Persistence, Pool, PoolProtocol, Scheduler, Sticky, StickyMode};
 pub use proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 pub use retry::{Retry, RetryOn};
 pub use route::{HostError, HostPattern, PathError, PathMatch, PathPrefix, RequestParts, Route};

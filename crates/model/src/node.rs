@@ -38,6 +38,8 @@ pub struct L4 {
     pub max_sessions: u32,
     /// Sessions that the table of IPv6 is sized for. Default: as many where anything at layer 4 is IPv6, else 1,024.
     pub max_sessions_ipv6: u32,
+    /// Clients that the pools with persistence can remember. Default 262,144.
+    pub persistent_clients: u32,
     /// How long sessions may be idle.
     pub timeouts: SessionTimeouts,
     /// Where maps and links that outlive the daemon are pinned, each node in a folder of its own.
@@ -51,6 +53,8 @@ impl L4 {
     pub const DEFAULT_MAX_SESSIONS: u32 = 1_048_576;
     /// The smallest table.
     pub const LEAST_MAX_SESSIONS: u32 = 1_024;
+    /// `persistent_clients` where none is given.
+    pub const DEFAULT_PERSISTENT_CLIENTS: u32 = 262_144;
     /// `pin_dir` where none is given.
     pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/weir";
 }

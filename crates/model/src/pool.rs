@@ -43,6 +43,8 @@ pub struct Pool {
     pub limits: PoolLimits,
     /// How long connections to backends are kept.
     pub connections: PoolConnections,
+    /// A client's sessions go to one backend, where the XDP program forwards.
+    pub persistence: Option<Persistence>,
     /// At least one; no address twice.
     pub backends: Vec<Backend>,
 }
@@ -112,6 +114,27 @@ impl HashKey {
     /// Whether it is a part of a request, which only HTTP listeners see.
     pub fn is_of_request(&self) -> bool {
         matches!(self, Self::Uri | Self::Header(_) | Self::Cookie(_))
+    }
+}
+
+/// Persistence by the client's address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Persistence {
+    /// How long a client is remembered after its last session. Default 5 min.
+    pub timeout: Duration,
+    /// Bits of an IPv4 address that tell clients apart. Default 32.
+    pub prefix_v4: u8,
+    /// Bits of an IPv6 address that tell clients apart. Default 64: a host changes the rest as it likes.
+    pub prefix_v6: u8,
+}
+
+impl Default for Persistence {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(300),
+            prefix_v4: 32,
+            prefix_v6: 64,
+        }
     }
 }
 

@@ -20,6 +20,10 @@ pub(crate) fn needed(running: &Config, wanted: &Config) -> Vec<&'static str> {
             );
             note(old.pin_dir != new.pin_dir, "[l4] pin_dir");
             note(running.node.name != wanted.node.name, "[node] name");
+            note(
+                old.persistent_clients != new.persistent_clients,
+                "[l4] persistent_clients",
+            );
         }
         (None, None) => {}
         _ => note(true, "[l4]"),
@@ -74,6 +78,11 @@ mod tests {
         check("[l7]", "pin_dir = \"bpf\"\n[l7]", &["[l4] pin_dir"]);
         check("[l4]", "[node]\nname = \"other\"\n[l4]", &["[node] name"]);
         check("[l7]", "max_sessions = 4096\n[l7]", &["[l4] max_sessions"]);
+        check(
+            "[l7]",
+            "persistent_clients = 4096\n[l7]",
+            &["[l4] persistent_clients"],
+        );
         check("workers = 2", "workers = 3", &["[l7] workers"]);
         check("127.0.0.1:9900", "127.0.0.1:9901", &["[api] listen"]);
         let without = BASE

@@ -7,6 +7,7 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use weir_l4_common::checksum;
+use weir_l4_common::client;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
 use weir_l4_common::link::Link;
@@ -117,6 +118,8 @@ impl Rig {
             .override_global("FRAGMENT_TIMEOUT", &FRAGMENT_TIMEOUT, true)
             .map_max_entries("SESSIONS4", sets)
             .map_max_entries("SESSIONS6", sets)
+            .override_global("CLIENT_SETS", &16u32, true)
+            .map_max_entries("CLIENTS", 16)
             .map_max_entries("SCHEDULE", 65_536)
             .load(weir_l4::program::FORWARD)
             .unwrap();
@@ -234,7 +237,7 @@ impl Rig {
         pick: Pick,
         slots: &[u16],
     ) {
-        self.listener_on(VIP, id, port, proto, mode, pick, slots);
+        self.listener_by(VIP, id, port, proto, mode, pick as u8, slots);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -246,6 +249,21 @@ impl Rig {
         proto: u8,
         mode: Mode,
         pick: Pick,
+        slots: &[u16],
+    ) {
+        self.listener_by(vip, id, port, proto, mode, pick as u8, slots);
+    }
+
+    /// The same, with what else may be said of how a slot is picked.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn listener_by(
+        &mut self,
+        vip: impl Into<IpAddr>,
+        id: u16,
+        port: u16,
+        proto: u8,
+        mode: Mode,
+        pick: u8,
         slots: &[u16],
     ) {
         let vip = words(vip);
@@ -267,7 +285,7 @@ impl Rig {
         let listener = Listener {
             id,
             mode: mode as u8,
-            pick: pick as u8,
+            pick,
             table_base: base,
             table_len: slots.len() as u32,
             ..self.tunnel
@@ -292,6 +310,24 @@ impl Rig {
         self.hash::<[u32; 4], u32>("VIPS")
             .insert(Plain(vip), Plain(1), 0)
             .unwrap();
+    }
+
+    /// The weight of a backend of pool 0.
+    pub(crate) fn load(&mut self, number: u16, weight: u32) {
+        self.array("LOADS")
+            .set(u32::from(number), Plain([0, weight, 0, 0]), 0)
+            .unwrap();
+    }
+
+    /// Pool 0 remembers clients for so many jiffies.
+    pub(crate) fn pool(&mut self, timeout: u32) {
+        let pool = client::Pool {
+            timeout,
+            mask4: u32::MAX,
+            mask6: [u32::MAX; 4],
+            name: 0,
+        };
+        self.array("POOLS").set(0, Plain(pool), 0).unwrap();
     }
 
     /// Whether a slot is free, or that of this key.

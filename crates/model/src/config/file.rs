@@ -22,7 +22,9 @@ use super::policy::{
 use super::proxy_protocol::{PROXY_PROTOCOL, PROXY_PROTOCOL_VERSIONS, read_proxy_protocol};
 use super::route::{self, RouteTable, read_route};
 use super::section::{Grammar, Read, Section, duration, integer, text, word};
-use super::session::{SESSION_TIMEOUTS, read_idle_timeout, read_session_timeouts};
+use super::session::{
+    PERSISTENCE, SESSION_TIMEOUTS, read_idle_timeout, read_persistence, read_session_timeouts,
+};
 use super::source::{At, Span};
 use super::tls::{LISTENER_TLS, POOL_TLS, read_listener_tls, read_pool_tls};
 use super::tunnel::{TUNNEL, read_tunnel};
@@ -36,7 +38,7 @@ use crate::listener::{
 };
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
-use crate::pool::{HashKey, PoolProtocol, Scheduler, Sticky, StickyMode};
+use crate::pool::{HashKey, Persistence, PoolProtocol, Scheduler, Sticky, StickyMode};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 use crate::tls::{ListenerTls, UpstreamTls};
 use crate::tunnel::Tunnel;
@@ -69,6 +71,7 @@ static L4_TABLE: Grammar = Grammar {
         "xdp_mode",
         "local_addresses",
         "max_sessions",
+        "persistent_clients",
         "timeouts",
         "max_sessions_ipv6",
         "pin_dir",
@@ -185,6 +188,7 @@ static POOL: Grammar = Grammar {
         "hash",
         "health",
         "sticky",
+        "persistence",
         "backup_pool",
         "slow_start",
         "protocol",
@@ -204,6 +208,9 @@ static POOL: Grammar = Grammar {
         ("maxconn", "limits"),
         ("keepalive", "connections"),
         ("keep_alive", "connections"),
+        ("persistence_timeout", "persistence"),
+        ("stick_table", "persistence"),
+        ("session_affinity", "persistence"),
         ("backup", "backup_pool"),
         ("fallback", "backup_pool"),
         ("spare_pool", "backup_pool"),
@@ -277,7 +284,7 @@ static BACKEND: Grammar = Grammar {
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 33] = [
+pub(super) static ALL: [&Grammar; 34] = [
     &NODE,
     &L4_TABLE,
     &SESSION_TIMEOUTS,
@@ -296,6 +303,7 @@ pub(super) static ALL: [&Grammar; 33] = [
     &HEALTH,
     &STICKY,
     &POOL_TLS,
+    &PERSISTENCE,
     &BACKEND,
     &TUNNEL,
     // The tables in a route.
@@ -468,6 +476,7 @@ pub(super) struct PoolTable<'t> {
     pub(super) hash: Read<HashKey>,
     pub(super) health: Option<HealthCheck>,
     pub(super) sticky: Option<At<Sticky>>,
+    pub(super) persistence: Option<At<Persistence>>,
     pub(super) backup: Read<&'t str>,
     pub(super) slow_start: Option<Duration>,
     pub(super) tls: Option<At<UpstreamTls>>,
@@ -574,6 +583,15 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
         out,
         integer("max_sessions", *MAX_SESSIONS.start(), *MAX_SESSIONS.end()),
     );
+    let persistent_clients = section.read(
+        "persistent_clients",
+        out,
+        integer(
+            "persistent_clients",
+            *MAX_SESSIONS.start(),
+            *MAX_SESSIONS.end(),
+        ),
+    );
     let timeouts = section
         .section("timeouts", &SESSION_TIMEOUTS, &ALL, out)
         .map(|section| read_session_timeouts(&section, out));
@@ -632,6 +650,7 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
         local_addresses: local_addresses.iter().map(|at| at.value).collect(),
         max_sessions,
         max_sessions_ipv6: max_sessions_ipv6.unwrap_or(L4::LEAST_MAX_SESSIONS),
+        persistent_clients: persistent_clients.or(L4::DEFAULT_PERSISTENT_CLIENTS),
         timeouts: timeouts.unwrap_or_default(),
         pin_dir: pin_dir
             .good()
@@ -935,6 +954,9 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
     let sticky = section
         .section("sticky", &STICKY, &ALL, out)
         .and_then(|section| read_sticky(&section, out));
+    let persistence = section
+        .section("persistence", &PERSISTENCE, &ALL, out)
+        .map(|section| read_persistence(&section, out));
     let backup = section.read("backup_pool", out, text("backup_pool"));
     let slow_start = section.read(
         "slow_start",
@@ -1007,6 +1029,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         hash,
         health,
         sticky,
+        persistence,
         backup,
         slow_start: slow_start.good().map(|at| at.value),
         tls,

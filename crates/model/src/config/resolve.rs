@@ -19,7 +19,7 @@ use crate::health::HealthCheck;
 use crate::listener::{Forward, Listener, Protocol};
 use crate::name::Name;
 use crate::node::L4;
-use crate::pool::{HashKey, Pool, PoolProtocol, Scheduler};
+use crate::pool::{Pool, PoolProtocol};
 use crate::route::{HostPattern, PathMatch};
 use crate::tls::UpstreamTls;
 
@@ -241,6 +241,7 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
         outlier: table.policies.outlier.clone(),
         limits: table.policies.limits.clone(),
         connections: table.policies.connections.clone(),
+        persistence: table.persistence.as_ref().map(|at| at.value.clone()),
         backup: table.backup.good().map(|at| Name::new(at.value)),
         slow_start: table.slow_start,
         protocol,
@@ -1042,25 +1043,33 @@ fn check_users(
     }
     check_connection(pool, users, listeners, out);
     check_pool_protocol(pool, users, listeners, out);
+    if let Some(persistence) = &pool.persistence
+        && let Some(user) = users
+            .iter()
+            .find(|user| listener_of(user).asked == Some(Forward::Proxy))
+    {
+        let listener = listener_of(user);
+        let message = format!(
+            "{} remembers clients, and {}, which is proxied, sends to it",
+            pool.subject,
+            listener.subject()
+        );
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            message,
+            "`persistence` is for listeners with an XDP mode",
+        );
+        out.error(
+            persistence.span,
+            complaint
+                .help("the proxy has `sticky = { cookie = \"WEIRSRV\" }`, and `scheduler = \"source_hash\"`")
+                .note(user.span, format!("{} is here", listener.subject())),
+        );
+    }
     let Some(xdp) = users.iter().find(|user| listener_of(user).is_xdp()) else {
         return;
     };
     let forward = listener_of(xdp).asked_word();
-    if let Read::Good(scheduler) = &pool.scheduler
-        && matches!(scheduler.value, Scheduler::LeastConn | Scheduler::P2c)
-    {
-        let word = scheduler.value.as_str();
-        let message = format!("`{word}` with `forward = \"{forward}\"`");
-        let complaint = Complaint::new(
-            Kind::Unsupported,
-            message,
-            "XDP has `round_robin`, `source_hash` and `maglev` for now",
-        );
-        out.error(
-            scheduler.span,
-            complaint.note(xdp.span, format!("{} is here", listener_of(xdp).subject())),
-        );
-    }
     for backend in &pool.backends {
         let ip = backend.address.value.ip();
         let note = format!("{} is here", listener_of(xdp).subject());
@@ -1240,29 +1249,6 @@ fn check_hash(
             complaint
                 .help("`hash = \"address\"` is there for every protocol")
                 .note(user.span, format!("{} is here", listener.subject())),
-        );
-        return;
-    }
-    // The XDP program has a fixed hash for each scheduler.
-    let fixed = match pool.scheduler.good().map(|at| at.value) {
-        Some(Scheduler::Maglev) => HashKey::AddressPort,
-        _ => HashKey::Address,
-    };
-    if let Some(user) = users.iter().find(|user| listener_of(user).is_xdp())
-        && hash.value != fixed
-    {
-        let listener = &listeners[user.listener];
-        let forward = listener.asked_word();
-        let message =
-            format!("another `hash` than the scheduler's own with `forward = \"{forward}\"`");
-        let complaint = Complaint::new(
-            Kind::Unsupported,
-            message,
-            "in XDP `source_hash` hashes the address, `maglev` address and port, for now",
-        );
-        out.error(
-            hash.span,
-            complaint.note(user.span, format!("{} is here", listener.subject())),
         );
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::diagnostic::Findings;
-use super::section::{Grammar, Section, duration};
+use super::section::{Grammar, Section, duration, integer};
 use super::source::At;
+use crate::pool::Persistence;
 use crate::session::SessionTimeouts;
 
 pub(super) static SESSION_TIMEOUTS: Grammar = Grammar {
@@ -30,8 +31,17 @@ pub(super) static SESSION_TIMEOUTS: Grammar = Grammar {
     example: "[l4.timeouts]",
 };
 
+pub(super) static PERSISTENCE: Grammar = Grammar {
+    title: "`persistence`",
+    keys: &["timeout", "prefix_v4", "prefix_v6"],
+    synonyms: &[("expire", "timeout"), ("netmask", "prefix_v4")],
+    example: r#"persistence = { timeout = "5m" }"#,
+};
+
 /// The sweep goes through the table once a second.
 const MIN: Duration = Duration::from_secs(1);
+/// The sweep has to come by in time to see that a client still has a session.
+const MIN_MEMORY: Duration = Duration::from_secs(5);
 /// The clock of sessions wraps after seven weeks on a kernel with 1000 ticks a second, and half of that is "later".
 const MAX: Duration = Duration::from_secs(7 * 86_400);
 
@@ -54,6 +64,22 @@ pub(super) fn read_session_timeouts(
         close: read("close", default.close),
         udp: read("udp", default.udp),
         udp_stream: read("udp_stream", default.udp_stream),
+    }
+}
+
+pub(super) fn read_persistence(section: &Section<'_>, out: &mut Findings<'_>) -> At<Persistence> {
+    let default = Persistence::default();
+    let timeout = section.read("timeout", out, duration("timeout", MIN_MEMORY, MAX));
+    let prefix_v4 = section.read("prefix_v4", out, integer("prefix_v4", 1, 32));
+    let prefix_v6 = section.read("prefix_v6", out, integer("prefix_v6", 1, 128));
+    let value = Persistence {
+        timeout: timeout.or(default.timeout),
+        prefix_v4: prefix_v4.or(default.prefix_v4),
+        prefix_v6: prefix_v6.or(default.prefix_v6),
+    };
+    At {
+        value,
+        span: section.span,
     }
 }
 

@@ -159,6 +159,7 @@ backend = [{ address = "198.51.100.1:80" }]
         local_addresses: Vec::new(),
         max_sessions: 1_048_576,
         max_sessions_ipv6: 1_024,
+        persistent_clients: 262_144,
         timeouts: SessionTimeouts::default(),
         pin_dir: "/sys/fs/bpf/weir".into(),
         on_stop: OnStop::Keep,
