@@ -83,9 +83,16 @@ pub(crate) struct BufferPool {
     capacity: usize,
     kept_max: usize,
     buffers: RefCell<Vec<Buffer>>,
+    small: RefCell<Vec<Buffer>>,
     heads: RefCell<Vec<Vec<u8>>>,
     outputs: RefCell<Vec<Vec<u8>>>,
 }
+
+/// What a stream of HTTP/2 has sent at once as a rule: a head. Hundreds of streams may be under way on a worker, each with a
+/// buffer.
+const SMALL_CAPACITY: usize = 4096;
+/// Small buffers and heads that are kept while unused, of so many requests at once: 8 MiB of either.
+const SMALL_KEPT_MAX: usize = 2048;
 
 /// What is to be sent on one HTTP/2 connection, as long as no large bodies are among it.
 const OUTPUT_CAPACITY: usize = 16 * 1024;
@@ -102,6 +109,7 @@ impl BufferPool {
             capacity,
             kept_max,
             buffers: RefCell::default(),
+            small: RefCell::default(),
             heads: RefCell::default(),
             outputs: RefCell::default(),
         }
@@ -118,17 +126,48 @@ impl BufferPool {
         }
     }
 
+    /// Makes room for `count` more bytes, as far as a buffer holds them: little memory for few, the usual for many.
+    pub(crate) fn lend_for(&self, count: usize, buffer: &mut Buffer) {
+        if !buffer.is_lent() && count <= SMALL_CAPACITY {
+            *buffer = self
+                .small
+                .borrow_mut()
+                .pop()
+                .unwrap_or_else(|| Buffer::with_capacity(SMALL_CAPACITY));
+        } else if buffer.capacity() < self.capacity && buffer.spare().len() < count {
+            let mut larger = Buffer::default();
+            self.lend(&mut larger);
+            let filled = buffer.filled();
+            larger.spare()[..filled.len()].copy_from_slice(filled);
+            larger.advance(filled.len());
+            self.take_back(buffer);
+            *buffer = larger;
+        }
+    }
+
     /// Takes the memory of a buffer back; what is in it is lost.
     pub(crate) fn take_back(&self, buffer: &mut Buffer) {
         if !buffer.is_lent() {
             return;
         }
         let mut buffer = std::mem::take(buffer);
-        let mut kept = self.buffers.borrow_mut();
-        if buffer.capacity() == self.capacity && kept.len() < self.kept_max {
+        let (kept, kept_max) = match buffer.capacity() {
+            capacity if capacity == self.capacity => (&self.buffers, self.kept_max),
+            SMALL_CAPACITY => (&self.small, SMALL_KEPT_MAX),
+            _ => return,
+        };
+        let mut kept = kept.borrow_mut();
+        if kept.len() < kept_max {
             buffer.start = 0;
             buffer.end = 0;
             kept.push(buffer);
+        }
+    }
+
+    /// Likewise, where nothing is in it.
+    pub(crate) fn take_back_empty(&self, buffer: &mut Buffer) {
+        if buffer.is_empty() {
+            self.take_back(buffer);
         }
     }
 
@@ -162,7 +201,7 @@ impl BufferPool {
     pub(crate) fn take_head_back(&self, head: &mut Vec<u8>) {
         let mut head = std::mem::take(head);
         let mut kept = self.heads.borrow_mut();
-        if (1..=KEPT_HEAD_CAPACITY_MAX).contains(&head.capacity()) && kept.len() < self.kept_max {
+        if (1..=KEPT_HEAD_CAPACITY_MAX).contains(&head.capacity()) && kept.len() < SMALL_KEPT_MAX {
             head.clear();
             kept.push(head);
         }
@@ -199,5 +238,36 @@ mod tests {
             assert!(!buffer.is_lent());
         }
         assert_eq!(pool.buffers.borrow().len(), 1);
+    }
+
+    #[test]
+    fn few_bytes_get_little_memory_and_more_of_it_when_they_grow_many() {
+        let pool = BufferPool::new(16 * SMALL_CAPACITY, 4);
+        let mut buffer = Buffer::default();
+        pool.lend_for(100, &mut buffer);
+        assert_eq!(buffer.capacity(), SMALL_CAPACITY);
+        buffer.spare()[..5].copy_from_slice(b"hello");
+        buffer.advance(5);
+        pool.lend_for(SMALL_CAPACITY - 5, &mut buffer);
+        assert_eq!(buffer.capacity(), SMALL_CAPACITY);
+        pool.lend_for(SMALL_CAPACITY - 4, &mut buffer);
+        assert_eq!(
+            (buffer.capacity(), buffer.filled()),
+            (16 * SMALL_CAPACITY, &b"hello"[..])
+        );
+        // More than fits is read in pieces.
+        pool.lend_for(usize::MAX, &mut buffer);
+        assert_eq!(buffer.filled(), b"hello");
+        pool.take_back_empty(&mut buffer);
+        assert!(buffer.is_lent());
+        buffer.consume(5);
+        pool.take_back_empty(&mut buffer);
+        assert!(!buffer.is_lent());
+        assert_eq!(
+            (pool.buffers.borrow().len(), pool.small.borrow().len()),
+            (1, 1)
+        );
+        pool.lend_for(SMALL_CAPACITY + 1, &mut buffer);
+        assert_eq!(buffer.capacity(), 16 * SMALL_CAPACITY);
     }
 }

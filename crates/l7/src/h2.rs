@@ -123,7 +123,7 @@ impl Transport for StreamIo {
         let mut connection = self.session.connection();
         let count = match connection.inbox(self.key) {
             Inbox::Text(text) => {
-                pool.lend(buffer);
+                pool.lend_for(text.len(), buffer);
                 let spare = buffer.spare();
                 let count = text.len().min(spare.len());
                 spare[..count].copy_from_slice(&text[..count]);

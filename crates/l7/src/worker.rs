@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::access_log::Lines;
 use crate::buffer::BufferPool;
 use crate::deadlines::{Deadlines, TICK};
+use crate::downstream::StreamTasks;
 use crate::edits::RequestId;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan, Plan};
@@ -120,6 +121,7 @@ pub(crate) struct Worker {
     request_id: Cell<RequestId>,
     /// Of access logs.
     pub(crate) lines: Lines,
+    pub(crate) stream_tasks: StreamTasks,
     listeners: RefCell<Vec<Option<Rc<LocalListener>>>>,
 }
 
@@ -162,6 +164,7 @@ impl Worker {
                 count: 0,
             }),
             lines,
+            stream_tasks: StreamTasks::default(),
             listeners: RefCell::default(),
         });
         tokio::task::spawn_local(Rc::clone(&worker).tick());
@@ -192,6 +195,7 @@ impl Worker {
             ticks = ticks.wrapping_add(1);
             if ticks.is_multiple_of(TICKS_PER_SECOND) {
                 self.renew_log();
+                self.stream_tasks.reap();
                 for pool in self.pools.borrow().iter().flatten() {
                     pool.reap(self.deadlines.now_ms());
                 }

@@ -140,6 +140,10 @@ impl<T: Transport> Exchange<'_, T> {
             Ok(None) => match self.check_rate() {
                 Ok(()) => {
                     self.set_deadline();
+                    // What waits needs no memory; nobody can tell when the next bytes come.
+                    let buffers = &self.worker.buffers;
+                    buffers.take_back_empty(self.buffer);
+                    buffers.take_back_empty(&mut self.connection.buffer);
                     Poll::Pending
                 }
                 Err(reason) => Poll::Ready(self.failed(reason)),

@@ -17,10 +17,10 @@ use crate::codec::path;
 use crate::deadlines::{Phase, Watch};
 use crate::downstream::exchange::{End, Exchange, State};
 use crate::downstream::h2;
+use crate::downstream::stream_tasks::Stream;
 use crate::edits::{self, Facts, RequestId, write_fields};
 use crate::errors::{Reason, Side, phrase};
 use crate::forwarded::Forwarded;
-use crate::h2::StreamIo;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
@@ -205,7 +205,7 @@ pub(crate) async fn serve<T: Transport>(
 ) {
     // Over TLS it is agreed on in the handshake.
     let may_be_http2 = client.tls.is_none() && listener.plan.borrow().listener.http2.enabled;
-    let downstream = Downstream {
+    let mut downstream = Downstream {
         worker,
         listener,
         io,
@@ -222,43 +222,54 @@ pub(crate) async fn serve<T: Transport>(
         may_be_http2,
         note: Note::default(),
     };
-    if let Some(switched) = downstream.serve().await {
-        let Downstream {
-            worker,
-            listener,
-            io,
-            client,
-            buffer,
-            watch,
-            ..
-        } = switched;
-        h2::serve(worker, listener, watch, io, client, buffer).await;
+    match downstream.serve().await {
+        Left::Nothing => {}
+        Left::Tunnel(connection, work) => downstream.relay(connection, work).await,
+        Left::Http2 => {
+            let Downstream {
+                worker,
+                listener,
+                io,
+                client,
+                buffer,
+                watch,
+                ..
+            } = downstream;
+            h2::serve(worker, listener, watch, io, client, buffer).await;
+        }
     }
 }
 
+/// What the heads of requests and answers are parsed into, kept for its memory.
+#[derive(Debug, Default)]
+pub(crate) struct Heads {
+    request: RequestHead,
+    response: ResponseHead,
+}
+
 /// Serves the request of one stream of an HTTP/2 connection.
-pub(crate) async fn serve_stream(
-    worker: Rc<Worker>,
-    listener: Rc<LocalListener>,
-    io: StreamIo,
-    client: Rc<Client>,
-    forwarded: Rc<Forwarded>,
-    first: bool,
-) {
+pub(crate) async fn serve_stream(worker: &Rc<Worker>, stream: Stream, heads: &mut Heads) {
+    let Stream {
+        listener,
+        io,
+        client,
+        forwarded,
+        first,
+    } = stream;
     let watch = poll_fn(|cx| {
         io.watch(cx);
         Poll::Ready(Watch::new(&worker.deadlines, listener.number, cx))
     })
     .await;
-    let downstream = Downstream {
-        worker,
+    let mut downstream = Downstream {
+        worker: Rc::clone(worker),
         listener,
         io,
         client,
         forwarded,
         buffer: Buffer::default(),
-        request: RequestHead::default(),
-        response: ResponseHead::default(),
+        request: std::mem::take(&mut heads.request),
+        response: std::mem::take(&mut heads.response),
         upload: Relay::default(),
         download: Relay::default(),
         watch,
@@ -267,44 +278,59 @@ pub(crate) async fn serve_stream(
         may_be_http2: false,
         note: Note::default(),
     };
-    downstream.serve().await;
+    match downstream.serve().await {
+        Left::Tunnel(connection, work) => downstream.relay(connection, work).await,
+        Left::Nothing | Left::Http2 => {
+            heads.request = downstream.request;
+            heads.response = downstream.response;
+        }
+    }
+}
+
+/// What is left to do with a connection, or a stream, after its requests.
+enum Left {
+    Nothing,
+    /// To relay bytes.
+    Tunnel(Connection, Work),
+    /// To speak HTTP/2.
+    Http2,
 }
 
 impl<T: Transport> Downstream<T> {
-    /// Serves until the end. Comes back with a connection whose client speaks HTTP/2.
-    async fn serve(self) -> Option<Self> {
-        let mut downstream = self;
-        let next = downstream.serve_requests().await;
+    /// Serves requests until the end.
+    async fn serve(&mut self) -> Left {
+        let next = self.serve_requests().await;
         match next {
-            Next::Http2 => return Some(downstream),
-            Next::Request | Next::Close => downstream.close().await,
-            Next::Linger => downstream.linger().await,
-            Next::Abort => downstream.io.abort(),
-            Next::Tunnel(connection, work) => {
-                downstream.give_heads_back();
-                let Downstream {
-                    worker,
-                    listener,
-                    io,
-                    buffer,
-                    watch,
-                    client,
-                    request,
-                    mut note,
-                    ..
-                } = downstream;
-                let relayed =
-                    tunnel::relay(&worker, &listener, io, buffer, connection, &watch).await;
-                drop(work);
-                relayed.note(&mut note);
-                let protocol = protocol::<T>(&request);
-                write_line(&worker, &listener, &client, protocol, &note);
-                return None;
-            }
+            Next::Http2 => return Left::Http2,
+            Next::Tunnel(connection, work) => return Left::Tunnel(connection, work),
+            Next::Request | Next::Close => self.close().await,
+            Next::Linger => self.linger().await,
+            Next::Abort => self.io.abort(),
         }
-        downstream.give_heads_back();
-        downstream.worker.buffers.take_back(&mut downstream.buffer);
-        None
+        self.give_heads_back();
+        self.worker.buffers.take_back(&mut self.buffer);
+        Left::Nothing
+    }
+
+    /// Relays bytes between the client and a backend that have agreed to it.
+    async fn relay(mut self, connection: Connection, work: Work) {
+        self.give_heads_back();
+        let Downstream {
+            worker,
+            listener,
+            io,
+            buffer,
+            watch,
+            client,
+            request,
+            mut note,
+            ..
+        } = self;
+        let relayed = tunnel::relay(&worker, &listener, io, buffer, connection, &watch).await;
+        drop(work);
+        relayed.note(&mut note);
+        let protocol = protocol::<T>(&request);
+        write_line(&worker, &listener, &client, protocol, &note);
     }
 
     async fn serve_requests(&mut self) -> Next {
@@ -333,9 +359,7 @@ impl<T: Transport> Downstream<T> {
                 next => return next,
             }
             self.give_heads_back();
-            if self.buffer.is_empty() {
-                self.worker.buffers.take_back(&mut self.buffer);
-            }
+            self.worker.buffers.take_back_empty(&mut self.buffer);
         }
     }
 
@@ -547,6 +571,8 @@ impl<T: Transport> Downstream<T> {
                 .is_some_and(|value| value.starts_with(b"application/grpc"));
         self.download.head = self.worker.buffers.head();
         self.buffer.consume(self.request.length);
+        // The answer may be long in coming.
+        self.worker.buffers.take_back_empty(&mut self.buffer);
         self.upload.begin(self.request.framing, false);
         begun
     }

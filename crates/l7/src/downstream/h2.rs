@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::codec::h2::connection::Opened;
 use crate::codec::h2::{Config, Connection, ErrorCode, FloodLimits};
 use crate::deadlines::{Phase, Watch};
-use crate::downstream::h1;
+use crate::downstream::stream_tasks::Stream;
 use crate::errors::{Reason, phrase};
 use crate::forwarded::Forwarded;
 use crate::h2::{Session, StreamIo};
@@ -30,6 +30,8 @@ const CONNECTION_WINDOW: u32 = 1 << 20;
 const CLOSE: Duration = Duration::from_secs(2);
 /// Bytes that are read and thrown away meanwhile.
 const CLOSE_BYTES_MAX: usize = 512 * 1024;
+/// How long a connection without a request keeps the memory for streams: what comes at once needs it again.
+const MEMORY_KEPT: Duration = Duration::from_secs(1);
 /// As good as never; the clock of deadlines takes it.
 const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
@@ -38,6 +40,8 @@ const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 enum Waits {
     /// The rest of the preface or of a header block.
     Head,
+    /// A request, which may come at once.
+    Next,
     /// A request.
     Idle,
     /// A request that was on its way when the connection's end was announced.
@@ -63,6 +67,8 @@ struct Mover<T> {
     moved: bool,
     /// No request has come yet.
     first: bool,
+    /// No request has come for a while.
+    is_idle: bool,
     /// The client sends nothing more.
     ended: bool,
     /// The time for requests that were on their way is over.
@@ -98,6 +104,7 @@ pub(crate) async fn serve<T: Transport>(
         waits: None,
         moved: false,
         first: true,
+        is_idle: false,
         ended: false,
         last_over: false,
     };
@@ -263,14 +270,15 @@ impl<T: Transport> Mover<T> {
             return;
         }
         let first = std::mem::replace(&mut self.first, false);
-        tokio::task::spawn_local(h1::serve_stream(
-            Rc::clone(&self.worker),
-            Rc::clone(&self.listener),
+        self.is_idle = false;
+        let stream = Stream {
+            listener: Rc::clone(&self.listener),
             io,
-            Rc::clone(&self.client),
-            Rc::clone(&self.forwarded),
+            client: Rc::clone(&self.client),
+            forwarded: Rc::clone(&self.forwarded),
             first,
-        ));
+        };
+        self.worker.stream_tasks.serve(&self.worker, stream);
     }
 
     /// Answers a request that could not be read.
@@ -305,15 +313,18 @@ impl<T: Transport> Mover<T> {
             Waits::Last
         } else if streams > 0 {
             Waits::Requests
-        } else {
+        } else if self.is_idle {
             Waits::Idle
+        } else {
+            Waits::Next
         };
         if self.waits != Some(waits) || (waits == Waits::Sink && self.moved) {
             let plan = self.listener.plan.borrow();
             let timeouts = &plan.listener.timeouts;
             let (timeout, phase) = match waits {
                 Waits::Head => (timeouts.request_header, Phase::Busy),
-                Waits::Idle => (timeouts.keep_alive, Phase::Idle),
+                Waits::Next => (MEMORY_KEPT.min(timeouts.keep_alive), Phase::Idle),
+                Waits::Idle => (timeouts.keep_alive.saturating_sub(MEMORY_KEPT), Phase::Idle),
                 Waits::Last => (IDLE_GRACE, Phase::Busy),
                 Waits::Sink => (timeouts.idle, Phase::Busy),
                 Waits::Requests => (NEVER, Phase::Busy),
@@ -335,6 +346,7 @@ impl<T: Transport> Mover<T> {
                 self.count(Reason::HeadTimeout);
                 self.session.connection().give_up(ErrorCode::NoError);
             }
+            Waits::Next => self.is_idle = true,
             Waits::Idle => connection.give_up(ErrorCode::NoError),
             Waits::Last => {
                 self.last_over = true;

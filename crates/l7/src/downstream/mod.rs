@@ -4,6 +4,7 @@ mod exchange;
 mod h1;
 mod h2;
 mod proxy_header;
+mod stream_tasks;
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ use crate::tls::{self, Tls};
 use crate::transport::{Plain, Transport};
 use crate::tunnel;
 use crate::worker::Worker;
+
+pub(crate) use stream_tasks::StreamTasks;
 
 /// Serves one connection until its end.
 pub(crate) async fn serve(

@@ -46,6 +46,13 @@ pub struct Config {
     pub floods: FloodLimits,
 }
 
+impl Config {
+    /// The header list that the peer may send, as it is told.
+    fn header_list_size(&self) -> u32 {
+        self.header_bytes.try_into().unwrap_or(u32::MAX)
+    }
+}
+
 /// The window that both sides begin with (RFC 9113, section 6.9.2).
 const WINDOW_DEFAULT: u32 = 65_535;
 
@@ -141,11 +148,7 @@ impl Connection {
             ),
             (
                 setting::MAX_HEADER_LIST_SIZE,
-                connection
-                    .config
-                    .header_bytes
-                    .try_into()
-                    .unwrap_or(u32::MAX),
+                connection.config.header_list_size(),
             ),
         ];
         if connection.config.websockets {
@@ -168,11 +171,7 @@ impl Connection {
             ),
             (
                 setting::MAX_HEADER_LIST_SIZE,
-                connection
-                    .config
-                    .header_bytes
-                    .try_into()
-                    .unwrap_or(u32::MAX),
+                connection.config.header_list_size(),
             ),
         ];
         connection.announce(&settings);
@@ -591,7 +590,10 @@ impl Connection {
         }
         let key = self.streams.insert(stream);
         if refused.is_none() {
-            let websocket_key = self.websocket_key();
+            let websocket_key = match found {
+                Ok(found) if found.is_tunnel => self.websocket_key(),
+                _ => [0; 24],
+            };
             let chunked = self
                 .streams
                 .get(key)

@@ -397,7 +397,9 @@ pub(super) struct TextHead {
 
 /// Where a head in text form ends, if it is whole.
 pub(super) fn text_head_length(text: &[u8]) -> Option<usize> {
-    memchr::memmem::find(text, b"\r\n\r\n").map(|at| at + 4)
+    memchr::memchr_iter(b'\n', text)
+        .find(|lf| text[..=*lf].ends_with(b"\r\n\r\n"))
+        .map(|lf| lf + 1)
 }
 
 /// Encodes the head of an answer. `None` where it is none: the text comes from ourselves, so that is a defect.
