@@ -32,7 +32,7 @@ impl PoolLimits {
 /// How long the connections to a pool's backends are kept. Numbers are of one worker.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PoolConnections {
-    /// Connections to one backend that wait for a request. Default 256.
+    /// Connections to one backend that wait for a request. Default 1024.
     pub idle_max: usize,
     /// How long one waits. Default 55 s.
     pub idle_timeout: Duration,
@@ -45,8 +45,9 @@ pub struct PoolConnections {
 impl Default for PoolConnections {
     fn default() -> Self {
         Self {
-            // More than these were needed only in a burst.
-            idle_max: 256,
+            // Those of so many requests at once. With fewer, each burst of more opens the rest anew, which costs more than
+            // a request; what nobody needs ends by `idle_timeout`.
+            idle_max: 1024,
             // Servers commonly close theirs after 60 s or more.
             idle_timeout: Duration::from_secs(55),
             lifetime: None,
