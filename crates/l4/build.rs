@@ -85,6 +85,7 @@ const OBJECTS: [Object; 3] = [
         name: "bench",
         exports: &[
             "bench_generate",
+            "bench_generate6",
             "bench_nothing",
             "bench_lru",
             "bench_lru_insert",
@@ -92,6 +93,7 @@ const OBJECTS: [Object; 3] = [
             "bench_sink",
             "SUNK",
             "FLOWS",
+            "FLOWS6",
             "PLAN",
             "NEXT",
             "REFERENCE",

@@ -3,6 +3,7 @@
 
 use core::fmt::Debug;
 use core::hash::Hash;
+use core::mem::offset_of;
 
 use crate::checksum::{self, difference32};
 use crate::env::{Env, NextHop};
@@ -83,11 +84,12 @@ pub trait Family: Copy + Debug + Default + Eq + Hash + 'static {
     fn mix(key: &FlowKey<Self>, seed: u64) -> u64;
     /// What changing one address to another adds to a sum, not folded.
     fn difference(old: Self::Addr, new: Self::Addr) -> u64;
-    /// Whether a line has the addresses of a flow. Read as they are at this moment: others may be writing them.
+    /// The bits in which the addresses of a line differ from those of a flow; 0: they are the same. Read as they are at
+    /// this moment: others may be writing them.
     ///
     /// # Safety
     /// `line` must be a line of the session table.
-    unsafe fn has_addresses(line: *const Line<Self>, key: &FlowKey<Self>) -> bool;
+    unsafe fn differing_addresses(line: *const Line<Self>, key: &FlowKey<Self>) -> u64;
 
     /// Number of sets in the session table.
     fn sets(env: impl Env) -> u32;
@@ -110,6 +112,11 @@ pub trait Family: Copy + Debug + Default + Eq + Hash + 'static {
     fn take_hop(ip: &Self::Ip, hops: u8, delta: u16);
     /// Writes both addresses; the header's checksum stays.
     fn set_addresses(ip: &Self::Ip, src: Self::Addr, dst: Self::Addr);
+    /// Writes both addresses that a line rewrites to; the header's checksum stays.
+    ///
+    /// # Safety
+    /// `line` must be a line of the session table.
+    unsafe fn rewrite_addresses(ip: &Self::Ip, line: *const Line<Self>);
     /// Bytes of the whole packet from the IP header on.
     fn packet_len(ip: &Self::Ip) -> u32;
 }
@@ -149,9 +156,11 @@ impl Family for V4 {
         }
         let l4 = head.part::<{ ETH_LEN + IPV4_LEN }, L4_LEN>();
         let flags = if udp { 0 } else { tcp_flags(&frame, &l4)? };
+        // Both in one word, as the hash and the comparison with a line take them.
+        let addresses = ip.load::<{ ip4::SRC }, u64>();
         let key = FlowKey {
-            src: ip.load::<{ ip4::SRC }, u32>(),
-            dst: ip.load::<{ ip4::DST }, u32>(),
+            src: addresses as u32,
+            dst: (addresses >> 32) as u32,
             ports: l4.load::<{ l4::PORTS }, u32>(),
             udp,
         };
@@ -193,9 +202,9 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    unsafe fn has_addresses(line: *const Line<Self>, key: &FlowKey<Self>) -> bool {
+    unsafe fn differing_addresses(line: *const Line<Self>, key: &FlowKey<Self>) -> u64 {
         // SAFETY: by the caller's promise; both addresses are eight bytes in a row at the line's start.
-        unsafe { (&raw const (*line).src).cast::<u64>().read_volatile() == key.addresses() }
+        unsafe { (&raw const (*line).src).cast::<u64>().read_volatile() ^ key.addresses() }
     }
 
     #[inline(always)]
@@ -253,6 +262,13 @@ impl Family for V4 {
     fn set_addresses(ip: &Self::Ip, src: u32, dst: u32) {
         ip.store::<{ ip4::SRC }, u32>(src);
         ip.store::<{ ip4::DST }, u32>(dst);
+    }
+
+    #[inline(always)]
+    unsafe fn rewrite_addresses(ip: &Self::Ip, line: *const Line<Self>) {
+        const { assert!(offset_of!(Line<V4>, new_dst) == offset_of!(Line<V4>, new_src) + 4) };
+        // SAFETY: by the caller's promise; both addresses are eight bytes in a row, in the line as in the header.
+        ip.store::<{ ip4::SRC }, u64>(unsafe { (&raw const (*line).new_src).cast::<u64>().read() });
     }
 
     #[inline(always)]
@@ -365,15 +381,14 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    unsafe fn has_addresses(line: *const Line<Self>, key: &FlowKey<Self>) -> bool {
+    unsafe fn differing_addresses(line: *const Line<Self>, key: &FlowKey<Self>) -> u64 {
         // SAFETY: by the caller's promise.
         unsafe {
             let (src, dst) = (&raw const (*line).src, &raw const (*line).dst);
-            // What differs most between flows comes first.
-            (&raw const (*src).low).read_volatile() == key.src.low
-                && (&raw const (*src).high).read_volatile() == key.src.high
-                && (&raw const (*dst).low).read_volatile() == key.dst.low
-                && (&raw const (*dst).high).read_volatile() == key.dst.high
+            ((&raw const (*src).low).read_volatile() ^ key.src.low)
+                | ((&raw const (*src).high).read_volatile() ^ key.src.high)
+                | ((&raw const (*dst).low).read_volatile() ^ key.dst.low)
+                | ((&raw const (*dst).high).read_volatile() ^ key.dst.high)
         }
     }
 
@@ -428,6 +443,13 @@ impl Family for V6 {
         ip.store::<{ ip6::SRC + 8 }, u64>(src.low);
         ip.store::<{ ip6::DST }, u64>(dst.high);
         ip.store::<{ ip6::DST + 8 }, u64>(dst.low);
+    }
+
+    #[inline(always)]
+    unsafe fn rewrite_addresses(ip: &Self::Ip, line: *const Line<Self>) {
+        // SAFETY: by the caller's promise.
+        let (src, dst) = unsafe { ((*line).new_src, (*line).new_dst) };
+        Self::set_addresses(ip, src, dst);
     }
 
     #[inline(always)]

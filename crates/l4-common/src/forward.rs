@@ -52,7 +52,7 @@ pub fn forward(env: impl Env) -> Verdict {
 
 /// No verdict: the flow has no line, and [`open`] is to be called.
 const OPEN: u64 = u64::MAX;
-/// No verdict: [`search`] has to look.
+/// No verdict: [`search`] has to look, in all sets.
 const SEARCH: u64 = u64::MAX - 1;
 /// No verdict: the packet opens a session as a rule, and [`prepare`] comes before the first look.
 const PREPARE: u64 = u64::MAX - 2;
@@ -73,18 +73,29 @@ fn forward6(env: impl Env) -> u64 {
 
 /// A packet of TCP or UDP: the verdict if its line is in its home set and it neither opens something nor answers to that,
 /// or else what to do next.
+///
+/// Both protocols have a copy of their own: what differs between them is asked once, where the packet is parsed.
 #[inline(always)]
 fn at_home<F: Unusual>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u64> {
-    if packet.flags == SYN {
-        return Err(PREPARE);
+    if packet.key.udp {
+        at_home_as(env, &packet.of_udp())
+    } else {
+        at_home_as(env, &packet.of_tcp())
+    }
+}
+
+#[inline(always)]
+fn at_home_as<F: Unusual>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, u64> {
+    if packet.flags & SYN != 0 {
+        return Err(if packet.flags == SYN { PREPARE } else { SEARCH });
     }
     let hash = packet.key.hash(env.seed());
     match table::find_at_home(env, &packet.key, &Place::of(hash, F::sets(env))) {
         // SAFETY: the table found the line, and lines never leave its memory; this direction of the session is the
         // only writer of the line.
-        AtHome::Line(line) if packet.flags & SYN == 0 => Ok(unsafe { rewrite(env, packet, line) }),
+        AtHome::Line(line, meta) => Ok(unsafe { rewrite(env, packet, line, meta) }),
         AtHome::Absent => Err(OPEN),
-        AtHome::Line(_) | AtHome::Further => Err(SEARCH),
+        AtHome::Further => Err(SEARCH),
     }
 }
 
@@ -157,15 +168,18 @@ fn open<F: Unusual>(env: impl Env) -> u64 {
 }
 
 /// The link that packets of a live line leave by; the next hop is taken anew where routes have changed. Without one there
-/// is no way, which is counted.
+/// is no way, which is counted. `meta` is the line's.
 ///
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(always)]
-pub(crate) unsafe fn way<F: Family>(env: impl Env, line: *mut Line<F>) -> Option<&'static Link> {
+pub(crate) unsafe fn way<F: Family>(
+    env: impl Env,
+    line: *mut Line<F>,
+    meta: u32,
+) -> Option<&'static Link> {
     // SAFETY: by the caller's promise.
     unsafe {
-        let meta = (*line).meta();
         let mut link = env.link((meta & LINK_MASK) >> LINK_SHIFT)?;
         if meta >> GENERATION_SHIFT & 0xff != link.route_generation & 0xff {
             refresh_next_hop(env, line);
@@ -191,17 +205,21 @@ pub(crate) unsafe fn count<F: Family>(
     meta: u32,
     length: usize,
     flags: u8,
+    udp: bool,
 ) {
     // SAFETY: by the caller's promise.
     unsafe {
         (*line).last_seen = env.jiffies();
         (*line).packets += 1;
         (*line).bytes += length as u64;
-        if meta & UDP == 0 {
-            // The byte of the flags seen is written by this direction alone; a reset that was followed by other
+        if !udp {
+            // The byte of the flags seen is written by this direction alone, and seldom; a reset that was followed by other
             // packets was none.
-            let seen_byte = (&raw mut (*line).meta).cast::<u8>().add(3);
-            seen_byte.write_volatile(seen(meta) & !RST | flags);
+            let flags = seen(meta) & !RST | flags;
+            if flags != seen(meta) {
+                let seen_byte = (&raw mut (*line).meta).cast::<u8>().add(3);
+                seen_byte.write_volatile(flags);
+            }
         }
     }
 }
@@ -315,11 +333,11 @@ unsafe fn rewrite_clamped<F: Unusual>(
         if packet.flags & SYN != 0 {
             clamp(env, line, ETH_LEN + F::IP_LEN);
         }
-        rewrite(env, packet, line)
+        rewrite(env, packet, line, (*line).meta())
     }
 }
 
-/// Rewrites a packet of a live line, counts it, and says where it goes.
+/// Rewrites a packet of a live line, counts it, and says where it goes. `meta` is the line's, from when it was found.
 ///
 /// # Safety
 /// `line` must be a line of the session table.
@@ -328,58 +346,94 @@ pub(crate) unsafe fn rewrite<F: Tunnelled + Refused>(
     env: impl Env,
     packet: &Packet<F>,
     line: *mut Line<F>,
+    meta: u32,
 ) -> Verdict {
     let Packet {
         frame,
         eth,
         ip,
         l4,
+        key,
         flags,
-        ..
     } = packet;
     // SAFETY: by the caller's promise. Single fields are read and written through the pointer: no reference to the
     // whole line is held while other cores read it.
     unsafe {
-        let Some(link) = way(env, line) else {
+        let Some(link) = way(env, line, meta) else {
             return Verdict::Drop;
         };
-        let meta = (*line).meta();
+        if meta >> MODE_SHIFT & 3 == Mode::Tunnel as u32 {
+            return Verdict::from_bits(rewrite_tunnelled(env, line, *flags));
+        }
         let length = frame.len();
         let hops = F::hops(ip);
         if hops <= 1 {
             return Verdict::from_bits(expired(env, line));
         }
-        let tunnel = meta >> MODE_SHIFT & 3 == Mode::Tunnel as u32;
-        let limit = limit(env, link, line, tunnel);
-        if length > limit {
-            return Verdict::from_bits(too_big(env, line, limit));
-        }
-        count(env, line, meta, length, *flags);
-
-        if !tunnel {
-            F::take_hop(ip, hops, (*line).ip_delta);
-            F::set_addresses(ip, (*line).new_src, (*line).new_dst);
-            l4.store::<{ l4::PORTS }, u32>((*line).new_ports);
-            if meta & UDP == 0 {
-                let Some(tcp) = packet.tcp() else {
-                    return Verdict::Drop;
-                };
-                let old = tcp.load::<{ l4::TCP_CHECKSUM }, u16>();
-                tcp.store::<{ l4::TCP_CHECKSUM }, u16>(checksum::apply(old, (*line).l4_delta));
-            } else {
-                let old = l4.load::<{ l4::UDP_CHECKSUM }, u16>();
-                // Zero says that there is no checksum (RFC 768), and a computed zero is sent as all ones.
-                if old != 0 {
-                    let new = checksum::apply(old, (*line).l4_delta);
-                    l4.store::<{ l4::UDP_CHECKSUM }, u16>(if new == 0 { 0xffff } else { new });
-                }
+        // Nearly every packet fits into every link, so that what may be longer is asked of the others alone.
+        if length > usize::from(link.mtu) + ETH_LEN {
+            let limit = limit(env, link, line, false);
+            if length > limit {
+                return Verdict::from_bits(too_big(env, line, limit));
             }
-            eth.store_mac::<{ eth::DST }>((*line).mac);
-            eth.store_mac::<{ eth::SRC }>(link.mac);
-            return send(env, link);
         }
-        F::take_hop(ip, hops, 0);
-        tunnel::encapsulate(env, ip, line, link)
+        count(env, line, meta, length, *flags, key.udp);
+
+        F::take_hop(ip, hops, (*line).ip_delta);
+        F::rewrite_addresses(ip, line);
+        l4.store::<{ l4::PORTS }, u32>((*line).new_ports);
+        if key.udp {
+            let old = l4.load::<{ l4::UDP_CHECKSUM }, u16>();
+            // Zero says that there is no checksum (RFC 768), and a computed zero is sent as all ones.
+            if old != 0 {
+                let new = checksum::apply(old, (*line).l4_delta);
+                l4.store::<{ l4::UDP_CHECKSUM }, u16>(if new == 0 { 0xffff } else { new });
+            }
+        } else {
+            let Some(tcp) = packet.tcp() else {
+                return Verdict::Drop;
+            };
+            let old = tcp.load::<{ l4::TCP_CHECKSUM }, u16>();
+            tcp.store::<{ l4::TCP_CHECKSUM }, u16>(checksum::apply(old, (*line).l4_delta));
+        }
+        eth.store_mac::<{ eth::DST }>((*line).mac);
+        eth.store_mac::<{ eth::SRC }>(link.mac);
+        send(env, link)
+    }
+}
+
+/// [`rewrite`] in tunnel mode: the packet stays, but for a hop, and goes behind an outer header. In a function of its own,
+/// so that the other modes do not pay for the memory that it takes.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(never)]
+unsafe fn rewrite_tunnelled<F: Tunnelled + Refused>(
+    env: impl Env,
+    line: *mut Line<F>,
+    flags: u8,
+) -> u64 {
+    let frame = env.frame();
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let meta = (*line).meta();
+        let (Some(link), Some((_, ip))) =
+            (env.link((meta & LINK_MASK) >> LINK_SHIFT), F::plain(&frame))
+        else {
+            return Verdict::Drop.bits();
+        };
+        let hops = F::hops(&ip);
+        if hops <= 1 {
+            return expired(env, line);
+        }
+        let length = frame.len();
+        let limit = limit(env, link, line, true);
+        if length > limit {
+            return too_big(env, line, limit);
+        }
+        count(env, line, meta, length, flags, meta & UDP != 0);
+        F::take_hop(&ip, hops, 0);
+        tunnel::encapsulate(env, &ip, line, link).bits()
     }
 }
 

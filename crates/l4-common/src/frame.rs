@@ -137,18 +137,22 @@ impl<const N: usize> Head<N> {
         }
     }
 
-    /// Writes the six bytes of a MAC address at `OFFSET`.
+    /// Writes the six bytes of a MAC address at `OFFSET`, as a word and a half: three halves are three stores.
     #[inline(always)]
     pub fn store_mac<const OFFSET: usize>(&self, mac: [u8; 6]) {
         const { assert!(OFFSET + 6 <= N) };
-        // SAFETY: as in `load_mac`.
+        let [a, b, c, d, e, f] = mac;
+        let (word, half) = (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]));
+        // SAFETY: inside the head, as in `load`.
         unsafe {
-            let to = self.start.wrapping_add(OFFSET).cast::<[u16; 3]>();
-            let halves = core::mem::transmute::<[u8; 6], [u16; 3]>(mac);
+            let to = self.start.wrapping_add(OFFSET);
+            let (to_word, to_half) = (to.cast::<u32>(), to.wrapping_add(4).cast::<u16>());
             if cfg!(feature = "bpf") {
-                to.write(halves);
+                to_word.write(word);
+                to_half.write(half);
             } else {
-                to.write_unaligned(halves);
+                to_word.write_unaligned(word);
+                to_half.write_unaligned(half);
             }
         }
     }

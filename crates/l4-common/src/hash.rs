@@ -111,6 +111,13 @@ pub fn slice(hash: u64) -> u16 {
     (hash >> 48) as u16
 }
 
+/// The core, of `cores`, that has the flow with this hash where work is spread over them by it. It follows from the place
+/// in the session table: each core has a part of the table for itself, and as a rule both directions of a session.
+#[inline(always)]
+pub fn core(hash: u64, cores: u32) -> u32 {
+    reduce((hash >> 32) as u32, cores)
+}
+
 /// The destination port, in network byte order, that puts a flow into `slice`; `hash` is the flow's with port 0.
 #[inline(always)]
 pub fn port_in_slice(hash: u64, slice: u16) -> u16 {

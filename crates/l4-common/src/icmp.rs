@@ -142,10 +142,10 @@ pub(crate) fn relay<F: Related + Tunnelled>(env: impl Env, icmp: usize) -> Verdi
     };
     // SAFETY: the table found the line. Its counters and its time stay: an error is no packet of the session.
     unsafe {
-        let Some(link) = way(env, line) else {
+        let meta = (*line).meta();
+        let Some(link) = way(env, line, meta) else {
             return Verdict::Drop;
         };
-        let meta = (*line).meta();
         let hops = F::hops(&ip);
         if hops <= 1 {
             return dropped(env, (*line).listener, Drop::TtlExpired);

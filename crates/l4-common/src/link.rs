@@ -1,7 +1,12 @@
 //! Where packets leave: one entry per interface that packets may be sent through.
 
-/// Entries of the `LINKS` map; a session line has six bits for the index.
+/// Entries of `LINKS`; a session line has six bits for the index.
 pub const LINKS_MAX: u32 = 64;
+/// The map that has `LINKS`, a variable of the program, as its one element: what is at a fixed address is read without a
+/// lookup. It is a section of its own, so that nothing else is in the element.
+pub const LINKS_MAP: &str = ".data.links";
+/// The element.
+pub type Links = [Link; LINKS_MAX as usize];
 /// The largest index of an interface that the data plane can use: `LINK_OF` is an array over them.
 pub const IFINDEX_MAX: u32 = 65_535;
 /// The index that means "not known".

@@ -42,6 +42,30 @@ pub enum Other {
 }
 
 impl<F: Family> Packet<F> {
+    /// The same packet, where it is TCP: the compiler sees that it is.
+    #[inline(always)]
+    pub fn of_tcp(&self) -> Self {
+        let key = FlowKey {
+            udp: false,
+            ..self.key
+        };
+        Self { key, ..*self }
+    }
+
+    /// The same packet, where it is UDP.
+    #[inline(always)]
+    pub fn of_udp(&self) -> Self {
+        let key = FlowKey {
+            udp: true,
+            ..self.key
+        };
+        Self {
+            key,
+            flags: 0,
+            ..*self
+        }
+    }
+
     /// The TCP header, where it is TCP.
     #[inline(always)]
     pub fn tcp(&self) -> Option<Head<TCP_LEN>> {

@@ -1,6 +1,7 @@
 //! Finding, claiming and publishing lines of the session table.
 
 use core::hint::black_box;
+use core::mem::offset_of;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
@@ -42,12 +43,12 @@ pub fn number<F: Family>(env: impl Env, key: &FlowKey<F>, hash: u64) -> u32 {
         let mut lane = 0;
         while lane < LINES as u32 {
             let line = line_of(set, place.start() + lane);
-            let meta = meta(line);
-            if is_flow(line, meta, key) {
+            let word = word(line);
+            if is_flow(line, word, key) {
                 let lane = (place.start() + lane) & (LINES as u32 - 1);
                 return index * LINES as u32 + lane + 1;
             }
-            if meta & PASSED == 0 {
+            if meta_of(word) & PASSED == 0 {
                 return 0;
             }
             lane += 1;
@@ -59,8 +60,8 @@ pub fn number<F: Family>(env: impl Env, key: &FlowKey<F>, hash: u64) -> u32 {
 
 /// What a look at a flow's home set tells.
 pub(crate) enum AtHome<F: Family> {
-    /// Its live line.
-    Line(*mut Line<F>),
+    /// Its live line, and the line's `meta`.
+    Line(*mut Line<F>, u32),
     /// The flow has no line.
     Absent,
     /// Its line may be in another set.
@@ -76,11 +77,11 @@ pub(crate) fn find_at_home<F: Family>(env: impl Env, key: &FlowKey<F>, place: &P
     let mut lane = 0;
     while lane < LINES as u32 {
         let line = line_of(set, place.start() + lane);
-        let meta = meta(line);
-        if is_flow(line, meta, key) {
-            return AtHome::Line(line);
+        let word = word(line);
+        if is_flow(line, word, key) {
+            return AtHome::Line(line, meta_of(word));
         }
-        if meta & PASSED == 0 {
+        if meta_of(word) & PASSED == 0 {
             return AtHome::Absent;
         }
         lane += 1;
@@ -88,17 +89,31 @@ pub(crate) fn find_at_home<F: Family>(env: impl Env, key: &FlowKey<F>, place: &P
     AtHome::Further
 }
 
-/// Whether a line is the live line of a flow.
+/// Whether a line is the live line of a flow; `word` is its [`word`]. Everything is compared in one question: a processor
+/// guesses the answer, and is wrong at most once.
 #[inline(always)]
-fn is_flow<F: Family>(line: *mut Line<F>, meta: u32, key: &FlowKey<F>) -> bool {
+fn is_flow<F: Family>(line: *mut Line<F>, word: u64, key: &FlowKey<F>) -> bool {
     let state = LIVE | if key.udp { UDP } else { 0 };
+    let wanted = u64::from(key.ports) | u64::from(state) << 32;
+    let others = (word ^ wanted) & (u64::from(LIVE | UDP) << 32 | u64::from(u32::MAX));
     // SAFETY: callers pass lines of the table. Fields of a line that is being filled may change under us; without
     // LIVE they are not used.
-    unsafe {
-        F::has_addresses(line, key)
-            && (&raw const (*line).ports).read_volatile() == key.ports
-            && meta & (LIVE | UDP) == state
-    }
+    unsafe { F::differing_addresses(line, key) | others == 0 }
+}
+
+/// `ports` and `meta` of a line, as they are at this moment.
+#[inline(always)]
+fn word<F: Family>(line: *mut Line<F>) -> u64 {
+    const { assert!(offset_of!(Line<F>, meta) == offset_of!(Line<F>, ports) + 4) };
+    const { assert!(offset_of!(Line<F>, ports) % 8 == 0 && cfg!(target_endian = "little")) };
+    // SAFETY: callers pass lines of the table; both words are eight bytes in a row, aligned.
+    unsafe { (&raw const (*line).ports).cast::<u64>().read_volatile() }
+}
+
+/// The `meta` in a [`word`].
+#[inline(always)]
+fn meta_of(word: u64) -> u32 {
+    (word >> 32) as u32
 }
 
 /// The line `index % LINES` of a set.
@@ -219,12 +234,12 @@ fn is_alone<F: Family>(env: impl Env, line: NonNull<Line<F>>, hash: u64) -> bool
         let mut lane = 0;
         while lane < LINES as u32 {
             let other = line_of(set, place.start() + lane);
-            let meta = meta(other);
-            if !core::ptr::eq(other, line) && is_flow(other, meta, &key) {
+            let word = word(other);
+            if !core::ptr::eq(other, line) && is_flow(other, word, &key) {
                 retire(line);
                 return false;
             }
-            if meta & PASSED == 0 {
+            if meta_of(word) & PASSED == 0 {
                 return true;
             }
             lane += 1;

@@ -15,7 +15,7 @@ use crate::packet::{ETH_LEN, L4_LEN, PROTO_TCP, PROTO_UDP, TCP_LEN, eth, l4};
 use crate::parse::Packet;
 use crate::refusal::Refused;
 use crate::service::{ListenerKey, Mode};
-use crate::session::{ACK, FIN, Line, MODE_SHIFT, RST, SYN};
+use crate::session::{ACK, FIN, Line, MODE_SHIFT, RST, SYN, UDP};
 use crate::tunnel::{self, Tunnelled};
 use crate::walk::{Layout, Part, Walked, is_of};
 use crate::{open, table};
@@ -230,7 +230,7 @@ pub fn packet<F: Unusual>(env: impl Env) -> u64 {
         if taken.flags & SYN != 0 {
             clamp(env, line, taken.layout.l4);
         }
-        rewrite(env, &packet, line).bits()
+        rewrite(env, &packet, line, (*line).meta()).bits()
     }
 }
 
@@ -243,10 +243,10 @@ unsafe fn follow<F: Unusual>(env: impl Env, taken: &Taken<F>, line: *mut Line<F>
     let frame = env.frame();
     // SAFETY: by the caller's promise.
     unsafe {
-        let Some(link) = way(env, line) else {
+        let meta = (*line).meta();
+        let Some(link) = way(env, line, meta) else {
             return Verdict::Drop;
         };
-        let meta = (*line).meta();
         let hops = F::hops(&taken.ip);
         if hops <= 1 {
             return Verdict::from_bits(expired(env, line));
@@ -256,7 +256,7 @@ unsafe fn follow<F: Unusual>(env: impl Env, taken: &Taken<F>, line: *mut Line<F>
         if frame.len() > limit {
             return Verdict::from_bits(too_big(env, line, limit));
         }
-        count(env, line, meta, frame.len(), 0);
+        count(env, line, meta, frame.len(), 0, meta & UDP != 0);
         if tunnel {
             F::take_hop(&taken.ip, hops, 0);
             return tunnel::encapsulate(env, &taken.ip, line, link);

@@ -9,7 +9,9 @@ use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::programs::XdpContext;
 use weir_l4_common::checksum;
 use weir_l4_common::frame::{Frame, Head};
-use weir_l4_common::packet::{TCP_HEAD, at};
+use weir_l4_common::packet::{
+    ETH_LEN, ETHERTYPE_IPV6, IPV6_LEN, TCP_HEAD, TCP_LEN, at, eth, ip6, l4,
+};
 
 /// What the generator writes of a flow. 32 bytes.
 #[repr(C)]
@@ -27,6 +29,22 @@ pub struct Flow {
     pub flags: u8,
     pub length: u16,
     pub reserved: [u32; 3],
+}
+
+/// The same of IPv6, which has no checksum of its own. 48 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Flow6 {
+    /// Source address, destination address, ports, as in the packet.
+    pub src: [u64; 2],
+    pub dst: [u64; 2],
+    pub ports: u32,
+    pub l4_checksum: u16,
+    /// Next header and TCP flags.
+    pub proto: u8,
+    pub flags: u8,
+    pub length: u16,
+    pub reserved: [u16; 3],
 }
 
 /// Where the generator is. It takes the flows in the order of the map, which the loader shuffles.
@@ -48,6 +66,9 @@ pub struct Plan {
 /// Flows; sized by the loader.
 #[map]
 pub static FLOWS: Array<Flow> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// Flows of IPv6; sized by the loader.
+#[map]
+pub static FLOWS6: Array<Flow6> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// One element.
 #[map]
 pub static PLAN: Array<Plan> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -93,23 +114,29 @@ fn frame(ctx: &XdpContext) -> Frame {
     unsafe { Frame::new(ctx.data() as *mut u8, ctx.data_end() as *mut u8) }
 }
 
-/// Writes the next flow's packet and calls the program under test.
-#[xdp]
-pub fn bench_generate(ctx: XdpContext) -> u32 {
-    let Some(plan) = PLAN.get_ptr_mut(0) else {
-        return xdp_action::XDP_ABORTED;
-    };
-    // SAFETY: the element lives as long as the map, and one core runs the benchmark.
-    let flow = unsafe {
+/// The index of the next flow; what a tunnel has put in front of the frame is taken off.
+#[inline(always)]
+fn next(ctx: &XdpContext) -> Option<u32> {
+    let plan = PLAN.get_ptr_mut(0)?;
+    // SAFETY: the element lives as long as the map, and one core uses it.
+    unsafe {
         let at = (*plan).at;
         (*plan).at = if at + 1 >= (*plan).count { 0 } else { at + 1 };
-        let length = frame(&ctx).len() as u32;
+        let length = frame(ctx).len() as u32;
         if length > (*plan).frame_len {
             bpf_xdp_adjust_head(ctx.ctx, (length - (*plan).frame_len) as i32);
         }
-        FLOWS.get_ptr(at)
-    };
-    let Some(flow) = flow else {
+        Some(at)
+    }
+}
+
+/// Writes the next flow's packet and calls the program under test.
+///
+/// What the program reads as one word is written as one: a processor hands a word on from its last store, but waits for
+/// one that consists of several.
+#[xdp]
+pub fn bench_generate(ctx: XdpContext) -> u32 {
+    let Some(flow) = next(&ctx).and_then(|at| FLOWS.get_ptr(at)) else {
         return xdp_action::XDP_ABORTED;
     };
     let Some(head) = frame(&ctx).head::<TCP_HEAD>() else {
@@ -123,8 +150,9 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
     head.store::<{ at::IP_ID }, u32>(0x0040_0000);
     head.store::<{ at::IP_TTL }, u16>(64 | u16::from(flow.proto) << 8);
     head.store::<{ at::IP_CHECKSUM }, u16>(flow.ip_checksum);
-    head.store::<{ at::IP_SRC }, u32>(flow.src);
-    head.store::<{ at::IP_DST }, u32>(flow.dst);
+    // SAFETY: as above; both addresses are eight bytes in a row.
+    let addresses = unsafe { (&raw const flow.src).cast::<u64>().read() };
+    head.store::<{ at::IP_SRC }, u64>(addresses);
     head.store::<{ at::PORTS }, u32>(flow.ports);
     if flow.proto == 6 {
         head.store::<{ at::TCP_FLAGS - 1 }, u16>(0x50 | u16::from(flow.flags) << 8);
@@ -132,6 +160,36 @@ pub fn bench_generate(ctx: XdpContext) -> u32 {
     } else {
         head.store::<{ at::UDP_CHECKSUM }, u16>(flow.l4_checksum);
     }
+    // SAFETY: on success it does not return.
+    unsafe { NEXT.tail_call(&ctx, 0) };
+    xdp_action::XDP_ABORTED
+}
+
+/// The same for IPv6.
+#[xdp]
+pub fn bench_generate6(ctx: XdpContext) -> u32 {
+    let Some(flow) = next(&ctx).and_then(|at| FLOWS6.get_ptr(at)) else {
+        return xdp_action::XDP_ABORTED;
+    };
+    let Some(head) = frame(&ctx).head::<{ ETH_LEN + IPV6_LEN + TCP_LEN }>() else {
+        return xdp_action::XDP_ABORTED;
+    };
+    // SAFETY: the element lives as long as the map.
+    let flow = unsafe { &*flow };
+    head.store::<{ eth::TYPE }, u16>(ETHERTYPE_IPV6);
+    let ip = head.part::<ETH_LEN, IPV6_LEN>();
+    ip.store::<{ ip6::VERSION }, u32>(0x60);
+    ip.store::<{ ip6::LEN }, u16>(flow.length);
+    ip.store::<{ ip6::NEXT }, u8>(flow.proto);
+    ip.store::<{ ip6::HOPS }, u8>(64);
+    ip.store::<{ ip6::SRC }, u64>(flow.src[0]);
+    ip.store::<{ ip6::SRC + 8 }, u64>(flow.src[1]);
+    ip.store::<{ ip6::DST }, u64>(flow.dst[0]);
+    ip.store::<{ ip6::DST + 8 }, u64>(flow.dst[1]);
+    let tcp = head.part::<{ ETH_LEN + IPV6_LEN }, TCP_LEN>();
+    tcp.store::<{ l4::PORTS }, u32>(flow.ports);
+    tcp.store::<{ l4::TCP_FLAGS - 1 }, u16>(0x50 | u16::from(flow.flags) << 8);
+    tcp.store::<{ l4::TCP_CHECKSUM }, u16>(flow.l4_checksum);
     // SAFETY: on success it does not return.
     unsafe { NEXT.tail_call(&ctx, 0) };
     xdp_action::XDP_ABORTED

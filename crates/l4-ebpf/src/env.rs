@@ -348,9 +348,9 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn link(&self, index: u32) -> Option<&'static Link> {
-        // SAFETY: as for the settings; user space replaces an element while it is read at worst, and every value of it is a
-        // link.
-        maps::LINKS.get_ptr(index).map(|link| unsafe { &*link })
+        // SAFETY: inside the variable, as the index has six bits; user space replaces a link while it is read at worst, and
+        // every value of it is a link.
+        Some(unsafe { &*maps::LINKS.0.get().cast::<Link>().add(index as usize & 63) })
     }
 
     #[inline(always)]

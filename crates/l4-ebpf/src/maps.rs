@@ -1,12 +1,14 @@
 //! The maps. Sizes given as 1 are set by the loader.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 use weir_l4_common::client::{ClientSet, Pool};
 use weir_l4_common::family::{Addr6, V4, V6};
 use weir_l4_common::fragment::{FRAGMENT_SETS, FragmentSet};
-use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
+use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link, Links};
 use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::load::Load;
 use weir_l4_common::open::Opening;
@@ -17,6 +19,15 @@ use weir_l4_common::service::{
     ScheduleElement, Settings,
 };
 use weir_l4_common::session::{Set4, Set6};
+
+/// A variable that user space writes while the program runs.
+#[repr(transparent)]
+pub struct Written<T>(pub UnsafeCell<T>);
+
+// SAFETY: the program reads it alone, word by word, and every word is valid whatever its neighbours are.
+unsafe impl<T> Sync for Written<T> {}
+
+const _: () = assert!(weir_l4_common::link::LINKS_MAP.len() == ".data.links".len());
 
 /// The session table of IPv4.
 #[map]
@@ -43,8 +54,16 @@ pub static CLIENTS: Array<ClientSet> = Array::with_max_entries(1, BPF_F_MMAPABLE
 #[map]
 pub static CONFIG: Array<Settings> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 /// Interfaces that packets leave by.
-#[map]
-pub static LINKS: Array<Link> = Array::with_max_entries(LINKS_MAX, 0);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".data.links")]
+pub static LINKS: Written<Links> = Written(UnsafeCell::new(
+    [Link {
+        ifindex: 0,
+        route_generation: 0,
+        mac: [0; 6],
+        mtu: 0,
+    }; LINKS_MAX as usize],
+));
 /// Index into `LINKS`, plus one, by the kernel's index of the interface; 0: none.
 #[map]
 pub static LINK_OF: Array<u32> = Array::with_max_entries(IFINDEX_MAX + 1, 0);

@@ -61,9 +61,14 @@ impl Slots {
     }
 }
 
+/// The bytes of `LINKS`.
+type Bytes = [u8; size_of::<Link>() * LINKS_MAX as usize];
+
 /// The maps.
 pub(crate) struct Links {
-    links: Array<MapData, [u8; size_of::<Link>()]>,
+    links: Array<MapData, Bytes>,
+    /// What `links` holds: it is written as a whole.
+    bytes: Box<Bytes>,
     link_of: Array<MapData, u32>,
     slots: Slots,
     written: BTreeMap<u8, Link>,
@@ -73,12 +78,13 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(
-        links: Array<MapData, [u8; size_of::<Link>()]>,
+        links: Array<MapData, Bytes>,
         link_of: Array<MapData, u32>,
         records: Arc<Records>,
     ) -> Self {
         let mut links = Self {
             links,
+            bytes: Box::new([0; size_of::<Bytes>()]),
             link_of,
             slots: Slots::restored(records.links()),
             // Its generation is kept up, so that sessions that lead there ask again.
@@ -105,7 +111,8 @@ impl Links {
             mtu: u16::try_from(info.mtu).unwrap_or(u16::MAX),
         };
         if self.written.insert(placed.slot, link) != Some(link) {
-            self.write(placed.slot, &link);
+            self.place(placed.slot, &link);
+            self.write();
             logged(
                 "LINK_OF",
                 self.link_of
@@ -136,13 +143,19 @@ impl Links {
         self.records.set_generation(self.generation);
         for (slot, mut link) in std::mem::take(&mut self.written) {
             link.route_generation = self.generation;
-            self.write(slot, &link);
+            self.place(slot, &link);
             self.written.insert(slot, link);
         }
+        self.write();
     }
 
-    fn write(&mut self, slot: u8, link: &Link) {
-        logged("LINKS", self.links.set(u32::from(slot), bytes(link), 0));
+    fn place(&mut self, slot: u8, link: &Link) {
+        self.bytes[usize::from(slot) * size_of::<Link>()..][..size_of::<Link>()]
+            .copy_from_slice(&bytes(link));
+    }
+
+    fn write(&mut self) {
+        logged("LINKS", self.links.set(0, *self.bytes, 0));
     }
 }
 

@@ -16,7 +16,7 @@ use nix::time::{ClockId, clock_gettime};
 use weir_l4_common::client::CLIENTS;
 use weir_l4_common::drop::Drop as DropReason;
 use weir_l4_common::family::{V4, V6};
-use weir_l4_common::link::LINKS_MAX;
+use weir_l4_common::link::{LINKS_MAP, LINKS_MAX};
 use weir_l4_common::listeners::{ENTRIES, SLOTS};
 use weir_l4_common::service::{BACKENDS_MAX, LISTENERS_MAX};
 use weir_l4_common::session::LINES;
@@ -215,7 +215,7 @@ impl Plane {
             drops: take(&mut ebpf, "DROPS")?,
         };
         let links = Links::new(
-            take(&mut ebpf, "LINKS")?,
+            take(&mut ebpf, LINKS_MAP)?,
             take(&mut ebpf, "LINK_OF")?,
             records.clone(),
         );

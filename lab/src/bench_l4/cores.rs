@@ -1,7 +1,7 @@
 //! How forwarding grows with cores: the same program and the same session table, on one core and on two.
 //!
-//! Each core has flows of its own, as queues of a NIC give them, and a generator of its own. What a packet costs is CPU
-//! time of the core's thread, with the generator's own cost, measured on both cores at once as well, taken off.
+//! Each core has flows of its own and a generator of its own. What a packet costs is CPU time of the core's thread, with
+//! the generator's own cost, measured on both cores at once as well, taken off.
 
 use std::sync::Barrier;
 use std::{fmt, thread};
@@ -11,16 +11,49 @@ use aya::programs::ProgramFd;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::json;
+use weir_l4_common::hash;
 use weir_l4_common::service::Mode;
 
-use super::{ACK, Forward, Generator, SYN, clients, median_above};
+use super::{ACK, Flow, Forward, Generator, SEED, SYN, client, minimum, shuffle};
 
 pub(super) const NAME: &str = "two cores beside one";
 const CORES: usize = 2;
 
+/// Which flows a core has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Spread {
+    /// Those whose hash says so: each core has a part of the table for itself.
+    ByHash,
+    /// Any, as queues of a NIC give them: lines of both cores lie side by side.
+    ByQueue,
+}
+
+impl Spread {
+    fn name(self) -> &'static str {
+        match self {
+            Self::ByHash => "by the flow's hash",
+            Self::ByQueue => "by queues",
+        }
+    }
+
+    /// The flows of a core: clients that have not opened their sessions yet.
+    fn flows(self, core: u32, sessions: u32) -> Vec<Flow> {
+        let all = 0..sessions * CORES as u32 * 2;
+        let mine = |flow: &Flow| match self {
+            Self::ByHash => hash::core(flow.key.hash(SEED), CORES as u32) == core,
+            Self::ByQueue => u32::from_be(flow.key.src) % CORES as u32 == core,
+        };
+        let mut flows: Vec<Flow> = all.map(|n| client(n, SYN)).filter(mine).collect();
+        flows.truncate(sessions as usize);
+        shuffle(&mut flows, 0);
+        flows
+    }
+}
+
 /// What a packet costs while one core works, and while both do; nanoseconds.
 #[derive(Clone, Debug)]
 pub(super) struct Row {
+    spread: Spread,
     /// Sessions of each core.
     sessions: u32,
     alone: f64,
@@ -35,6 +68,7 @@ impl Row {
 
     pub(super) fn json(&self) -> serde_json::Value {
         json!({
+            "spread": self.spread.name(),
             "sessions_per_core": self.sessions,
             "alone_ns": self.alone,
             "together_ns": self.together,
@@ -47,8 +81,9 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "fullnat, established, {} sessions a core: {:.1} ns alone, {:.1} and {:.1} together: {:.2} times",
+            "fullnat, established, {} sessions a core, {}: {:.1} ns alone, {:.1} and {:.1} together: {:.2} times",
             self.sessions,
+            self.spread.name(),
             self.alone,
             self.together[0],
             self.together[1],
@@ -81,7 +116,7 @@ impl Core {
     }
 
     fn cost(&mut self) -> f64 {
-        let cost = median_above(&self.ours, &self.nothing);
+        let cost = minimum(&self.ours) - minimum(&self.nothing);
         self.nothing.clear();
         self.ours.clear();
         cost
@@ -89,18 +124,22 @@ impl Core {
 }
 
 /// Measures one core and both of them, in turn, several times.
-pub(super) fn measure(sessions: u32, quick: bool) -> Result<Row> {
+pub(super) fn measure(spread: Spread, sessions: u32, quick: bool) -> Result<Row> {
     let all = sessions * CORES as u32;
     let mut weir = Forward::load(Mode::Fullnat, all)?;
     let program = weir.program()?;
     let mut cores = Vec::new();
     for number in 0..CORES {
-        let flows = sessions * number as u32..sessions * (number as u32 + 1);
+        let mut flows = spread.flows(number as u32, sessions);
         let mut generator = Generator::load(sessions, 1)?;
-        generator.fill(&clients(flows.clone(), SYN, 0))?;
+        generator.fill(&flows)?;
         generator.aim_at_program(&program)?;
         generator.run(sessions)?;
-        generator.fill(&clients(flows, ACK, 1))?;
+        shuffle(&mut flows, 1);
+        for flow in &mut flows {
+            flow.flags = ACK;
+        }
+        generator.fill(&flows)?;
         cores.push(Core {
             number,
             generator,
@@ -108,7 +147,7 @@ pub(super) fn measure(sessions: u32, quick: bool) -> Result<Row> {
             ours: Vec::new(),
         });
     }
-    let packets = if quick { 400_000 } else { 4_000_000u32 }.max(sessions);
+    let packets = if quick { 400_000 } else { 2_000_000u32 }.max(sessions);
     let rounds = if quick { 3 } else { 7 };
     let alone = Barrier::new(1);
     for _ in 0..rounds {
@@ -139,6 +178,7 @@ pub(super) fn measure(sessions: u32, quick: bool) -> Result<Row> {
         *cost = core.cost();
     }
     Ok(Row {
+        spread,
         sessions,
         alone,
         together,

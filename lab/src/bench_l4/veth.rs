@@ -19,10 +19,11 @@ use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::json;
+use weir_l4_common::family::V4;
 use weir_l4_common::service::Mode;
 use weir_netns::{Link, Namespace, veth};
 
-use super::{BACKENDS, FRAME_LEN, Forward, Generator, UDP, VIP, clients, link, median, xdp};
+use super::{BACKENDS, FRAME_LEN, Forward, Generator, UDP, VIP, clients, median, xdp};
 
 pub(super) const NAME: &str = "packets per second over veth";
 /// Flows in random order.
@@ -139,7 +140,7 @@ pub(super) fn measure(quick: bool) -> Result<Rates> {
 }
 
 fn generator(place: &Place) -> Result<Generator> {
-    let mut flows = clients(0..FLOWS, 0, 1);
+    let mut flows = clients::<V4>(0..FLOWS, 0, 1);
     for flow in &mut flows {
         flow.key.udp = true;
     }
@@ -226,14 +227,15 @@ fn by_weir(packets: u32) -> Result<f64> {
     let place = Place::new()?;
     let mut generator = generator(&place)?;
     attach_sink(&mut generator, &place.sink)?;
-    let mut weir = Forward::load_for(Mode::Fullnat, FLOWS, UDP)?;
+    let mut weir = Forward::load_for(Mode::Fullnat, FLOWS, UDP, VIP.into())?;
     for (slot, arm) in (0..).zip(&place.arms) {
-        weir.set("LINKS", slot, link(arm.index(), 1500, arm.mac()?))?;
+        weir.set_link(slot, arm.index(), 1500, arm.mac()?)?;
         weir.set("LINK_OF", arm.index(), (slot + 1).to_ne_bytes())?;
     }
     let mac = place.sink.mac()?;
     for n in 1..=BACKENDS {
-        weir.set_backend(n, 8080, mac, 1)?;
+        let address = Ipv4Addr::new(10, 0, 2, n as u8).to_ipv6_mapped();
+        weir.set_backend(n, address, 8080, mac, 1)?;
     }
     for arm in &place.arms {
         let program = xdp(&mut weir.ebpf, "weir_forward")?;

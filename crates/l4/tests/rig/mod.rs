@@ -10,7 +10,7 @@ use weir_l4_common::checksum;
 use weir_l4_common::client;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::link::Link;
+use weir_l4_common::link::{LINKS_MAP, Link, Links};
 use weir_l4_common::listeners::{self, Entry, PROBES, Place};
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, Listener, ListenerKey, Mode, Pick, Settings, mapped,
@@ -135,18 +135,14 @@ impl Rig {
             tunnel: Listener::default(),
         };
         for (slot, ifindex, mac) in [(0, INGRESS, LB_MAC), (1, EGRESS, OTHER_MAC)] {
-            rig.array("LINKS")
-                .set(
-                    slot,
-                    Plain(Link {
-                        ifindex,
-                        mtu: 1500,
-                        mac,
-                        route_generation: 0,
-                    }),
-                    0,
-                )
-                .unwrap();
+            rig.links(|links| {
+                links[slot as usize] = Link {
+                    ifindex,
+                    mtu: 1500,
+                    mac,
+                    route_generation: 0,
+                };
+            });
             rig.array("LINK_OF")
                 .set(ifindex, Plain(slot + 1), 0)
                 .unwrap();
@@ -200,21 +196,20 @@ impl Rig {
         });
     }
 
+    fn links(&mut self, change: impl FnOnce(&mut Links)) {
+        let mut map = self.array::<Links>(LINKS_MAP);
+        let Plain(mut links) = map.get(&0, 0).unwrap();
+        change(&mut links);
+        map.set(0, Plain(links), 0).unwrap();
+    }
+
     /// A new generation of routes and neighbours.
     pub(crate) fn route_generation(&mut self, route_generation: u32) {
-        for slot in 0..2 {
-            let Plain(link) = self.array::<Link>("LINKS").get(&slot, 0).unwrap();
-            self.array("LINKS")
-                .set(
-                    slot,
-                    Plain(Link {
-                        route_generation,
-                        ..link
-                    }),
-                    0,
-                )
-                .unwrap();
-        }
+        self.links(|links| {
+            for link in &mut links[..2] {
+                link.route_generation = route_generation;
+            }
+        });
     }
 
     pub(crate) fn settings(&mut self, settings: Settings) {
