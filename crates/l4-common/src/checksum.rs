@@ -4,6 +4,7 @@
 
 use core::hint::black_box;
 
+use crate::env::Env;
 use crate::frame::Frame;
 
 /// Folds a sum of 16-bit words into 16 bits.
@@ -50,6 +51,56 @@ pub(crate) fn sum_to_end<const WORDS: usize>(frame: &Frame, offset: usize) -> u6
         word += 1;
     }
     total
+}
+
+/// Words that [`range`] adds at most.
+const RANGE_WORDS: u32 = 512;
+/// In place of a sum: the frame is shorter, or it is too much.
+pub const NO_SUM: u32 = u32::MAX;
+
+/// The folded sum of a frame's bytes from `from` up to `to`, as 16-bit words in memory order, an odd last byte padded with
+/// zero; or [`NO_SUM`]. For the environment to call, which has the kernel's verifier look at this loop once.
+#[inline(always)]
+pub fn range(frame: &Frame, from: u32, to: u32) -> u32 {
+    let mut total = 0u64;
+    let mut word = 0;
+    let mut at = from as usize & 0x7ff;
+    let to = to as usize;
+    while word < RANGE_WORDS && at + 4 <= to {
+        // As above.
+        let Some(part) = frame.far_part::<4>(black_box(at)) else {
+            return NO_SUM;
+        };
+        total += u64::from(part.load::<0, u32>());
+        at += 4;
+        word += 1;
+    }
+    if at + 2 <= to {
+        let Some(part) = frame.far_part::<2>(black_box(at)) else {
+            return NO_SUM;
+        };
+        total += u64::from(part.load::<0, u16>());
+        at += 2;
+    }
+    if at < to {
+        // With the byte before it: of a single one the verifier loses sight.
+        let Some(part) = frame.far_part::<2>(black_box(at.wrapping_sub(1))) else {
+            return NO_SUM;
+        };
+        total += u64::from(u16::from_ne_bytes([part.load::<1, u8>(), 0]));
+        at += 1;
+    }
+    if at < to || to > 0x7ff {
+        return NO_SUM;
+    }
+    u32::from(fold(total))
+}
+
+/// [`range`], by the environment.
+#[inline(always)]
+pub(crate) fn sum_range(env: impl Env, from: usize, to: usize) -> Option<u64> {
+    let sum = env.sum(from as u32, to as u32);
+    (sum != NO_SUM).then_some(u64::from(sum))
 }
 
 /// The sum of `bytes` as 16-bit words in memory order, not folded; an odd last byte is padded with zero.

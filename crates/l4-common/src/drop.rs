@@ -22,11 +22,15 @@ pub enum Drop {
     NoHeadroom = 7,
     /// The packet, with its outer header, does not fit the MTU of the link to the next hop; we never fragment.
     TooBig = 8,
+    /// A datagram of UDP without a checksum, which IPv6 does not allow, in fragments or too long to make up for it.
+    NoChecksum = 9,
+    /// An error of ICMP that the other family has no word for (RFC 7915, sections 4.2 and 5.2).
+    Untranslatable = 10,
 }
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::NoSession,
         Self::NoBackend,
@@ -36,6 +40,8 @@ impl Drop {
         Self::TtlExpired,
         Self::NoHeadroom,
         Self::TooBig,
+        Self::NoChecksum,
+        Self::Untranslatable,
     ];
 
     /// The reason with this number.
@@ -56,6 +62,8 @@ impl Drop {
             Self::TtlExpired => "ttl_expired",
             Self::NoHeadroom => "no_headroom",
             Self::TooBig => "too_big",
+            Self::NoChecksum => "no_checksum",
+            Self::Untranslatable => "untranslatable",
         }
     }
 }

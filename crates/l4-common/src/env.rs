@@ -48,6 +48,24 @@ pub trait Env: Copy {
     fn unusual4(&self) -> u64;
     /// The same for IPv6.
     fn unusual6(&self) -> u64;
+    /// Makes an IPv4 packet of a session that leads across one of IPv6: [`crate::across::translate`].
+    fn across4(&self) -> u64;
+    /// The other way round.
+    fn across6(&self) -> u64;
+    /// The same with an error of ICMP: [`crate::across::error`].
+    fn across_error4(&self) -> u64;
+    /// The other way round.
+    fn across_error6(&self) -> u64;
+    /// Opens a session of an IPv4 client that leads across: [`crate::open::across`].
+    fn across_open4(&self) -> u64;
+    /// The same for an IPv6 client.
+    fn across_open6(&self) -> u64;
+    /// The headers of IPv6 at an offset: [`crate::walk::headers6`].
+    fn walk6(&self, offset: u32) -> u64;
+    /// The folded sum of the frame from one offset up to another one: [`crate::checksum::range`].
+    fn sum(&self, from: u32, to: u32) -> u32;
+    /// Lowers the maximum segment size in the TCP header at an offset: [`crate::mss::clamp`].
+    fn clamp(&self, tcp: u32, max: u16);
     /// Sends an error about the IPv4 packet, and gives the verdict as bits: [`crate::refusal::send`].
     fn refuse4(&self, source: u32, refusal: Refusal) -> u64;
     /// The same for IPv6.
@@ -141,6 +159,11 @@ pub enum Verdict {
     Transmit,
     /// It leaves by the interface with this index.
     Redirect(u32),
+    /// Not decided: its session leads to the other family, or is to be opened so.
+    Across {
+        /// There is no session yet; it has been prepared.
+        opens: bool,
+    },
 }
 
 impl Verdict {
@@ -152,6 +175,7 @@ impl Verdict {
             Self::Drop => 1,
             Self::Transmit => 2,
             Self::Redirect(ifindex) => 3 | u64::from(ifindex) << 32,
+            Self::Across { opens } => 4 | u64::from(opens) << 32,
         }
     }
 
@@ -162,7 +186,10 @@ impl Verdict {
             0 => Self::Pass,
             1 => Self::Drop,
             2 => Self::Transmit,
-            _ => Self::Redirect((bits >> 32) as u32),
+            3 => Self::Redirect((bits >> 32) as u32),
+            _ => Self::Across {
+                opens: bits >> 32 != 0,
+            },
         }
     }
 }

@@ -15,13 +15,13 @@ use crate::parse::{Other, Packet};
 use crate::refusal::{Refusal, Refused};
 use crate::service::{ListenerKey, Mode, mapped};
 use crate::session::{
-    GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST, SEEN_SHIFT,
-    SYN, UDP, seen,
+    ACROSS, GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST,
+    SEEN_SHIFT, SYN, UDP, seen,
 };
 use crate::table::AtHome;
 use crate::tunnel::{self, Tunnelled};
 use crate::unusual::{self, Unusual};
-use crate::{mss, ping, table};
+use crate::{across, ping, table};
 
 /// Decides on one packet, and rewrites it where it is ours.
 ///
@@ -29,24 +29,34 @@ use crate::{mss, ping, table};
 /// stack and registers then costs the others nothing. IPv6 is such a function, so that IPv4 does not pay for it.
 #[inline(always)]
 pub fn forward(env: impl Env) -> Verdict {
-    match V4::parse(env.frame()) {
+    let verdict = match V4::parse(env.frame()) {
         Ok(packet) => match at_home(env, &packet) {
             Ok(verdict) => verdict,
             Err(next) => elsewhere::<V4>(env, next),
         },
         Err(Other::Foreign) => Verdict::Pass,
-        Err(Other::NotIpv4) => match forward6(env) {
-            // Called from here, so that the stack of what follows begins here as well.
-            next @ (PREPARE | SEARCH | OPEN) => elsewhere::<V6>(env, next),
-            UNUSUAL => unusual::decide::<V6>(env),
-            bits => Verdict::from_bits(bits),
-        },
+        Err(Other::NotIpv4) => {
+            let verdict = match forward6(env) {
+                // Called from here, so that the stack of what follows begins here as well.
+                next @ (PREPARE | SEARCH | OPEN) => elsewhere::<V6>(env, next),
+                UNUSUAL => unusual::decide::<V6>(env),
+                bits => Verdict::from_bits(bits),
+            };
+            return match verdict {
+                Verdict::Across { opens } => across::decide::<V6>(env, opens),
+                verdict => verdict,
+            };
+        }
         Err(Other::Icmp) => match ping::answer4(env) {
             UNUSUAL => unusual::decide::<V4>(env),
             bits => Verdict::from_bits(bits),
         },
         Err(Other::Unusual) => unusual::decide::<V4>(env),
         Err(Other::Malformed) => Verdict::from_bits(malformed(env)),
+    };
+    match verdict {
+        Verdict::Across { opens } => across::decide::<V4>(env, opens),
+        verdict => verdict,
     }
 }
 
@@ -186,7 +196,8 @@ pub(crate) unsafe fn way<F: Family>(
             let meta = (*line).meta();
             link = env.link((meta & LINK_MASK) >> LINK_SHIFT)?;
         }
-        if link.ifindex == 0 {
+        // Across, who goes on looks for the way himself.
+        if link.ifindex == 0 && meta & ACROSS == 0 {
             dropped(env, (*line).listener, Drop::NoNextHop);
             return None;
         }
@@ -256,6 +267,9 @@ pub(crate) unsafe fn limit<F: Family>(
 pub(crate) unsafe fn clamp<F: Family>(env: impl Env, line: *mut Line<F>, tcp: usize) {
     // SAFETY: by the caller's promise.
     let meta = unsafe { (*line).meta() };
+    if meta & ACROSS != 0 {
+        return;
+    }
     let to = env.link((meta & LINK_MASK) >> LINK_SHIFT);
     let from = env.link_of(env.ingress_ifindex());
     let from = from.and_then(|index| env.link(u32::from(index)));
@@ -269,7 +283,7 @@ pub(crate) unsafe fn clamp<F: Family>(env: impl Env, line: *mut Line<F>, tcp: us
     let mtu_out = to.map_or(u16::MAX, |link| link.mtu.saturating_sub(outer));
     let mtu = if mtu_in < mtu_out { mtu_in } else { mtu_out };
     let headers = (F::IP_LEN + TCP_LEN) as u16;
-    mss::clamp(env.frame(), tcp, mtu.saturating_sub(headers));
+    env.clamp(tcp as u32, mtu.saturating_sub(headers));
 }
 
 /// Refuses a packet of a line whose hops are used up.
@@ -417,6 +431,9 @@ unsafe fn rewrite_tunnelled<F: Tunnelled + Refused>(
     // SAFETY: by the caller's promise.
     unsafe {
         let meta = (*line).meta();
+        if meta & ACROSS != 0 {
+            return Verdict::Across { opens: false }.bits();
+        }
         let (Some(link), Some((_, ip))) =
             (env.link((meta & LINK_MASK) >> LINK_SHIFT), F::plain(&frame))
         else {
@@ -466,12 +483,31 @@ pub(crate) fn dropped(env: impl Env, listener: u16, reason: Drop) -> Verdict {
 unsafe fn refresh_next_hop<F: Family>(env: impl Env, line: *mut Line<F>) {
     // SAFETY: by the caller's promise; only this direction writes the line's next hop.
     unsafe {
+        if (*line).meta() & ACROSS == 0 {
+            let ask = || F::next_hop(env, (*line).new_src, (*line).new_dst);
+            renew_next_hop(env, line, ask);
+        }
+    }
+}
+
+/// [`refresh_next_hop`], where `ask` asks the kernel for the way of replies.
+///
+/// # Safety
+/// As for `rewrite`.
+#[inline(always)]
+pub(crate) unsafe fn renew_next_hop<F: Family>(
+    env: impl Env,
+    line: *mut Line<F>,
+    ask: impl FnOnce() -> NextHop,
+) {
+    // SAFETY: by the caller's promise; only this direction writes the line's next hop.
+    unsafe {
         let next = if (*line).meta() & REVERSE == 0 {
             env.backend((*line).backend)
                 .filter(|backend| backend.link != LINK_NONE)
                 .map(|backend| (backend.mac, backend.link))
         } else {
-            match F::next_hop(env, (*line).new_src, (*line).new_dst) {
+            match ask() {
                 NextHop::Found { ifindex, mac } => env.link_of(ifindex).map(|link| (mac, link)),
                 NextHop::NoNeighbour { ifindex, addr } => {
                     let kind = EventKind::NeighbourWanted as u32;

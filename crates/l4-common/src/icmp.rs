@@ -16,7 +16,7 @@ use crate::packet::{
     ETH_LEN, L4_LEN, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, eth, ip4, l4,
 };
 use crate::service::Mode;
-use crate::session::{Line, MODE_SHIFT};
+use crate::session::{ACROSS, Line, MODE_SHIFT};
 use crate::table;
 use crate::tunnel::{self, Tunnelled};
 use crate::walk::{Part, Walked};
@@ -70,30 +70,31 @@ impl Related for V6 {
 }
 
 /// Where the parts of an error are, and whose it is.
-struct Quote<F: Family> {
+pub(crate) struct Quote<F: Family> {
     /// Offset of the ICMP header.
-    icmp: usize,
+    pub(crate) icmp: usize,
     /// Offset of the quoted IP header.
-    ip: usize,
+    pub(crate) ip: usize,
     /// Offset of the quoted TCP or UDP header.
-    l4: usize,
+    pub(crate) l4: usize,
     /// Offset of the packet's end.
-    end: usize,
+    pub(crate) end: usize,
     /// The flow of answers to the quoted packet.
-    answers: FlowKey<F>,
+    pub(crate) answers: FlowKey<F>,
 }
 
 impl<F: Related> Quote<F> {
     /// Takes an ICMP packet apart whose ICMP header is at `icmp`; `None` if it is no error about TCP or UDP.
     #[inline(always)]
-    fn parse(frame: &Frame, icmp: usize) -> Option<Self> {
+    pub(crate) fn parse(env: impl Env, icmp: usize) -> Option<Self> {
+        let frame = &env.frame();
         let outer = F::ip_at(frame, ETH_LEN)?;
         let kind = frame.part::<L4_LEN>(icmp)?.load::<{ l4::ICMP_TYPE }, u8>();
         if !F::is_error(kind) {
             return None;
         }
         let ip = icmp + L4_LEN;
-        let layout = F::walk(frame, ip)?;
+        let layout = F::walk(env, ip)?;
         let udp = match layout.proto {
             PROTO_TCP => false,
             PROTO_UDP => true,
@@ -129,7 +130,7 @@ impl<F: Related> Quote<F> {
 #[inline(always)]
 pub(crate) fn relay<F: Related + Tunnelled>(env: impl Env, icmp: usize) -> Verdict {
     let frame = env.frame();
-    let Some(quote) = Quote::<F>::parse(&frame, icmp) else {
+    let Some(quote) = Quote::<F>::parse(env, icmp) else {
         return Verdict::Pass;
     };
     let hash = quote.answers.hash(env.seed());
@@ -143,6 +144,9 @@ pub(crate) fn relay<F: Related + Tunnelled>(env: impl Env, icmp: usize) -> Verdi
     // SAFETY: the table found the line. Its counters and its time stay: an error is no packet of the session.
     unsafe {
         let meta = (*line).meta();
+        if meta & ACROSS != 0 {
+            return Verdict::Across { opens: false };
+        }
         let Some(link) = way(env, line, meta) else {
             return Verdict::Drop;
         };
@@ -195,26 +199,7 @@ unsafe fn translate<F: Related>(frame: &Frame, quote: &Quote<F>, line: *mut Line
     let mut change = u64::from(addresses) + F::fix(&quoted, addresses);
     F::set_addresses(&quoted, new_dst, new_src);
 
-    let header = frame.part::<L4_LEN>(quote.l4)?;
-    let ports = new_ports.rotate_left(16);
-    change += difference32(header.load::<{ l4::PORTS }, u32>(), ports);
-    header.store::<{ l4::PORTS }, u32>(ports);
-    if quote.answers.udp {
-        let old = header.load::<{ l4::UDP_CHECKSUM }, u16>();
-        if old != 0 {
-            let new = apply(old, l4_delta);
-            let new = if new == 0 { 0xffff } else { new };
-            header.store::<{ l4::UDP_CHECKSUM }, u16>(new);
-            change += difference16(old, new);
-        }
-    } else if quote.l4 + l4::TCP_CHECKSUM + 2 <= quote.end
-        && let Some(checksum) = frame.part::<2>(quote.l4 + l4::TCP_CHECKSUM)
-    {
-        let old = checksum.load::<0, u16>();
-        let new = apply(old, l4_delta);
-        checksum.store::<0, u16>(new);
-        change += difference16(old, new);
-    }
+    change += rewrite_quoted(frame, quote, new_ports, l4_delta)?;
 
     let outer = F::ip_at(frame, ETH_LEN)?;
     let (old_src, old_dst) = F::addresses(&outer);
@@ -229,4 +214,35 @@ unsafe fn translate<F: Related>(frame: &Frame, quote: &Quote<F>, line: *mut Line
     let old = icmp.load::<{ l4::ICMP_CHECKSUM }, u16>();
     icmp.store::<{ l4::ICMP_CHECKSUM }, u16>(apply(old, fold(change)));
     Some(())
+}
+
+/// Rewrites the quoted header of TCP or UDP as a line of the answers says; what that adds to the sum of the error.
+#[inline(always)]
+pub(crate) fn rewrite_quoted<F: Related>(
+    frame: &Frame,
+    quote: &Quote<F>,
+    new_ports: u32,
+    l4_delta: u16,
+) -> Option<u64> {
+    let header = frame.part::<L4_LEN>(quote.l4)?;
+    let ports = new_ports.rotate_left(16);
+    let mut change = difference32(header.load::<{ l4::PORTS }, u32>(), ports);
+    header.store::<{ l4::PORTS }, u32>(ports);
+    if quote.answers.udp {
+        let old = header.load::<{ l4::UDP_CHECKSUM }, u16>();
+        if old != 0 {
+            let new = apply(old, l4_delta);
+            let new = if new == 0 { 0xffff } else { new };
+            header.store::<{ l4::UDP_CHECKSUM }, u16>(new);
+            change += difference16(old, new);
+        }
+    } else if quote.l4 + l4::TCP_CHECKSUM + 2 <= quote.end
+        && let Some(checksum) = frame.far_part::<2>(quote.l4 + l4::TCP_CHECKSUM)
+    {
+        let old = checksum.load::<0, u16>();
+        let new = apply(old, l4_delta);
+        checksum.store::<0, u16>(new);
+        change += difference16(old, new);
+    }
+    Some(change)
 }

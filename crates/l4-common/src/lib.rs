@@ -6,6 +6,7 @@
 #![no_std]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod across;
 pub mod checksum;
 pub mod client;
 pub mod decap;

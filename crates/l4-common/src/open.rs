@@ -1,8 +1,12 @@
 //! The first packet of a session: a backend is picked, a local port taken, both directions written.
 
+pub mod across;
+
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::AcqRel;
 
+use crate::across::Across;
 use crate::checksum::{difference32, fold};
 use crate::client;
 use crate::drop::Drop;
@@ -20,8 +24,8 @@ use crate::service::{
     ListenerKey, Mode, PERSISTENT, Pick,
 };
 use crate::session::{
-    ACK, COUNTED, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, REVERSE, RST, SEEN_SHIFT,
-    SYN, UDP, seen,
+    ACK, ACROSS, COUNTED, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, REVERSE, RST,
+    SEEN_SHIFT, SYN, UDP, seen,
 };
 use crate::table;
 use crate::tunnel::{self, Kind, Tunnelled};
@@ -36,22 +40,28 @@ const PORT_TRIES: u16 = 32;
 /// # Safety
 /// `line` must be a line of the session table.
 #[inline(never)]
-pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) -> bool {
+pub(crate) unsafe fn reopens<F: Across>(env: impl Env, line: *mut Line<F>) -> bool {
     // SAFETY: by the caller's promise.
     unsafe {
         let meta = (*line).meta();
         if meta & (REVERSE | UDP) != 0 {
             return false;
         }
-        let peer = match Mode::from_bits((meta >> MODE_SHIFT) as u8) {
+        let mut mode = Mode::from_bits((meta >> MODE_SHIFT) as u8);
+        let peer: Option<&AtomicU32> = match mode {
             Mode::Fullnat | Mode::Nat => {
                 let key = (*line).peer_key();
-                table::find(env, &key, key.hash(env.seed()))
+                let peer = table::find(env, &key, key.hash(env.seed()));
+                peer.map(|peer| &(*peer.as_ptr()).meta)
+            }
+            Mode::Tunnel if meta & ACROSS != 0 => {
+                mode = Mode::Fullnat;
+                F::peer(env, line).map(|peer| &(*peer).meta)
             }
             Mode::Dr | Mode::Tunnel => None,
         };
         let here = seen(meta);
-        let there = peer.map_or(0, |peer| seen(peer.as_ref().meta()));
+        let there = peer.map_or(0, |peer| seen(peer.as_ptr().read_volatile()));
         let closed = (here | there) & (FIN | RST) != 0;
         if !closed && here & ACK != 0 {
             return false;
@@ -66,7 +76,7 @@ pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) ->
         };
         let listener = env.listener(&listener_key).filter(|listener| {
             listener.id == (*line).listener
-                && u32::from(listener.mode) == meta >> MODE_SHIFT & 3
+                && listener.mode == mode as u8
                 && listener.table_len != 0
         });
         let accepts = env
@@ -75,7 +85,7 @@ pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) ->
         let Some(listener) = listener.filter(|_| accepts) else {
             table::retire(line);
             if let Some(peer) = peer {
-                table::retire(peer.as_ptr());
+                table::retire_state(peer);
             }
             return true;
         };
@@ -87,7 +97,7 @@ pub(crate) unsafe fn reopens<F: Tunnelled>(env: impl Env, line: *mut Line<F>) ->
             }
             (*line).meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
             if let Some(peer) = peer {
-                peer.as_ref().meta.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
+                peer.fetch_and(!(0xff << SEEN_SHIFT), AcqRel);
             }
             count_session(env, (*line).listener, (*line).backend);
         }
@@ -129,6 +139,8 @@ pub struct Opening<F: Family> {
 const DONE: u32 = 0;
 /// There is no listener: the packet is the kernel's.
 const PASS: u32 = u32::MAX;
+/// The backend is of the other family: [`across`] goes on.
+const LEADS_ACROSS: u32 = u32::MAX - 1;
 
 /// A step has not: why.
 #[inline(always)]
@@ -201,7 +213,11 @@ pub(crate) fn session<F: Tunnelled>(env: impl Env) -> Result<*mut Line<F>, Verdi
 #[inline(always)]
 fn refuse<F: Tunnelled>(env: impl Env, opening: &Opening<F>, code: u32) -> Verdict {
     let Some(reason) = code.checked_sub(1).and_then(Drop::from_number) else {
-        return Verdict::Pass;
+        return if code == LEADS_ACROSS {
+            Verdict::Across { opens: true }
+        } else {
+            Verdict::Pass
+        };
     };
     let kind = match reason {
         Drop::PortsExhausted => Some(EventKind::PortsExhausted),
@@ -275,7 +291,11 @@ fn choose<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
 fn aim<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>) -> u32 {
     let key = &opening.key;
     let Some(backend) = F::narrow(opening.backend.addr) else {
-        return failed(Drop::NoBackend);
+        return if opening.listener.mode == Mode::Fullnat as u8 {
+            LEADS_ACROSS
+        } else {
+            failed(Drop::NoBackend)
+        };
     };
     let backend_port = u32::from(opening.backend.port);
     match Mode::from_bits(opening.listener.mode) {

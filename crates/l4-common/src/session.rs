@@ -23,6 +23,9 @@ pub const PROBES: u32 = 16;
 pub const OCCUPIED: u32 = 0x10;
 /// `meta`: the line is complete; lookups may find it. Never without [`OCCUPIED`].
 pub const LIVE: u32 = 0x80;
+/// `meta`: packets become ones of the other family ([`crate::across`]). Beside the number of [`crate::service::Mode::Tunnel`],
+/// so that other sessions' packets are never asked for it.
+pub const ACROSS: u32 = 0x20;
 /// `meta`: the line has been taken out of use and is about to be freed.
 pub const DYING: u32 = 0x40;
 /// `meta`: the flow is UDP; TCP otherwise.
@@ -67,7 +70,8 @@ pub struct Line<F: Family> {
     pub ports: u32,
     /// State and flags: the bits above, the route generation and the TCP flags seen.
     pub meta: AtomicU32,
-    /// Source address after the rewrite; in tunnel mode that of the outer header.
+    /// Source address after the rewrite; in tunnel mode that of the outer header. With [`ACROSS`], IPv4 in sixteen bytes, or
+    /// in a line of IPv4, which has no room, the number of the session's line of IPv6, from 1.
     pub new_src: F::Addr,
     /// Destination address after the rewrite; in tunnel mode that of the outer header.
     pub new_dst: F::Addr,

@@ -3,6 +3,7 @@
 use core::hint::black_box;
 use core::mem::offset_of;
 use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 
 use crate::env::Env;
@@ -252,10 +253,14 @@ fn is_alone<F: Family>(env: impl Env, line: NonNull<Line<F>>, hash: u64) -> bool
 /// Takes a live line out of use; the sweep counts and frees it.
 #[inline(always)]
 pub(crate) fn retire<F: Family>(line: *mut Line<F>) {
-    // SAFETY: lines never leave the table's memory; `meta` is atomic. Set before cleared: at no moment does the line
-    // look claimed and unfinished.
-    unsafe {
-        (*line).meta.fetch_or(DYING, AcqRel);
-        (*line).meta.fetch_and(!LIVE, AcqRel);
-    }
+    // SAFETY: lines never leave the table's memory; `meta` is atomic.
+    retire_state(unsafe { &(*line).meta });
+}
+
+/// [`retire`], given the line's `meta`.
+#[inline(always)]
+pub(crate) fn retire_state(meta: &AtomicU32) {
+    // Set before cleared: at no moment does the line look claimed and unfinished.
+    meta.fetch_or(DYING, AcqRel);
+    meta.fetch_and(!LIVE, AcqRel);
 }

@@ -3,6 +3,7 @@
 //! They are few, so that nothing here is written for speed, and everything is in functions apart from the plain packets'
 //! way.
 
+use crate::across::Across;
 use crate::drop::Drop;
 use crate::env::{Env, Verdict};
 use crate::family::{Family, V4, V6};
@@ -15,13 +16,13 @@ use crate::packet::{ETH_LEN, L4_LEN, PROTO_TCP, PROTO_UDP, TCP_LEN, eth, l4};
 use crate::parse::Packet;
 use crate::refusal::Refused;
 use crate::service::{ListenerKey, Mode};
-use crate::session::{ACK, FIN, Line, MODE_SHIFT, RST, SYN, UDP};
+use crate::session::{ACK, ACROSS, FIN, Line, MODE_SHIFT, RST, SYN, UDP};
 use crate::tunnel::{self, Tunnelled};
 use crate::walk::{Layout, Part, Walked, is_of};
 use crate::{open, table};
 
 /// A family whose unusual packets are dealt with.
-pub trait Unusual: Tunnelled + Walked + Related + Refused {
+pub trait Unusual: Tunnelled + Walked + Related + Refused + Across {
     /// [`packet`], by the environment.
     fn unusual(env: impl Env) -> u64;
 }
@@ -41,19 +42,19 @@ impl Unusual for V6 {
 }
 
 /// A packet of TCP or UDP, taken apart.
-struct Taken<F: Family> {
-    layout: Layout,
-    ip: F::Ip,
+pub(crate) struct Taken<F: Family> {
+    pub(crate) layout: Layout,
+    pub(crate) ip: F::Ip,
     eth: Head<ETH_LEN>,
     /// The datagram's name in the table of fragments.
     tag: u64,
-    key: FlowKey<F>,
+    pub(crate) key: FlowKey<F>,
     /// TCP flags FIN, SYN, RST and ACK; 0 for UDP and later fragments.
-    flags: u8,
+    pub(crate) flags: u8,
 }
 
 /// Every other packet.
-enum Other<F: Family> {
+pub(crate) enum Other<F: Family> {
     /// Nothing that we know.
     Foreign,
     /// ICMP, whose header is at this offset.
@@ -62,15 +63,15 @@ enum Other<F: Family> {
     Malformed(FlowKey<F>),
 }
 
-impl<F: Unusual> Taken<F> {
+impl<F: Walked + Related> Taken<F> {
     #[inline(always)]
-    fn parse(env: impl Env) -> Result<Self, Other<F>> {
+    pub(crate) fn parse(env: impl Env) -> Result<Self, Other<F>> {
         let frame = env.frame();
         if !is_of::<F>(&frame) {
             return Err(Other::Foreign);
         }
         let eth = frame.head::<ETH_LEN>().ok_or(Other::Foreign)?;
-        let layout = F::walk(&frame, ETH_LEN).ok_or(Other::Foreign)?;
+        let layout = F::walk(env, ETH_LEN).ok_or(Other::Foreign)?;
         let ip = F::ip_at(&frame, ETH_LEN).ok_or(Other::Foreign)?;
         let udp = match layout.proto {
             PROTO_TCP => false,
@@ -250,6 +251,9 @@ unsafe fn follow<F: Unusual>(env: impl Env, taken: &Taken<F>, line: *mut Line<F>
         let hops = F::hops(&taken.ip);
         if hops <= 1 {
             return Verdict::from_bits(expired(env, line));
+        }
+        if meta & ACROSS != 0 {
+            return Verdict::Across { opens: false };
         }
         let tunnel = meta >> MODE_SHIFT & 3 == Mode::Tunnel as u32;
         let limit = limit(env, link, line, tunnel);

@@ -26,7 +26,7 @@ use weir_l4_common::service::{
     Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings, mapped,
 };
 use weir_l4_common::session::{Set4, Set6};
-use weir_l4_common::{table, unusual};
+use weir_l4_common::{across, checksum, mss, open, table, unusual, walk};
 
 use crate::maps;
 
@@ -80,7 +80,8 @@ impl Kernel {
 pub fn action(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Pass => xdp_action::XDP_PASS,
-        Verdict::Drop => xdp_action::XDP_DROP,
+        // Nothing is left undecided.
+        Verdict::Drop | Verdict::Across { .. } => xdp_action::XDP_DROP,
         Verdict::Transmit => xdp_action::XDP_TX,
         // SAFETY: the helper takes any interface index; one that is gone drops the packet.
         Verdict::Redirect(ifindex) => unsafe { bpf_redirect(ifindex, 0) as u32 },
@@ -201,6 +202,70 @@ pub extern "C" fn weir_unusual6(ctx: *mut xdp_md) -> u64 {
     unusual::packet::<V6>(Kernel { ctx })
 }
 
+/// Walks the headers of IPv6. A global function, as those above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_walk6(ctx: *mut xdp_md, offset: u32) -> u64 {
+    walk::headers6(&Kernel { ctx }.frame(), offset as usize & 0xff)
+}
+
+/// Sums a part of the packet.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_sum(ctx: *mut xdp_md, from: u32, to: u32) -> u32 {
+    checksum::range(&Kernel { ctx }.frame(), from, to)
+}
+
+/// Lowers a maximum segment size.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_clamp(ctx: *mut xdp_md, tcp: u32, max: u32) -> u64 {
+    mss::clamp(Kernel { ctx }.frame(), tcp as usize & 0xff, max as u16);
+    0
+}
+
+/// Makes an IPv4 packet one of IPv6. Global functions, as those above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_across4(ctx: *mut xdp_md) -> u64 {
+    across::translate::<V4>(Kernel { ctx })
+}
+
+/// The other way round.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_across6(ctx: *mut xdp_md) -> u64 {
+    across::translate::<V6>(Kernel { ctx })
+}
+
+/// Makes an error of IPv4's ICMP one of IPv6's.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_across_error4(ctx: *mut xdp_md) -> u64 {
+    across::error::<V4>(Kernel { ctx })
+}
+
+/// The other way round.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_across_error6(ctx: *mut xdp_md) -> u64 {
+    across::error::<V6>(Kernel { ctx })
+}
+
+/// Opens a session of an IPv4 client with a backend of IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_across_open4(ctx: *mut xdp_md) -> u64 {
+    open::across::session::<V4>(Kernel { ctx })
+}
+
+/// The other way round.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_across_open6(ctx: *mut xdp_md) -> u64 {
+    open::across::session::<V6>(Kernel { ctx })
+}
+
 /// Sends an error about an IPv4 packet. A global function, too.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -308,6 +373,51 @@ impl Env for Kernel {
     #[inline(always)]
     fn unusual6(&self) -> u64 {
         weir_unusual6(self.ctx)
+    }
+
+    #[inline(always)]
+    fn walk6(&self, offset: u32) -> u64 {
+        weir_walk6(self.ctx, offset)
+    }
+
+    #[inline(always)]
+    fn sum(&self, from: u32, to: u32) -> u32 {
+        weir_sum(self.ctx, from, to)
+    }
+
+    #[inline(always)]
+    fn clamp(&self, tcp: u32, max: u16) {
+        weir_clamp(self.ctx, tcp, u32::from(max));
+    }
+
+    #[inline(always)]
+    fn across4(&self) -> u64 {
+        weir_across4(self.ctx)
+    }
+
+    #[inline(always)]
+    fn across6(&self) -> u64 {
+        weir_across6(self.ctx)
+    }
+
+    #[inline(always)]
+    fn across_error4(&self) -> u64 {
+        weir_across_error4(self.ctx)
+    }
+
+    #[inline(always)]
+    fn across_error6(&self) -> u64 {
+        weir_across_error6(self.ctx)
+    }
+
+    #[inline(always)]
+    fn across_open4(&self) -> u64 {
+        weir_across_open4(self.ctx)
+    }
+
+    #[inline(always)]
+    fn across_open6(&self) -> u64 {
+        weir_across_open6(self.ctx)
     }
 
     #[inline(always)]

@@ -22,7 +22,7 @@ use weir_l4_common::service::{
     Settings, mapped,
 };
 use weir_l4_common::session::{LIVE, Line, Set, Set4, Set6};
-use weir_l4_common::{table, unusual};
+use weir_l4_common::{across, checksum, mss, open, table, unusual, walk};
 
 /// Bytes in front of a packet, as XDP drivers leave them.
 pub const HEADROOM: usize = 256;
@@ -73,6 +73,8 @@ pub struct Machine {
     pub locals: Vec<u32>,
     pub locals6: Vec<Addr6>,
     pub next_hop: NextHop,
+    /// Source and destination of every next hop that was asked for.
+    pub asked: RefCell<Vec<(IpAddr, IpAddr)>>,
     pub events: RefCell<Vec<Event>>,
     pub drops: RefCell<Vec<Drop>>,
     pub links: Vec<Link>,
@@ -136,6 +138,7 @@ impl Machine {
             locals: vec![be(LOCAL)],
             locals6: vec![Addr6::from_words(words(LOCAL6))],
             next_hop: NextHop::None,
+            asked: RefCell::default(),
             events: RefCell::default(),
             drops: RefCell::default(),
             links: vec![link(INGRESS, LB_MAC), link(EGRESS, OTHER_MAC)],
@@ -150,6 +153,11 @@ impl Machine {
         }
     }
 
+    /// Each listener gets the backend of the other family.
+    pub fn lead_across(&mut self) {
+        self.slots.reverse();
+    }
+
     /// Runs one packet; the verdict, and the packet as it is then.
     pub fn run(&self, packet: &[u8]) -> (Verdict, Vec<u8>) {
         let mut memory = vec![0xaa; HEADROOM];
@@ -158,6 +166,12 @@ impl Machine {
         self.start.set(HEADROOM);
         let verdict = forward(self);
         (verdict, self.packet.borrow()[self.start.get()..].to_vec())
+    }
+
+    /// Sessions opened, of all listeners.
+    pub fn sessions(&self) -> u64 {
+        // SAFETY: nothing runs while the test looks.
+        unsafe { (*self.listener_counters.get()).sessions }
     }
 
     /// Keys of all live lines of IPv4.
@@ -236,6 +250,42 @@ impl Env for &Machine {
 
     fn unusual6(&self) -> u64 {
         unusual::packet::<V6>(*self)
+    }
+
+    fn walk6(&self, offset: u32) -> u64 {
+        walk::headers6(&self.frame(), offset as usize)
+    }
+
+    fn sum(&self, from: u32, to: u32) -> u32 {
+        checksum::range(&self.frame(), from, to)
+    }
+
+    fn clamp(&self, tcp: u32, max: u16) {
+        mss::clamp(self.frame(), tcp as usize, max);
+    }
+
+    fn across4(&self) -> u64 {
+        across::translate::<V4>(*self)
+    }
+
+    fn across6(&self) -> u64 {
+        across::translate::<V6>(*self)
+    }
+
+    fn across_error4(&self) -> u64 {
+        across::error::<V4>(*self)
+    }
+
+    fn across_error6(&self) -> u64 {
+        across::error::<V6>(*self)
+    }
+
+    fn across_open4(&self) -> u64 {
+        open::across::session::<V4>(*self)
+    }
+
+    fn across_open6(&self) -> u64 {
+        open::across::session::<V6>(*self)
     }
 
     fn refuse4(&self, source: u32, refusal: Refusal) -> u64 {
@@ -399,11 +449,18 @@ impl Env for &Machine {
         self.events.borrow_mut().push(event);
     }
 
-    fn next_hop4(&self, _: u32, _: u32) -> NextHop {
+    fn next_hop4(&self, src: u32, dst: u32) -> NextHop {
+        let ip = |addr: u32| IpAddr::V4(Ipv4Addr::from(addr.to_ne_bytes()));
+        self.asked.borrow_mut().push((ip(src), ip(dst)));
         self.next_hop
     }
 
-    fn next_hop6(&self, _: Addr6, _: Addr6) -> NextHop {
+    fn next_hop6(&self, src: Addr6, dst: Addr6) -> NextHop {
+        let ip = |addr: Addr6| {
+            let halves = u128::from(addr.high) | u128::from(addr.low) << 64;
+            IpAddr::V6(Ipv6Addr::from(halves.to_ne_bytes()))
+        };
+        self.asked.borrow_mut().push((ip(src), ip(dst)));
         self.next_hop
     }
 }

@@ -10,8 +10,8 @@ use weir_l4_common::family::{Addr6, Family, V4, V6};
 use weir_l4_common::hash::FlowKey;
 use weir_l4_common::service::Mode;
 use weir_l4_common::session::{
-    COUNTED, DYING, LINES, LIVE, Line4, Line6, MODE_SHIFT, OCCUPIED, PASSED, Place, REVERSE, UDP,
-    seen,
+    ACROSS, COUNTED, DYING, LINES, LIVE, Line4, Line6, MODE_SHIFT, OCCUPIED, PASSED, Place,
+    REVERSE, UDP, seen,
 };
 
 use crate::memory::prefetch;
@@ -20,6 +20,8 @@ use crate::memory::prefetch;
 pub(crate) trait Cells: Family {
     /// An address, in atomics.
     type Cell: Debug + Default + Send + Sync;
+    /// The other family.
+    type Other: Cells<Other = Self>;
 
     /// Reads an address. One that others are writing may come out mixed: the line's state is looked at after it.
     fn load(cell: &Self::Cell) -> Self::Addr;
@@ -28,10 +30,15 @@ pub(crate) trait Cells: Family {
     fn store(cell: &Self::Cell, addr: Self::Addr);
     /// The address as the rest of the world has it.
     fn ip(addr: Self::Addr) -> IpAddr;
+    /// The line of the other direction, in the other table; only where [`Meta::is_across`].
+    fn across<'a>(table: Table<'a, Self>, line: &Line<Self>) -> Option<&'a Line<Self::Other>>;
+    /// The source of what a line's packets become; `peer` is its other line, if that is in the other table.
+    fn new_source(line: &Line<Self>, peer: Option<&Line<Self::Other>>) -> IpAddr;
 }
 
 impl Cells for V4 {
     type Cell = AtomicU32;
+    type Other = V6;
 
     fn load(cell: &AtomicU32) -> u32 {
         cell.load(Relaxed)
@@ -45,10 +52,27 @@ impl Cells for V4 {
     fn ip(addr: u32) -> IpAddr {
         IpAddr::V4(Ipv4Addr::from(addr.to_ne_bytes()))
     }
+
+    fn across<'a>(table: Table<'a, V4>, line: &Line<V4>) -> Option<&'a Line<V6>> {
+        let number = line.new_src.load(Relaxed);
+        let peer = table.other.get(number.checked_sub(1)? as usize)?;
+        let meta = peer.meta();
+        // It may have been given to another flow.
+        let is_peer = meta.is_live() && meta.is_across() && key4(peer)? == line.key();
+        is_peer.then_some(peer)
+    }
+
+    fn new_source(line: &Line<V4>, peer: Option<&Line<V6>>) -> IpAddr {
+        match peer {
+            Some(peer) => V6::ip(V6::load(&peer.dst)),
+            None => V4::ip(V4::load(&line.new_src)),
+        }
+    }
 }
 
 impl Cells for V6 {
     type Cell = [AtomicU64; 2];
+    type Other = V4;
 
     fn load([high, low]: &[AtomicU64; 2]) -> Addr6 {
         Addr6 {
@@ -67,6 +91,28 @@ impl Cells for V6 {
         let halves = u128::from(addr.high) | u128::from(addr.low) << 64;
         IpAddr::V6(Ipv6Addr::from(halves.to_ne_bytes()))
     }
+
+    fn across<'a>(table: Table<'a, V6>, line: &Line<V6>) -> Option<&'a Line<V4>> {
+        let (key, other) = (key4(line)?, Table::<V4>::new(table.other, table.seed));
+        let index = other.find(&key, &other.place(&key))?;
+        Some(&table.other[index as usize])
+    }
+
+    fn new_source(line: &Line<V6>, _: Option<&Line<V4>>) -> IpAddr {
+        V6::ip(V6::load(&line.new_src)).to_canonical()
+    }
+}
+
+/// The key of the line of IPv4 that belongs to one of IPv6; `None` if that does not lead across.
+fn key4(line: &Line<V6>) -> Option<FlowKey<V4>> {
+    let [src, dst] = [&line.new_src, &line.new_dst].map(|cell| V4::narrow(V6::load(cell).words()));
+    let key = FlowKey::<V4> {
+        src: src?,
+        dst: dst?,
+        ports: line.new_ports.load(Relaxed),
+        udp: line.meta().is_udp(),
+    };
+    Some(key.reversed())
 }
 
 /// The same bytes as [`weir_l4_common::session::Line`].
@@ -130,7 +176,16 @@ impl Meta {
     }
 
     pub(crate) fn mode(self) -> Mode {
-        Mode::from_bits((self.0 >> MODE_SHIFT) as u8)
+        if self.is_across() {
+            Mode::Fullnat
+        } else {
+            Mode::from_bits((self.0 >> MODE_SHIFT) as u8)
+        }
+    }
+
+    /// Whether the session's other line is in the other family's table.
+    pub(crate) fn is_across(self) -> bool {
+        self.0 & ACROSS != 0
     }
 
     /// Whether sessions of this line's mode have a second line.
@@ -158,7 +213,8 @@ impl<F: Cells> Line<F> {
         }
     }
 
-    /// The key of the line of the other direction; only where [`Meta::has_peer`].
+    /// The key of the line of the other direction, in the same table; only where [`Meta::has_peer`] and not
+    /// [`Meta::is_across`].
     pub(crate) fn peer_key(&self) -> FlowKey<F> {
         FlowKey {
             src: F::load(&self.new_src),
@@ -202,6 +258,8 @@ impl<F: Cells> Line<F> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Table<'a, F: Cells> {
     lines: &'a [Line<F>],
+    /// The other family's table.
+    other: &'a [Line<F::Other>],
     seed: u64,
 }
 
@@ -212,7 +270,18 @@ impl<'a, F: Cells> Table<'a, F> {
             lines.len().is_multiple_of(LINES),
             "a table consists of sets"
         );
-        Self { lines, seed }
+        let other = &[];
+        Self { lines, other, seed }
+    }
+
+    /// The same, beside the other family's table.
+    pub(crate) fn beside(self, other: &'a [Line<F::Other>]) -> Self {
+        Self { other, ..self }
+    }
+
+    /// The line of the other direction, in the other table; only where [`Meta::is_across`].
+    pub(crate) fn across(self, line: &Line<F>) -> Option<&'a Line<F::Other>> {
+        F::across(self, line)
     }
 
     /// Number of sets.

@@ -764,7 +764,7 @@ impl Plan {
                     continue;
                 };
                 let forward = served.forward;
-                if !is_of(&vip(&served.key)) && forward != Forward::Tunnel {
+                if !is_of(&vip(&served.key)) && matches!(forward, Forward::Nat | Forward::Dr) {
                     return Err(Error::TwoFamilies {
                         listener: name.clone(),
                         forward: forward.as_str(),

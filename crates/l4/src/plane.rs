@@ -493,11 +493,11 @@ impl Shared {
     }
 
     fn table4(&self) -> Table<'_, V4> {
-        Table::new(&self.lines4, self.seed)
+        Table::new(&self.lines4, self.seed).beside(&self.lines6)
     }
 
     fn table6(&self) -> Table<'_, V6> {
-        Table::new(&self.lines6, self.seed)
+        Table::new(&self.lines6, self.seed).beside(&self.lines4)
     }
 
     fn for_each_session(&self, filter: &Filter, mut each: impl FnMut(Found) -> bool) {

@@ -126,6 +126,21 @@ impl NumberFilter {
     }
 }
 
+/// What was counted of replies.
+struct Replies {
+    packets: u64,
+    bytes: u64,
+}
+
+impl Replies {
+    fn of<F: Cells>(line: Option<&Line<F>>) -> Self {
+        Self {
+            packets: line.map_or(0, |line| line.packets.load(Relaxed)),
+            bytes: line.map_or(0, |line| line.bytes.load(Relaxed)),
+        }
+    }
+}
+
 /// The session of a client's line; `None` if the line was given to another flow while we looked.
 fn look<F: Cells>(
     table: Table<'_, F>,
@@ -135,17 +150,22 @@ fn look<F: Cells>(
     meta: Meta,
 ) -> Option<Found> {
     let key = line.key();
-    let peer = if meta.has_peer() {
+    let mut across = None;
+    let (peer, (state, idle)) = if meta.is_across() {
+        across = table.across(line);
+        (Replies::of(across), session(now, line, meta, across))
+    } else if meta.has_peer() {
         let key = line.peer_key();
-        table
+        let peer = table
             .find(&key, &table.place(&key))
-            .map(|index| &table.lines()[index as usize])
+            .map(|index| &table.lines()[index as usize]);
+        (Replies::of(peer), session(now, line, meta, peer))
     } else {
-        None
+        let none = None::<&Line<F>>;
+        (Replies::of(none), session(now, line, meta, none))
     };
-    let (state, idle) = session(now, line, meta, peer);
     let idle = now.duration(idle);
-    let new_src = F::ip(F::load(&line.new_src));
+    let new_src = F::new_source(line, across);
     let new_ports = line.new_ports.load(Relaxed);
     let (forward, local) = match meta.mode() {
         Mode::Fullnat => (
@@ -174,8 +194,8 @@ fn look<F: Cells>(
                 .saturating_sub(idle),
             packets_in: line.packets.load(Relaxed),
             bytes_in: line.bytes.load(Relaxed),
-            packets_out: peer.map_or(0, |peer| peer.packets.load(Relaxed)),
-            bytes_out: peer.map_or(0, |peer| peer.bytes.load(Relaxed)),
+            packets_out: peer.packets,
+            bytes_out: peer.bytes,
         },
     };
     (line.meta().is_live() && line.key() == key).then_some(found)

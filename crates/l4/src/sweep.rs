@@ -300,7 +300,12 @@ impl<F: Cells> Sweep<F> {
         }
         let last_seen = line.last_seen.load(Relaxed);
         if !meta.is_reverse() && is_unconfirmed(line, meta) {
-            let lines = if meta.has_peer() { 2 } else { 1 };
+            // In this table.
+            let lines = if meta.has_peer() && !meta.is_across() {
+                2
+            } else {
+                1
+            };
             self.pressure
                 .saw_unconfirmed(now.duration(now.idle(last_seen)), lines);
         }
@@ -309,7 +314,11 @@ impl<F: Cells> Sweep<F> {
         }
         if !meta.has_peer() {
             self.judge_one_way(now, index, line, meta, last_seen);
-        } else if index.wrapping_add(self.pass).is_multiple_of(stride(meta)) {
+        } else if !index.wrapping_add(self.pass).is_multiple_of(stride(meta)) {
+            // Another time.
+        } else if meta.is_across() {
+            self.judge_across(table, now, index, meta);
+        } else {
             let place = table.place(&line.peer_key());
             table.prefetch(&place);
             self.batch.push((index, meta, place));
@@ -344,48 +353,65 @@ impl<F: Cells> Sweep<F> {
         for (index, meta, place) in batch.drain(..) {
             let line = &table.lines()[index as usize];
             match table.find(&line.peer_key(), &place) {
-                None if self.suspects[1].len() < SUSPECTS_MAX => {
-                    self.suspects[1].push((index, line.key()));
-                }
-                None => {}
+                None => self.suspect(index, line),
                 Some(_) if meta.is_reverse() => {}
-                Some(peer) => self.judge_pair(table, now, (index, meta), peer),
+                Some(peer_index) => {
+                    let peer = &table.lines()[peer_index as usize];
+                    if self.judge_pair(now, (index, line, meta), peer) {
+                        self.queue(now, peer_index);
+                    }
+                }
             }
         }
         self.batch = batch;
     }
 
-    fn judge_pair(
+    /// A line whose peer is in the other table.
+    fn judge_across(&mut self, table: Table<'_, F>, now: Now, index: u32, meta: Meta) {
+        let line = &table.lines()[index as usize];
+        match table.across(line) {
+            None => self.suspect(index, line),
+            Some(_) if meta.is_reverse() => {}
+            // The other table's own sweep finds the peer out of use, and frees it.
+            Some(peer) => {
+                self.judge_pair(now, (index, line, meta), peer);
+            }
+        }
+    }
+
+    /// A line has no peer.
+    fn suspect(&mut self, index: u32, line: &Line<F>) {
+        if self.suspects[1].len() < SUSPECTS_MAX {
+            self.suspects[1].push((index, line.key()));
+        }
+    }
+
+    /// Ends the session of a client's line if it has been idle for too long. Whether the peer was taken out of use.
+    fn judge_pair<P: Cells>(
         &mut self,
-        table: Table<'_, F>,
         now: Now,
-        (index, meta): (u32, Meta),
-        peer_index: u32,
-    ) {
-        let (line, peer) = (
-            &table.lines()[index as usize],
-            &table.lines()[peer_index as usize],
-        );
-        let seen = [line, peer].map(|line| line.last_seen.load(Relaxed));
+        (index, line, meta): (u32, &Line<F>, Meta),
+        peer: &Line<P>,
+    ) -> bool {
+        let seen = [line.last_seen.load(Relaxed), peer.last_seen.load(Relaxed)];
         let (state, mut idle) = session(now, line, meta, Some(peer));
         if state == State::SynRecv {
             // A backend that repeats its answer does not make the client more real.
             idle = now.idle(seen[0]);
         }
         if now.duration(idle) < self.present.of(state, true, line.listener.load(Relaxed)) {
-            return;
+            return false;
         }
         // The session stays if another packet came since it was judged. Most packets do not change `meta`, so the
         // times are compared as well; a packet in the few instructions until `meta` is exchanged is still missed, and
         // its session ends after its whole timeout.
-        if !line.has_moved(seen[0]) && !peer.has_moved(seen[1]) && line.retire(meta) {
-            self.totals.expired += 1;
-            self.queue(now, index);
-            let peer_meta = peer.meta();
-            if peer_meta.is_live() && peer.retire(peer_meta) {
-                self.queue(now, peer_index);
-            }
+        if line.has_moved(seen[0]) || peer.has_moved(seen[1]) || !line.retire(meta) {
+            return false;
         }
+        self.totals.expired += 1;
+        self.queue(now, index);
+        let peer_meta = peer.meta();
+        peer_meta.is_live() && peer.retire(peer_meta)
     }
 
     fn queue(&mut self, now: Now, index: u32) {
@@ -464,8 +490,13 @@ impl<F: Cells> Sweep<F> {
             if !meta.is_live() || line.key() != key {
                 continue;
             }
-            let peer = line.peer_key();
-            if table.find(&peer, &table.place(&peer)).is_none() && line.retire(meta) {
+            let has_peer = if meta.is_across() {
+                table.across(line).is_some()
+            } else {
+                let peer = line.peer_key();
+                table.find(&peer, &table.place(&peer)).is_some()
+            };
+            if !has_peer && line.retire(meta) {
                 self.totals.orphans += 1;
                 self.queue(now, index);
             }
@@ -521,11 +552,11 @@ fn direction<F: Cells>(line: &Line<F>, meta: Meta, idle: u32) -> Direction {
 }
 
 /// The state of a session, given its client's line, and for how many jiffies both directions have been idle.
-pub(crate) fn session<F: Cells>(
+pub(crate) fn session<F: Cells, P: Cells>(
     now: Now,
     line: &Line<F>,
     meta: Meta,
-    peer: Option<&Line<F>>,
+    peer: Option<&Line<P>>,
 ) -> (State, u32) {
     let client = direction(line, meta, now.idle(line.last_seen.load(Relaxed)));
     if !meta.has_peer() {
@@ -574,12 +605,16 @@ mod tests {
     use std::sync::atomic::Ordering::Release;
 
     use proptest::prelude::*;
-    use weir_l4_common::family::V4;
-    use weir_l4_common::hash::FlowKey4;
-    use weir_l4_common::service::Mode;
-    use weir_l4_common::session::{LIVE, MODE_SHIFT, OCCUPIED, REVERSE, SEEN_SHIFT, SYN, UDP};
+    use weir_l4_common::family::{Addr6, V4, V6};
+    use weir_l4_common::hash::{FlowKey4, FlowKey6};
+    use weir_l4_common::service::{Mode, mapped};
+    use weir_l4_common::session::{
+        ACROSS, LIVE, MODE_SHIFT, OCCUPIED, REVERSE, SEEN_SHIFT, SYN, UDP,
+    };
+    use weir_model::Forward;
 
     use super::*;
+    use crate::session::{Found, NumberFilter, for_each};
 
     const SEED: u64 = 0x1234_5678_9abc_def0;
     const TICK: Duration = Duration::from_millis(4);
@@ -1058,6 +1093,217 @@ mod tests {
             2,
             "counted, though nobody saw it live"
         );
+    }
+
+    /// Both tables, with one session of an IPv6 client and an IPv4 backend.
+    struct Across {
+        lines4: Vec<Line<V4>>,
+        lines6: Vec<Line<V6>>,
+        sweep4: Sweep<V4>,
+        sweep6: Sweep<V6>,
+        totals: Passed,
+        now: Now,
+    }
+
+    impl Across {
+        const CLIENT: FlowKey6 = FlowKey6 {
+            src: Addr6 { high: 1, low: 2 },
+            dst: Addr6 { high: 3, low: 4 },
+            ports: 0x5000_0007,
+            udp: false,
+        };
+        const REPLY: FlowKey4 = FlowKey4 {
+            src: 0x0b00_0001,
+            dst: 0x0c00_0001,
+            ports: 0x0009_901f,
+            udp: false,
+        };
+
+        fn new() -> Self {
+            let sets = 16;
+            let lines = sets as usize * LINES;
+            let mut world = Self {
+                lines4: (0..lines).map(|_| Line::default()).collect(),
+                lines6: (0..lines).map(|_| Line::default()).collect(),
+                sweep4: Sweep::new(sets, lines as u64, Timeouts::default()),
+                sweep6: Sweep::new(sets, lines as u64, Timeouts::default()),
+                totals: Passed::default(),
+                now: World::new(1).now,
+            };
+            world.pass();
+            let bits = OCCUPIED | LIVE | ACROSS | (Mode::Tunnel as u32) << MODE_SHIFT;
+            let (client, reply) = (Self::CLIENT, Self::REPLY);
+            let number = world.table6().place(&client).lines().next().unwrap();
+            let line = &world.lines6[number as usize];
+            V6::store(&line.src, client.src);
+            V6::store(&line.dst, client.dst);
+            line.ports.store(client.ports, Relaxed);
+            V6::store(&line.new_src, Addr6::from_words(mapped(reply.dst)));
+            V6::store(&line.new_dst, Addr6::from_words(mapped(reply.src)));
+            line.new_ports.store(reply.ports.rotate_left(16), Relaxed);
+            line.last_seen.store(world.now.jiffies, Relaxed);
+            line.meta.store(bits, Release);
+            let at = world.table4().place(&reply).lines().next().unwrap();
+            let line = &world.lines4[at as usize];
+            V4::store(&line.src, reply.src);
+            V4::store(&line.dst, reply.dst);
+            line.ports.store(reply.ports, Relaxed);
+            V4::store(&line.new_src, number + 1);
+            line.new_ports.store(client.ports.rotate_left(16), Relaxed);
+            line.last_seen.store(world.now.jiffies, Relaxed);
+            line.meta.store(bits | REVERSE, Release);
+            world
+        }
+
+        fn table4(&self) -> Table<'_, V4> {
+            Table::new(&self.lines4, SEED).beside(&self.lines6)
+        }
+
+        fn table6(&self) -> Table<'_, V6> {
+            Table::new(&self.lines6, SEED).beside(&self.lines4)
+        }
+
+        /// One pass of both, a second long.
+        fn pass(&mut self) {
+            self.now.monotonic += Duration::from_secs(1);
+            let jiffies = self.now.monotonic.as_nanos() / TICK.as_nanos();
+            self.now.jiffies = FIRST_JIFFIES.wrapping_add(jiffies as u32);
+            let table4 = Table::new(&self.lines4, SEED).beside(&self.lines6);
+            let v4 = self.sweep4.step(table4, self.now, u32::MAX).unwrap();
+            let table6 = Table::new(&self.lines6, SEED).beside(&self.lines4);
+            let v6 = self.sweep6.step(table6, self.now, u32::MAX).unwrap();
+            self.totals = Passed::new(v4, v6);
+        }
+
+        fn packet<F: Cells>(&self, table: Table<'_, F>, key: &FlowKey<F>, flags: u8) {
+            let index = table.find(key, &table.place(key)).unwrap();
+            let line = &table.lines()[index as usize];
+            line.last_seen.store(self.now.jiffies, Relaxed);
+            line.packets.fetch_add(1, Relaxed);
+            line.meta.fetch_or(u32::from(flags) << SEEN_SHIFT, AcqRel);
+        }
+
+        fn request(&self, flags: u8) {
+            self.packet(self.table6(), &Self::CLIENT, flags);
+        }
+
+        fn reply(&self, flags: u8) {
+            self.packet(self.table4(), &Self::REPLY, flags);
+        }
+
+        /// Lines in use in both tables.
+        fn used(&self) -> [usize; 2] {
+            [
+                self.lines4
+                    .iter()
+                    .filter(|line| line.meta().is_occupied())
+                    .count(),
+                self.lines6
+                    .iter()
+                    .filter(|line| line.meta().is_occupied())
+                    .count(),
+            ]
+        }
+
+        /// Seconds until no line is in use.
+        fn lifetime(&mut self) -> u32 {
+            let mut seconds = 0;
+            while self.used() != [0, 0] {
+                self.pass();
+                seconds += 1;
+            }
+            seconds
+        }
+    }
+
+    #[test]
+    fn a_session_with_a_line_in_each_table_lives_by_what_both_have_seen() {
+        let slack = |lifetime: u32, expected: u32| {
+            assert!(
+                (expected..expected + 20).contains(&lifetime),
+                "{lifetime} s instead of {expected}"
+            );
+        };
+        let mut world = Across::new();
+        world.request(SYN);
+        slack(world.lifetime(), 120);
+
+        let mut world = Across::new();
+        world.request(SYN);
+        world.reply(SYN | ACK);
+        slack(world.lifetime(), 60);
+
+        let mut world = Across::new();
+        world.request(SYN | ACK);
+        world.reply(SYN | ACK);
+        for _ in 0..1000 {
+            world.pass();
+        }
+        assert_eq!(world.used(), [1, 1]);
+        assert_eq!((world.totals.v4.sessions, world.totals.v6.sessions), (0, 1));
+        let count = world.totals.tally.listener(0);
+        assert_eq!(
+            (count.sessions, count.packets_in, count.packets_out),
+            (1, 1, 1)
+        );
+        world.request(FIN);
+        world.reply(FIN);
+        slack(world.lifetime(), 120);
+        assert_eq!((world.totals.v4.expired, world.totals.v6.expired), (0, 1));
+        assert_eq!((world.totals.v4.orphans, world.totals.v6.orphans), (0, 0));
+    }
+
+    #[test]
+    fn a_line_whose_peer_in_the_other_table_is_gone_is_removed() {
+        for reverse in [false, true] {
+            let mut world = Across::new();
+            world.request(SYN | ACK);
+            world.reply(SYN | ACK);
+            if reverse {
+                let index = world
+                    .table6()
+                    .place(&Across::CLIENT)
+                    .lines()
+                    .next()
+                    .unwrap();
+                let line = &world.lines6[index as usize];
+                assert!(line.retire(line.meta()));
+            } else {
+                let index = world.table4().place(&Across::REPLY).lines().next().unwrap();
+                let line = &world.lines4[index as usize];
+                assert!(line.retire(line.meta()));
+            }
+            // Only lines that are idle for a while are looked at.
+            let lifetime = world.lifetime();
+            assert!(lifetime < 60, "{lifetime} s");
+            let orphans = (world.totals.v4.orphans, world.totals.v6.orphans);
+            assert_eq!(orphans, if reverse { (1, 0) } else { (0, 1) });
+        }
+    }
+
+    #[test]
+    fn a_session_with_a_line_in_each_table_is_listed_as_one() {
+        let mut world = Across::new();
+        world.request(SYN | ACK);
+        world.reply(SYN | ACK);
+        world.pass();
+        let mut found = Vec::new();
+        let (timeouts, filter) = (Timeouts::default(), NumberFilter::default());
+        let mut each = |session: Found| {
+            found.push(session.session);
+            true
+        };
+        for_each(world.table4(), world.now, &timeouts, &filter, &mut each);
+        for_each(world.table6(), world.now, &timeouts, &filter, &mut each);
+        let [session] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(session.forward, Forward::Fullnat);
+        assert_eq!(session.state, State::Established);
+        assert_eq!((session.packets_in, session.packets_out), (1, 1));
+        let local = V4::ip(Across::REPLY.dst);
+        assert_eq!(session.local.unwrap().ip(), local);
+        assert_eq!(session.client.ip(), V6::ip(Across::CLIENT.src));
     }
 
     #[test]

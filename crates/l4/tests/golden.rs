@@ -763,3 +763,85 @@ fn backend_of(number: u16) -> Backend {
         flags: BACKEND_ACCEPTS,
     }
 }
+
+/// A packet of the family of `to`, as it is once it was one of the other family: what both have in common is kept.
+fn across(packet: &Packet, src: (IpAddr, u16), dst: (IpAddr, u16), out: &[u8]) -> Packet {
+    let l4 = match packet.l4 {
+        L4::Tcp { flags, .. } => L4::Tcp {
+            src: src.1,
+            dst: dst.1,
+            flags,
+        },
+        _ => L4::Udp {
+            src: src.1,
+            dst: dst.1,
+            checksum: true,
+        },
+    };
+    let (id, fragment) = match (src.0, packet.payload.len()) {
+        // No flow label.
+        (IpAddr::V6(_), _) => (0, 0),
+        // May be fragmented further on, with a number of ours.
+        (_, ..1200) => (u16::from_be_bytes([out[18], out[19]]), 0),
+        _ => (0, 0x4000),
+    };
+    Packet {
+        src: src.0,
+        dst: dst.0,
+        id,
+        fragment,
+        options: Vec::new(),
+        l4,
+        ..packet.clone()
+    }
+}
+
+#[test]
+fn fullnat_leads_from_one_family_to_the_other_and_back() {
+    if !privileged() {
+        return;
+    }
+    for (ours, theirs) in [(FAMILIES[0], FAMILIES[1]), (FAMILIES[1], FAMILIES[0])] {
+        for (udp, len) in [(false, 4), (true, 5), (false, 1300), (true, 1301)] {
+            let mut rig = Rig::new(64);
+            rig.serve_across();
+            let packet = |src: (IpAddr, u16), dst: (IpAddr, u16), flags| Packet {
+                tos: 0x28,
+                payload: (0..len).map(|byte| byte as u8).collect(),
+                ..if udp {
+                    Packet::udp(src, dst)
+                } else {
+                    Packet::tcp(src, dst, flags)
+                }
+            };
+            let (client, vip) = ((ours.client, PORT), (ours.vip, 80));
+            let backend = (theirs.backend, 8080);
+            let request = packet(client, vip, SYN);
+            let out = rig.run(&request.bytes()).packet;
+            let local = (theirs.local, source_port(&out));
+            assert!(local.1 >= 1024);
+            for flags in [SYN, ACK] {
+                let request = packet(client, vip, flags);
+                let out = rig.run(&request.bytes());
+                assert_eq!(out.verdict, Verdict::Redirect(EGRESS));
+                let expected = sent(across(&request, local, backend, &out.packet));
+                assert_eq!(out.packet, expected.bytes(), "{request:?}");
+                let reply = replies(packet(backend, local, flags | ACK));
+                let out = rig.run(&reply.bytes());
+                assert_eq!(out.verdict, Verdict::Transmit);
+                let expected = answered(across(&reply, vip, client, &out.packet));
+                assert_eq!(out.packet, expected.bytes(), "{reply:?}");
+            }
+            let gone = Packet {
+                ttl: 1,
+                ..packet(client, vip, ACK)
+            };
+            check_drop(&mut rig, &gone, Drop::TtlExpired);
+            let long = Packet {
+                payload: vec![7; 1480],
+                ..packet(client, vip, ACK)
+            };
+            check_drop(&mut rig, &long, Drop::TooBig);
+        }
+    }
+}

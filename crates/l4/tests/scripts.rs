@@ -47,9 +47,13 @@ fn no_script_of_packets_breaks_what_must_hold_in_the_kernel() {
         state ^= state << 17;
         state
     };
-    for mode in [Mode::Fullnat, Mode::Nat, Mode::Dr, Mode::Tunnel] {
+    let modes = [Mode::Fullnat, Mode::Nat, Mode::Dr, Mode::Tunnel];
+    for mode in modes.into_iter().map(Some).chain([None]) {
         let mut rig = Rig::new(64);
-        rig.serve(mode);
+        match mode {
+            Some(mode) => rig.serve(mode),
+            None => rig.serve_across(),
+        }
         let mut all = Tally::default();
         for _ in 0..60 {
             let len = random() % 600;

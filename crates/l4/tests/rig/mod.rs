@@ -341,14 +341,26 @@ impl Rig {
 
     /// For each family one TCP and one UDP listener on port 80 in this mode, with one backend on link 1.
     pub(crate) fn serve(&mut self, mode: Mode) {
+        self.serve_with(mode, FAMILIES);
+    }
+
+    /// FullNAT, each listener with the backend of the other family.
+    pub(crate) fn serve_across(&mut self) {
+        self.serve_with(Mode::Fullnat, [FAMILIES[1], FAMILIES[0]]);
+    }
+
+    fn serve_with(&mut self, mode: Mode, backends: [Addresses; 2]) {
         let port = if matches!(mode, Mode::Dr | Mode::Tunnel) {
             80u16
         } else {
             8080
         };
-        for (number, listener, family) in [(1, 1, FAMILIES[0]), (60, 61, FAMILIES[1])] {
+        let [v4, v6] = backends;
+        for (number, listener, family, backend) in
+            [(1, 1, FAMILIES[0], v4), (60, 61, FAMILIES[1], v6)]
+        {
             let backend = Backend {
-                addr: words(family.backend),
+                addr: words(backend.backend),
                 port: port.to_be(),
                 mac: BACKEND_MAC,
                 link: 1,

@@ -1135,7 +1135,7 @@ fn check_families(
                     complaint.note(span, format!("{}'s `source` is here", listener.subject())),
                 );
             }
-            if bind.is_ipv6() != is_ipv6 && forward != Forward::Tunnel {
+            if bind.is_ipv6() != is_ipv6 && matches!(forward, Forward::Nat | Forward::Dr) {
                 let (from, to) = (family(bind.is_ipv6()), family(is_ipv6));
                 let message = format!(
                     "`forward = \"{forward}\"` from {} on {from} to a backend on {to}",
@@ -1146,7 +1146,7 @@ fn check_families(
                     message,
                     format!("expected a backend on {from}"),
                 )
-                .help("`forward = \"proxy\"` and `\"tunnel\"` lead from one family to the other");
+                .help("`forward = \"proxy\"`, `\"fullnat\"` and `\"tunnel\"` lead from one family to the other");
                 out.error(
                     backend.address.span,
                     complaint.note(
