@@ -429,6 +429,22 @@ fn pools(families: &mut Families<'_>, pools: &[PoolView]) -> fmt::Result {
         "Requests and connections that wait for a place within the pool's limits.",
         None,
         of(|pool| pool.pending),
+    )?;
+    let remembered = || {
+        let pools = pools.iter();
+        pools.filter_map(|pool| Some(([("pool", pool.name.as_str())], pool.sticky_sessions?)))
+    };
+    families.gauge(
+        "weir_pool_sticky_sessions",
+        "Sessions of the application that are remembered.",
+        None,
+        remembered().map(|(labels, sessions)| whole(labels, sessions.open)),
+    )?;
+    families.counter(
+        "weir_pool_sticky_forgotten",
+        "Sessions of the application that were forgotten before their time, for want of room.",
+        None,
+        remembered().map(|(labels, sessions)| whole(labels, sessions.forgotten)),
     )
 }
 

@@ -246,7 +246,8 @@ mod tests {
     use crate::token::Token;
     use crate::view::{
         AccessLogView, CertificateView, CheckView, ChecksView, DropView, HealthView, InterfaceView,
-        NodeView, ProcessView, ReloadsView, RouteView, SessionsView, TlsView, Traffic,
+        NodeView, ProcessView, ReloadsView, RouteView, SessionsView, StickySessionsView, TlsView,
+        Traffic,
     };
 
     /// A node with one of everything.
@@ -385,7 +386,12 @@ mod tests {
                     rise: 2,
                     fall: 3,
                 }),
-                sticky_cookie: None,
+                sticky_cookie: Some("sid".into()),
+                sticky_mode: Some("learn"),
+                sticky_sessions: Some(StickySessionsView {
+                    open: 17,
+                    forgotten: 1,
+                }),
                 backends: 2,
                 available: 1,
             }]
@@ -714,6 +720,8 @@ mod tests {
             r#"weir_backend_connections_reused_total{pool="web",backend="10.0.0.1:80"} 20"#,
             r#"weir_listener_drops_total{listener="web",reason="no_backend"} 3"#,
             r#"weir_pool_backends_available{pool="web"} 1"#,
+            r#"weir_pool_sticky_sessions{pool="web"} 17"#,
+            r#"weir_pool_sticky_forgotten_total{pool="web"} 1"#,
             r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="up"} 1"#,
             r#"weir_backend_health{pool="api",backend="[2001:db8::1]:80",state="unknown"} 1"#,
             r#"weir_backend_checks_total{pool="web",backend="10.0.0.1:80",result="inconclusive"} 1"#,

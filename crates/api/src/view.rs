@@ -285,12 +285,25 @@ pub struct PoolView {
     pub check: Option<CheckView>,
     /// The cookie that keeps clients with a backend.
     pub sticky_cookie: Option<String>,
+    /// Whose cookie that is: `insert`, `rewrite`, `prefix` or `learn`.
+    pub sticky_mode: Option<&'static str>,
+    /// Sessions that are remembered, and those that were forgotten before their time; `learn` only.
+    pub sticky_sessions: Option<StickySessionsView>,
     /// Backends in all.
     pub backends: u64,
     /// Backends that take new work.
     pub available: u64,
     /// Proxied requests and connections that wait for a place within the pool's limits.
     pub pending: u64,
+}
+
+/// What is remembered of an application's sessions.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct StickySessionsView {
+    /// Sessions that are remembered.
+    pub open: u64,
+    /// Those that were forgotten before their time, for want of room.
+    pub forgotten: u64,
 }
 
 /// A pool's health check.

@@ -283,6 +283,8 @@ impl Engine {
             stats.pools.push(PoolStats {
                 name: pool.pool.name.clone(),
                 pending: pool.cell.queue.len() as u64,
+                sticky_sessions: pool.cell.learned.len(),
+                sticky_forgotten: pool.cell.learned.forgotten(),
             });
             for backend in &pool.backends {
                 let failures = &backend.cell.failures;

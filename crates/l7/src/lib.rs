@@ -19,6 +19,7 @@ mod engine;
 pub mod errors;
 mod forwarded;
 mod h2;
+mod learned;
 mod listener;
 mod multiplex;
 mod plan;

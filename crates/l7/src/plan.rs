@@ -15,6 +15,7 @@ use crate::admission::Admission;
 use crate::balance::outlier::{self, Failures};
 use crate::balance::{Ewma, Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
+use crate::learned::Learned;
 use crate::queue::Queue;
 use crate::routing::Routes;
 use crate::stats::{BackendCounters, ListenerCounters};
@@ -149,6 +150,8 @@ pub(crate) struct PoolCell {
     pub(crate) active: AtomicUsize,
     /// Those who wait for a place.
     pub(crate) queue: Arc<Queue>,
+    /// The sessions of its application, where it goes by them.
+    pub(crate) learned: Learned,
 }
 
 /// What lives as long as the engine for a listener's name.
@@ -358,10 +361,11 @@ impl Registry {
             Maglev::new(&backends.iter().zip(&weights).map(named).collect::<Vec<_>>())
         });
         let ids = || backends.iter().map(|backend| &backend.id);
+        let cell = self.pool_cell(&pool.name);
         let cookies = pool
             .sticky
             .as_ref()
-            .map(|sticky| Cookies::new(sticky, ids(), &self.key));
+            .map(|sticky| Cookies::new(sticky, ids(), &self.key, &cell));
         Ok(PoolPlan {
             cookies,
             tls,
@@ -372,7 +376,7 @@ impl Registry {
             takes_work: weights.iter().any(|weight| *weight > 0),
             backup,
             ejecting: Mutex::new(()),
-            cell: self.pool_cell(&pool.name),
+            cell,
             pool: Arc::clone(pool),
             backends,
             weights,

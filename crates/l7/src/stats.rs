@@ -179,6 +179,10 @@ pub struct PoolStats {
     pub name: Name,
     /// Requests and connections that wait for a place now.
     pub pending: u64,
+    /// Sessions of the application that are remembered.
+    pub sticky_sessions: u64,
+    /// Those that were forgotten before their time, for want of room.
+    pub sticky_forgotten: u64,
 }
 
 impl ListenerStats {

@@ -16,6 +16,7 @@ mod route;
 mod section;
 mod session;
 mod source;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -9,6 +9,7 @@ use crate::name::Name;
 use crate::outlier::Outlier;
 use crate::proxy_protocol::ProxyProtocolVersion;
 use crate::retry::Retry;
+use crate::sticky::Sticky;
 use crate::tls::UpstreamTls;
 use crate::upstream::{PoolConnections, PoolLimits};
 
@@ -136,20 +137,4 @@ impl Default for Persistence {
             prefix_v6: 64,
         }
     }
-}
-
-/// Persistence by cookie.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Sticky {
-    /// The cookie's name.
-    pub cookie: String,
-    /// Who sets it.
-    pub mode: StickyMode,
-}
-
-/// Who sets the cookie that persistence goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StickyMode {
-    /// The load balancer, in addition to what the backend sets.
-    Insert,
 }

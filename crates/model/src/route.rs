@@ -10,6 +10,7 @@ use crate::header_edits::HeaderEdits;
 use crate::ip_prefix::IpPrefix;
 use crate::listener::Listener;
 use crate::name::Name;
+use crate::path::canonical_text;
 use crate::pattern::Pattern;
 
 /// Conditions on a request, and what is done with it when all of them hold. The most specific match wins, by the
@@ -42,7 +43,7 @@ pub struct Route {
     pub response_headers: HeaderEdits,
 }
 
-/// Paths that a route applies to: what stands before the query, as it was sent; no percent encoding is undone.
+/// Paths that a route applies to: what stands before the query, as [`canonical`](crate::path::canonical) writes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PathMatch {
     /// All.
@@ -79,7 +80,7 @@ pub struct Rank {
 pub struct RequestParts<'r> {
     /// The host without its port.
     pub host: &'r str,
-    /// The path without the query, as it was sent.
+    /// The path without the query, as it was sent; it is compared as [`canonical`](crate::path::canonical).
     pub path: &'r str,
     /// The query without `?`; empty where there is none.
     pub query: &'r str,
@@ -168,7 +169,7 @@ impl Route {
                 .filter_map(|pattern| pattern.fit(request.host))
                 .max()?,
         };
-        let path = self.path.fit(request.path)?;
+        let path = self.path.fit(&canonical_text(request.path))?;
         if !self.methods.is_empty() && !self.methods.iter().any(|method| method == request.method) {
             return None;
         }
@@ -396,11 +397,11 @@ impl PathPrefix {
     /// The longest prefix, in bytes.
     pub const MAX_LEN: usize = 1024;
 
-    /// Reads a path from `/`. `/` alone is every path; a `/` at the end makes no difference.
+    /// Reads a path from `/`, in any of the ways to write it. `/` alone is every path; a `/` at the end makes no difference.
     pub fn parse(written: &str) -> Result<Self, PathError> {
         check_path(written)?;
         let prefix = written.trim_end_matches('/');
-        Ok(Self((!prefix.is_empty()).then(|| prefix.to_owned())))
+        Ok(Self((!prefix.is_empty()).then(|| canonical_text(prefix))))
     }
 
     /// The prefix, without the `/` at its end; `/` for all paths.

@@ -7,13 +7,13 @@ use weir_api::View;
 use weir_api::view::{
     AccessLogView, BackendView, CertificateView, CheckView, ChecksView, DropView, InterfaceView,
     ListenerView, NodeView, Page, PoolView, RouteView, SessionFilter, SessionView, SessionsView,
-    SplitView, TlsView, Traffic,
+    SplitView, StickySessionsView, TlsView, Traffic,
 };
 use weir_health::HealthReport;
-use weir_l7::{BackendStats, ListenerStats, Reason};
+use weir_l7::{BackendStats, ListenerStats, PoolStats, Reason};
 use weir_model::{
     Action, BackendId, HealthCheck, HealthProbe, Listener, Name, PathMatch, Pool, Protocol, Route,
-    Snapshot, SplitPool, ValueTest,
+    Snapshot, SplitPool, StickyMode, ValueTest,
 };
 
 use crate::node::Node;
@@ -111,9 +111,16 @@ impl View for Node {
     fn pools(&self) -> Vec<PoolView> {
         let snapshot = self.snapshot();
         let stats = self.planes.l7_stats().pools.into_iter();
-        let pending: HashMap<Name, u64> = stats.map(|pool| (pool.name, pool.pending)).collect();
+        let stats: HashMap<Name, PoolStats> = stats.map(|pool| (pool.name.clone(), pool)).collect();
         let view = |pool: &Arc<Pool>| PoolView {
-            pending: pending.get(&pool.name).copied().unwrap_or(0),
+            pending: stats.get(&pool.name).map_or(0, |stats| stats.pending),
+            sticky_mode: pool.sticky.as_ref().map(|sticky| sticky.mode.as_str()),
+            sticky_sessions: stats.get(&pool.name).filter(|_| learns(pool)).map(|stats| {
+                StickySessionsView {
+                    open: stats.sticky_sessions,
+                    forgotten: stats.sticky_forgotten,
+                }
+            }),
             name: pool.name.to_string(),
             scheduler: pool.scheduler.as_str(),
             check: pool.health.as_ref().map(check),
@@ -311,6 +318,11 @@ fn reasons(counts: &[(Reason, u64)]) -> Vec<DropView> {
             count: *count,
         })
         .collect()
+}
+
+fn learns(pool: &Pool) -> bool {
+    let sticky = pool.sticky.as_ref();
+    sticky.is_some_and(|sticky| matches!(sticky.mode, StickyMode::Learn(_)))
 }
 
 fn available(snapshot: &Snapshot, pool: &Pool) -> u64 {

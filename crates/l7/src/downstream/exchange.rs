@@ -15,6 +15,7 @@ use crate::errors::Reason;
 use crate::listener::LocalListener;
 use crate::relay::{Failure, Relay, WaitsFor};
 use crate::retry::{Budget, Counted};
+use crate::sticky::Cookies;
 use crate::transport::Transport;
 use crate::upstream::Connection;
 use crate::worker::Worker;
@@ -89,6 +90,8 @@ pub(crate) struct Exchange<'e, T> {
     pub(crate) added: &'e [u8],
     /// Fields of the final answer that are taken off.
     pub(crate) removed: Option<&'e HeaderEdits>,
+    /// The pool's cookies, and the backend that is asked.
+    pub(crate) cookies: Option<(&'e Cookies, usize)>,
     /// Where the moment is noted at which the answer's head was there; `None`: nobody asks.
     pub(crate) first_byte: Option<&'e mut Option<Instant>>,
     pub(crate) state: State,
@@ -350,6 +353,10 @@ impl<T: Transport> Exchange<'_, T> {
                 self.added,
                 &mut self.download.head,
             );
+            if let Some((cookies, backend)) = self.cookies {
+                let now_ms = self.worker.deadlines.now_ms();
+                cookies.answer(backend, &mut self.download.head, now_ms);
+            }
             self.download.begin(self.response.framing, dechunk);
             self.state.stage = Stage::Final;
         }

@@ -26,6 +26,7 @@ use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
 use crate::retry::{Counted, FailedTry, Tried};
 use crate::routing::{Found, RequestView, Split, Target};
+use crate::sticky::Wanted;
 use crate::transport::Transport;
 use crate::tunnel;
 use crate::upstream::{Choice, Connection, LocalBackend, LocalPool, Work};
@@ -85,8 +86,8 @@ enum Begun<'p> {
 struct ToPool<'p> {
     pool: Rc<LocalPool>,
     route: Option<&'p Route>,
-    /// The backend that the request's cookie names.
-    wanted: Option<usize>,
+    /// What the request's cookie says.
+    wanted: Wanted,
     request_hash: Option<u64>,
     /// Field lines that the route adds to the answer.
     added: Vec<u8>,
@@ -497,7 +498,10 @@ impl<T: Transport> Downstream<T> {
         let begun = match (pool, route) {
             (Some(pool), route) => {
                 let cookies = pool.plan.cookies.as_ref();
-                let wanted = cookies.and_then(|cookies| cookies.backend(&self.request, head));
+                let now_ms = self.worker.deadlines.now_ms();
+                let wanted = cookies
+                    .map(|cookies| cookies.wanted(&self.request, head, now_ms))
+                    .unwrap_or_default();
                 let request_hash = pool.request_hash(&self.request, head);
                 let mut out = self.worker.buffers.head();
                 let local;
@@ -523,6 +527,9 @@ impl<T: Transport> Downstream<T> {
                 self.forwarded.write(&self.request, head, &mut out);
                 if let Some((edits, facts)) = request_edits {
                     edits::apply(edits, &facts, &mut out);
+                }
+                if let Some(cookies) = cookies {
+                    cookies.strip(&mut out);
                 }
                 self.upload.head = out;
                 Begun::Pool(ToPool {
@@ -583,7 +590,11 @@ impl<T: Transport> Downstream<T> {
             let pool = self.worker.pool(&self.listener, *number);
             pool.is_some_and(|pool| {
                 let cookies = pool.plan.cookies.as_ref();
-                cookies.is_some_and(|cookies| cookies.backend(&self.request, head).is_some())
+                let now_ms = self.worker.deadlines.now_ms();
+                cookies.is_some_and(|cookies| {
+                    let wanted = cookies.wanted(&self.request, head, now_ms);
+                    wanted.backend.is_some()
+                })
             })
         };
         split
@@ -645,7 +656,7 @@ impl<T: Transport> Downstream<T> {
                 client: self.client.address,
                 request_hash: begun.request_hash,
                 first: self.first,
-                wanted: begun.wanted,
+                wanted: begun.wanted.backend,
                 excluded: &tried.backends,
                 // A backend whose idle connection was dead may be well; one that refuses a connection is not.
                 or_excluded: tried
@@ -664,14 +675,11 @@ impl<T: Transport> Downstream<T> {
             if let Some(journal) = &mut self.note.journal {
                 journal.backend = Some(work.backend.id.clone());
             }
-            let cookies = pool
-                .plan
-                .cookies
-                .as_ref()
-                .filter(|_| begun.wanted != Some(work.index));
-            let mut added = cookies.map_or(Vec::new(), |cookies| {
-                cookies.field(work.index, plan.tls.is_some())
-            });
+            let cookies = pool.plan.cookies.as_ref();
+            let mut added = cookies
+                .filter(|_| begun.wanted.backend != Some(work.index))
+                .and_then(|cookies| cookies.field(work.index, plan.tls.is_some()))
+                .unwrap_or_default();
             if !begun.added.is_empty() {
                 added.extend_from_slice(&begun.added);
             }
@@ -725,7 +733,7 @@ impl<T: Transport> Downstream<T> {
                     &mut connection,
                     (&added, removed),
                     (pool, retried),
-                    work.began(),
+                    &work,
                 )
                 .await;
             self.count_bytes();
@@ -736,6 +744,9 @@ impl<T: Transport> Downstream<T> {
                     downstream_goes_on,
                 } => {
                     work.answered(self.response.status, took, now_ms);
+                    if let Some(cookies) = cookies {
+                        cookies.answered(begun.wanted, work.index, now_ms);
+                    }
                     self.count_answer(self.response.status);
                     let buffers = &self.worker.buffers;
                     buffers.take_back(&mut connection.buffer);
@@ -830,7 +841,7 @@ impl<T: Transport> Downstream<T> {
         connection: &mut Connection,
         (added, removed): (&[u8], Option<&HeaderEdits>),
         (pool, retried): (&LocalPool, RetryOn),
-        began: Option<Instant>,
+        work: &Work,
     ) -> (End, Option<Duration>) {
         let response_header = plan.listener.timeouts.response_header;
         let policy = &pool.plan.pool.retry;
@@ -853,9 +864,14 @@ impl<T: Transport> Downstream<T> {
             response_timeout: policy
                 .try_timeout
                 .map_or(response_header, |timeout| timeout.min(response_header)),
-            began,
+            began: work.began(),
             added,
             removed,
+            cookies: pool
+                .plan
+                .cookies
+                .as_ref()
+                .map(|cookies| (cookies, work.index)),
             first_byte: self
                 .note
                 .journal

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use regex_automata::meta::Regex;
 use regex_automata::{Input, PatternSet};
 use weir_model::condition::{cookie_values, query_values};
+use weir_model::path::canonical;
 use weir_model::{
     Action, HostPattern, IpPrefix, Listener, Name, PathMatch, Pattern, Protocol, Redirect, Route,
     Scheme,
@@ -214,10 +215,11 @@ impl Routes {
 
     fn find_route(&self, request: &impl RequestView) -> Option<usize> {
         let (path, query) = path_and_query(request.target());
+        let path = canonical(path);
         let search = Search {
             routes: self,
             request,
-            path,
+            path: &path,
             query,
         };
         let host = host_of(request.authority());

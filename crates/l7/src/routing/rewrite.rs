@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use regex_automata::Input;
 use regex_automata::meta::Regex;
+use weir_model::path::canonical;
 use weir_model::{Action, Group, Part, PathMatch, PathRewrite, Redirect, Route, Scheme, Template};
 
 use super::request::path_and_query;
@@ -30,6 +31,8 @@ pub(super) fn write_path(
     out: &mut Vec<u8>,
 ) {
     let (path, _) = path_and_query(target);
+    // As it was compared.
+    let path = &*canonical(path);
     // `*` is the server as a whole, and not below any path.
     if !path.starts_with(b"/") {
         out.extend_from_slice(path);

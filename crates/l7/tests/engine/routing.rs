@@ -334,3 +334,34 @@ fn a_client_with_a_cookie_of_a_side_stays_there_even_without_weight() {
         assert_eq!(proxy.client().get("/").unwrap().text(), "two");
     }
 }
+
+#[test]
+fn an_encoded_path_is_routed_as_what_it_says_and_passed_on_as_it_came() {
+    let (mirror, admin) = (Origin::mirror(), Origin::saying("admin"));
+    let config = format!(
+        "[[listener]]\nname = \"main\"\nbind = \"LISTEN\"\nprotocol = \"http\"\npool = \"main\"\n\
+         [[listener.route]]\npath_prefix = \"/admin\"\npool = \"admin\"\n\
+         [[listener.route]]\npath = \"/caf%c3%a9\"\nanswer = {{ status = 200, body = \"exact\" }}\n\
+         [[listener.route]]\npath_regex = '/users/[0-9]+'\nanswer = {{ status = 200, body = \"regex\" }}\n\
+         [[listener.route]]\npath_prefix = \"/a@b\"\npool = \"main\"\nrewrite = {{ path_prefix = \"/c\" }}\n{}{}",
+        pool("main", &[mirror.address], ""),
+        pool("admin", &[admin.address], ""),
+    );
+    let proxy = Proxy::start(&config);
+    for (target, expected) in [
+        ("/%61dmin", "admin"),
+        ("/%61%64min/x?%61", "admin"),
+        ("/admi%6E/", "admin"),
+        ("/%2561dmin", "GET /%2561dmin HTTP/1.1"),
+        ("/x/%61?b=%61", "GET /x/%61?b=%61 HTTP/1.1"),
+        ("/caf%C3%A9", "exact"),
+        ("/c%61f%c3%A9", "exact"),
+        ("/users/%31%32", "regex"),
+        ("/%61%40b/d%65/%22?q=%61", "GET /c/de/%22?q=%61 HTTP/1.1"),
+        // What begins parameters to some is something else where it is encoded.
+        ("/admin%3Bx", "GET /admin%3Bx HTTP/1.1"),
+    ] {
+        let answer = proxy.client().get(target).unwrap();
+        assert_eq!(answer.text().lines().next(), Some(expected), "{target}");
+    }
+}

@@ -16,8 +16,7 @@ use super::health::read_probe;
 use super::http_policy::read_http_policy;
 use super::http2::{HTTP2, read_http2};
 use super::policy::{
-    OUTLIER, POOL_CONNECTIONS, POOL_LIMITS, Policies, RETRY, is_token_byte, read_hash,
-    read_policies,
+    OUTLIER, POOL_CONNECTIONS, POOL_LIMITS, Policies, RETRY, read_hash, read_policies,
 };
 use super::proxy_protocol::{PROXY_PROTOCOL, PROXY_PROTOCOL_VERSIONS, read_proxy_protocol};
 use super::route::{self, RouteTable, read_route};
@@ -26,6 +25,7 @@ use super::session::{
     PERSISTENCE, SESSION_TIMEOUTS, read_idle_timeout, read_persistence, read_session_timeouts,
 };
 use super::source::{At, Span};
+use super::sticky::{STICKY, read_sticky};
 use super::tls::{LISTENER_TLS, POOL_TLS, read_listener_tls, read_pool_tls};
 use super::tunnel::{TUNNEL, read_tunnel};
 use crate::access_log::AccessLog;
@@ -38,8 +38,9 @@ use crate::listener::{
 };
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
-use crate::pool::{HashKey, Persistence, PoolProtocol, Scheduler, Sticky, StickyMode};
+use crate::pool::{HashKey, Persistence, PoolProtocol, Scheduler};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
+use crate::sticky::Sticky;
 use crate::tls::{ListenerTls, UpstreamTls};
 use crate::tunnel::Tunnel;
 
@@ -265,12 +266,6 @@ static HEALTH: Grammar = Grammar {
     ],
     example: r#"health = { type = "tcp" }"#,
 };
-static STICKY: Grammar = Grammar {
-    title: "`sticky`",
-    keys: &["cookie", "mode"],
-    synonyms: &[("name", "cookie")],
-    example: r#"sticky = { cookie = "WEIRSRV" }"#,
-};
 static BACKEND: Grammar = Grammar {
     title: "`backend`",
     keys: &["address", "weight", "check_address"],
@@ -380,7 +375,6 @@ static XDP_MODES: [(&str, XdpMode); 3] = [
     ("generic", XdpMode::Generic),
 ];
 static ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("drain", OnStop::Drain)];
-static STICKY_MODES: [(&str, StickyMode); 1] = [("insert", StickyMode::Insert)];
 
 /// Sessions of the table: below, a table is not worth its set-up; above, it needs more memory than a node has.
 const MAX_SESSIONS: RangeInclusive<u32> = L4::LEAST_MAX_SESSIONS..=134_217_728;
@@ -402,8 +396,6 @@ const MAX_SLOW_START: Duration = Duration::from_secs(3600);
 const MAX_DRAIN: Duration = Duration::from_secs(86_400);
 /// The longest file name that Linux takes (`PATH_MAX` in linux/limits.h, with its final zero).
 const MAX_PATH: usize = 4_095;
-/// The longest cookie name; browsers cut cookies at 4096 bytes in all (RFC 6265, section 6.1).
-const MAX_COOKIE: usize = 128;
 /// `IFNAMSIZ` in linux/if.h, without the final zero.
 const MAX_INTERFACE: usize = 15;
 
@@ -1054,27 +1046,6 @@ fn read_backend(section: &Section<'_>, out: &mut Findings<'_>) -> Option<Backend
         address: *address.good()?,
         weight,
         check_address,
-    })
-}
-
-fn read_sticky(section: &Section<'_>, out: &mut Findings<'_>) -> Option<At<Sticky>> {
-    let cookie = section.require("cookie", "\"WEIRSRV\"", out, |value| {
-        let written = text("cookie")(value)?;
-        if written.is_empty() || written.len() > MAX_COOKIE || !written.bytes().all(is_token_byte) {
-            let message = format!("{} is not a name for a cookie", quoted(written));
-            let label = format!("expected 1 to {MAX_COOKIE} letters, digits or `-_.` and the like (RFC 6265, section 4.1.1)");
-            return Err(Complaint::new(Kind::InvalidValue, message, label));
-        }
-        Ok(written)
-    });
-    let mode = section.read("mode", out, word("mode", &STICKY_MODES, &[]));
-    let cookie = cookie.good()?.value.to_owned();
-    Some(At {
-        value: Sticky {
-            cookie,
-            mode: mode.or(StickyMode::Insert),
-        },
-        span: section.span,
     })
 }
 

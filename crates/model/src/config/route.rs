@@ -18,6 +18,7 @@ use crate::condition::{Condition, ValueTest};
 use crate::header_edits::{HeaderEdits, HeaderField, HeaderVariable, is_reserved_field};
 use crate::ip_prefix::{IpPrefix, IpPrefixError};
 use crate::name::Name;
+use crate::path::canonical_text;
 use crate::pattern::{Pattern, PatternError};
 use crate::route::{HostPattern, PathMatch, PathPrefix, Route, check_path};
 use crate::template::{Template, TemplateError};
@@ -403,7 +404,7 @@ fn read_path(section: &Section<'_>, out: &mut Findings<'_>) -> (PathMatch, Optio
         .iter()
         .find_map(|key| section.key_span(key));
     let path = match (exact, prefix, regex) {
-        (Read::Good(at), ..) => PathMatch::Exact(at.value.to_owned()),
+        (Read::Good(at), ..) => PathMatch::Exact(canonical_text(at.value)),
         (_, Read::Good(at), _) => at.value.into_match(),
         (.., Read::Good(at)) => PathMatch::Regex(at.value),
         _ => PathMatch::Any,

@@ -9,7 +9,8 @@ use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
 use crate::pool::Scheduler;
 use crate::session::SessionTimeouts;
 use crate::{
-    Backend, Forward, HealthCheck, HealthProbe, HttpLimits, HttpProbe, StickyMode, Timeouts,
+    Backend, CookieAttributes, Forward, HealthCheck, HealthProbe, HttpLimits, HttpProbe,
+    StickyMode, Timeouts,
 };
 
 const ALL: &str = include_str!("../../../../examples/all.toml");
@@ -180,7 +181,10 @@ backend = [{ address = "198.51.100.1:80" }]
     );
     let pool = &config.pools[0];
     assert_eq!(pool.scheduler, Scheduler::RoundRobin);
-    assert_eq!(pool.sticky.as_ref().unwrap().mode, StickyMode::Insert);
+    assert_eq!(
+        pool.sticky.as_ref().unwrap().mode,
+        StickyMode::Insert(CookieAttributes::default())
+    );
     assert_eq!(
         pool.backends,
         [Backend {
