@@ -14,7 +14,7 @@ struct Object {
     exports: &'static [&'static str],
 }
 
-const FORWARD_MAPS: [&str; 34] = [
+const FORWARD_MAPS: &[&str] = &[
     "SESSIONS4",
     "SESSIONS6",
     "SCHEDULE",
@@ -34,6 +34,8 @@ const FORWARD_MAPS: [&str; 34] = [
     "VIPS",
     "FRAGMENTS",
     "REFUSALS",
+    "VLANS",
+    "TAGGED",
     "DROPS",
     "LISTENER_COUNTERS",
     "BACKEND_COUNTERS",
@@ -77,6 +79,9 @@ const OBJECTS: [Object; 3] = [
             "weir_lighter_of_two",
             "weir_known_client",
             "weir_remember_client",
+            "weir_take_tags_off",
+            "weir_finish_tagged",
+            "weir_send_tagged",
             "LICENSE",
         ],
     },
@@ -127,7 +132,7 @@ fn main() {
     let bitcode = compile(&source, &out.join("ebpf"));
     for object in &OBJECTS {
         let maps: &[&str] = if object.name == "forward" {
-            &FORWARD_MAPS
+            FORWARD_MAPS
         } else {
             &[]
         };

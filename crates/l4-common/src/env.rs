@@ -13,6 +13,7 @@ use crate::open::Opening;
 use crate::refusal::{Budget, Refusal};
 use crate::service::{Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings};
 use crate::session::{Set4, Set6};
+use crate::vlan::{Tagged, Tags, VlanKey};
 
 /// The machine: the kernel behind the XDP program, or memory in tests and fuzzers. A handle, passed by value.
 pub trait Env: Copy {
@@ -22,8 +23,23 @@ pub trait Env: Copy {
     fn move_start(&self, bytes: i32) -> bool;
     /// Takes `bytes` bytes off the packet's end; false if it is shorter.
     fn shorten(&self, bytes: u32) -> bool;
-    /// Kernel's index of the interface that the packet came in by.
+    /// Kernel's index of the interface that the packet came in by: of the VLAN device, where it came with tags. Knows of
+    /// tags only as [`Env::tag_aware`].
     fn ingress_ifindex(&self) -> u32;
+    /// The same, where tags do not count.
+    fn port_ifindex(&self) -> u32;
+    /// This environment, for packets that may have come with tags.
+    fn tag_aware(&self) -> impl Env;
+    /// The VLAN device of an interface and tags.
+    fn vlan(&self, key: &VlanKey) -> Option<u32>;
+    /// This core's cell for the tagged frame that it works on.
+    fn tagged(&self) -> Option<*mut Tagged>;
+    /// Takes the tags off the frame, and says what is next: [`crate::vlan::take_off`].
+    fn take_tags_off(&self) -> u64;
+    /// Ends the work on a frame that may have had tags: [`crate::vlan::finish`].
+    fn finish_tagged(&self, verdict: Verdict) -> Verdict;
+    /// Sends the frame with tags by the interface with this index: [`crate::vlan::send`].
+    fn send_tagged(&self, ifindex: u32, tags: Tags) -> Verdict;
     /// The clock of session lines, in jiffies.
     fn jiffies(&self) -> u32;
     /// Seed of the flow hash.

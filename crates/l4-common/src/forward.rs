@@ -8,7 +8,7 @@ use crate::env::{Env, NextHop, Verdict};
 use crate::event::{Event, EventKind};
 use crate::family::{Family, V4, V6};
 use crate::frame::Head;
-use crate::link::{LINK_NONE, Link};
+use crate::link::{self, LINK_NONE, Link};
 use crate::open;
 use crate::packet::{ETH_LEN, IPV6_LEN, L4_LEN, TCP_LEN, UDP_HEAD, at, eth, ip6, l4};
 use crate::parse::{Other, Packet};
@@ -21,7 +21,7 @@ use crate::session::{
 use crate::table::AtHome;
 use crate::tunnel::{self, Tunnelled};
 use crate::unusual::{self, Unusual};
-use crate::{across, ping, table};
+use crate::{across, ping, table, vlan};
 
 /// Decides on one packet, and rewrites it where it is ours.
 ///
@@ -29,35 +29,47 @@ use crate::{across, ping, table};
 /// stack and registers then costs the others nothing. IPv6 is such a function, so that IPv4 does not pay for it.
 #[inline(always)]
 pub fn forward(env: impl Env) -> Verdict {
-    let verdict = match V4::parse(env.frame()) {
-        Ok(packet) => match at_home(env, &packet) {
-            Ok(verdict) => verdict,
-            Err(next) => elsewhere::<V4>(env, next),
-        },
-        Err(Other::Foreign) => Verdict::Pass,
-        Err(Other::NotIpv4) => {
-            let verdict = match forward6(env) {
-                // Called from here, so that the stack of what follows begins here as well.
-                next @ (PREPARE | SEARCH | OPEN) => elsewhere::<V6>(env, next),
-                UNUSUAL => unusual::decide::<V6>(env),
-                bits => Verdict::from_bits(bits),
+    match V4::parse(env.frame()) {
+        Ok(packet) => {
+            let verdict = match at_home(env, &packet) {
+                Ok(verdict) => verdict,
+                Err(next) => elsewhere::<V4>(env, next),
             };
-            return match verdict {
-                Verdict::Across { opens } => across::decide::<V6>(env, opens),
-                verdict => verdict,
-            };
+            led::<V4>(env, verdict)
         }
-        Err(Other::Icmp) => match ping::answer4(env) {
-            UNUSUAL => unusual::decide::<V4>(env),
-            bits => Verdict::from_bits(bits),
+        // What is called from here has its stack begin here as well.
+        Err(Other::NotIpv4) => match forward6(env) {
+            next @ (PREPARE | SEARCH | OPEN) => led::<V6>(env, elsewhere::<V6>(env, next)),
+            TAGGED => not_plain(env, env.take_tags_off()),
+            bits => led::<V6>(env, not_plain(env, bits)),
         },
-        Err(Other::Unusual) => unusual::decide::<V4>(env),
+        Err(Other::Icmp) => not_plain(env, ping::answer4(env)),
+        Err(Other::Unusual) if vlan::has_tags(&env.frame()) => not_plain(env, env.take_tags_off()),
+        Err(Other::Unusual) => not_plain(env, UNUSUAL4),
         Err(Other::Malformed) => Verdict::from_bits(malformed(env)),
-    };
+        Err(Other::Foreign) => Verdict::Pass,
+    }
+}
+
+/// The verdict, or what becomes of a packet whose session leads to the other family.
+#[inline(always)]
+fn led<F: Unusual>(env: impl Env, verdict: Verdict) -> Verdict {
     match verdict {
-        Verdict::Across { opens } => across::decide::<V4>(env, opens),
+        Verdict::Across { opens } => across::decide::<F>(env, opens),
         verdict => verdict,
     }
+}
+
+/// The verdict with these bits, or that of what decides instead.
+#[inline(always)]
+fn not_plain(env: impl Env, bits: u64) -> Verdict {
+    let aware = env.tag_aware();
+    let verdict = match bits {
+        UNUSUAL4 => led::<V4>(aware, unusual::decide::<V4>(aware)),
+        UNUSUAL6 => led::<V6>(aware, unusual::decide::<V6>(aware)),
+        bits => return Verdict::from_bits(bits),
+    };
+    env.finish_tagged(verdict)
 }
 
 /// No verdict: the flow has no line, and [`open`] is to be called.
@@ -66,8 +78,12 @@ const OPEN: u64 = u64::MAX;
 const SEARCH: u64 = u64::MAX - 1;
 /// No verdict: the packet opens a session as a rule, and [`prepare`] comes before the first look.
 const PREPARE: u64 = u64::MAX - 2;
-/// No verdict: [`unusual::decide`] has to.
-pub(crate) const UNUSUAL: u64 = u64::MAX - 3;
+/// No verdict: [`unusual::decide`] has to, for IPv4.
+pub(crate) const UNUSUAL4: u64 = u64::MAX - 3;
+/// The same for IPv6.
+pub(crate) const UNUSUAL6: u64 = u64::MAX - 4;
+/// No verdict: the frame has tags.
+const TAGGED: u64 = u64::MAX - 5;
 
 /// What is not IPv4.
 #[inline(never)]
@@ -76,7 +92,8 @@ fn forward6(env: impl Env) -> u64 {
         Ok(packet) => at_home(env, &packet).map_or_else(|next| next, Verdict::bits),
         Err(Other::Icmp) => ping::answer6(env),
         Err(Other::Malformed) => malformed6(env),
-        Err(Other::Unusual) => UNUSUAL,
+        Err(Other::Unusual) => UNUSUAL6,
+        Err(_) if vlan::has_tags(&env.frame()) => TAGGED,
         Err(Other::Foreign | Other::NotIpv4) => Verdict::Pass.bits(),
     }
 }
@@ -251,7 +268,7 @@ pub(crate) unsafe fn limit<F: Family>(
     if tunnel {
         // SAFETY: by the caller's promise.
         longest.saturating_sub(unsafe { tunnel::overhead(line) })
-    } else if link.ifindex == env.ingress_ifindex() {
+    } else if link.ifindex == env.port_ifindex() {
         usize::MAX
     } else {
         longest
@@ -457,10 +474,12 @@ unsafe fn rewrite_tunnelled<F: Tunnelled + Refused>(
 /// Sends a frame by a link.
 #[inline(always)]
 pub(crate) fn send(env: impl Env, link: &Link) -> Verdict {
-    if link.ifindex == env.ingress_ifindex() {
+    if link.ifindex == env.port_ifindex() {
         Verdict::Transmit
-    } else {
+    } else if link.ifindex & link::TAGGED == 0 {
         Verdict::Redirect(link.ifindex)
+    } else {
+        env.send_tagged(link.ifindex & !link::TAGGED, link.tags)
     }
 }
 

@@ -34,4 +34,5 @@ pub mod session;
 pub mod table;
 pub mod tunnel;
 pub mod unusual;
+pub mod vlan;
 pub mod walk;

@@ -3,7 +3,7 @@
 use crate::checksum::{apply, difference32, fold};
 use crate::env::{Env, Verdict};
 use crate::family::{Addr6, Family, V4, V6};
-use crate::forward::UNUSUAL;
+use crate::forward::{UNUSUAL4, UNUSUAL6};
 use crate::frame::Head;
 use crate::packet::{ETH_LEN, IPV4_LEN, IPV6_LEN, L4_LEN, eth, ip4, ip6, l4};
 use crate::service::mapped;
@@ -34,7 +34,7 @@ pub(crate) fn answer4(env: impl Env) -> u64 {
         ip.load::<{ ip4::DST }, u32>(),
     );
     if icmp.load::<{ l4::ICMP_TYPE }, u16>() != ECHO_REQUEST {
-        return UNUSUAL;
+        return UNUSUAL4;
     }
     if !env.is_vip(&mapped(dst)) || !is_whole::<V4>(env, &ip) {
         return Verdict::Pass.bits();
@@ -60,7 +60,7 @@ pub(crate) fn answer6(env: impl Env) -> u64 {
         head.part::<{ ETH_LEN + IPV6_LEN }, L4_LEN>(),
     );
     if icmp.load::<{ l4::ICMP_TYPE }, u16>() != ECHO_REQUEST6 {
-        return UNUSUAL;
+        return UNUSUAL6;
     }
     let src = Addr6 {
         high: ip.load::<{ ip6::SRC }, u64>(),

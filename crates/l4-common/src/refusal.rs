@@ -7,6 +7,7 @@ use crate::packet::{
     ETH_LEN, FRAGMENT_OFFSET, IPV4_LEN, IPV4_PLAIN, IPV6_LEN, L4_LEN, PROTO_ICMP, PROTO_ICMPV6,
     eth, ip4, ip6, l4,
 };
+use crate::vlan;
 use crate::walk::Walked;
 
 /// Hops of an error.
@@ -212,7 +213,7 @@ pub fn send<F: Refused, const HEAD: usize, const WORDS: usize>(
     let checksum = !fold(pseudo + u64::from(kind) + u64::from(rest) + quoted);
     icmp.store::<{ l4::ICMP_CHECKSUM }, u16>(checksum);
     icmp.store::<{ l4::ICMP_REST }, u32>(rest);
-    Verdict::Transmit
+    vlan::send_back(env)
 }
 
 /// [`send`] for IPv4.

@@ -26,7 +26,8 @@ use weir_l4_common::service::{
     Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings, mapped,
 };
 use weir_l4_common::session::{Set4, Set6};
-use weir_l4_common::{across, checksum, mss, open, table, unusual, walk};
+use weir_l4_common::vlan::{Tagged, Tags, VlanKey};
+use weir_l4_common::{across, checksum, mss, open, table, unusual, vlan, walk};
 
 use crate::maps;
 
@@ -39,9 +40,9 @@ const FIB_SUCCESS: i64 = 0;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`.
 const FIB_NO_NEIGHBOUR: i64 = 7;
 
-/// One packet in the kernel.
+/// One packet in the kernel. With `TAGS` it may have come with tags; what plain packets do does not look.
 #[derive(Clone, Copy)]
-pub struct Kernel {
+pub struct Kernel<const TAGS: bool = false> {
     ctx: *mut xdp_md,
 }
 
@@ -55,7 +56,9 @@ impl Kernel {
     pub fn new(ctx: &XdpContext) -> Self {
         Self { ctx: ctx.ctx }
     }
+}
 
+impl<const TAGS: bool> Kernel<TAGS> {
     #[inline(always)]
     pub fn frame(&self) -> Frame {
         // SAFETY: the context is the kernel's, and its driver owns the packet's memory while the program runs; the
@@ -98,7 +101,7 @@ pub extern "C" fn weir_find4(addresses: u64, ports: u64, hash: u64) -> u32 {
         ports: ports as u32,
         udp: ports >> 32 != 0,
     };
-    let kernel = Kernel {
+    let kernel: Kernel = Kernel {
         ctx: core::ptr::null_mut(),
     };
     table::number(kernel, &key, hash)
@@ -126,7 +129,7 @@ pub extern "C" fn weir_find6(
         ports: ports as u32,
         udp: ports >> 32 != 0,
     };
-    let kernel = Kernel {
+    let kernel: Kernel = Kernel {
         ctx: core::ptr::null_mut(),
     };
     table::number(kernel, &key, key.hash(kernel.seed()))
@@ -181,7 +184,7 @@ pub extern "C" fn weir_listener(upper: u64, lower: u64, service: u64) -> u32 {
         proto: (service >> 16) as u8,
         zero: 0,
     };
-    let kernel = Kernel {
+    let kernel: Kernel = Kernel {
         ctx: core::ptr::null_mut(),
     };
     listeners::find(kernel, &key)
@@ -192,35 +195,39 @@ pub extern "C" fn weir_listener(upper: u64, lower: u64, service: u64) -> u32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_unusual4(ctx: *mut xdp_md) -> u64 {
-    unusual::packet::<V4>(Kernel { ctx })
+    unusual::packet::<V4>(Kernel::<true> { ctx })
 }
 
 /// The same for IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_unusual6(ctx: *mut xdp_md) -> u64 {
-    unusual::packet::<V6>(Kernel { ctx })
+    unusual::packet::<V6>(Kernel::<true> { ctx })
 }
 
 /// Walks the headers of IPv6. A global function, as those above.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_walk6(ctx: *mut xdp_md, offset: u32) -> u64 {
-    walk::headers6(&Kernel { ctx }.frame(), offset as usize & 0xff)
+    walk::headers6(&Kernel::<true> { ctx }.frame(), offset as usize & 0xff)
 }
 
 /// Sums a part of the packet.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_sum(ctx: *mut xdp_md, from: u32, to: u32) -> u32 {
-    checksum::range(&Kernel { ctx }.frame(), from, to)
+    checksum::range(&Kernel::<true> { ctx }.frame(), from, to)
 }
 
 /// Lowers a maximum segment size.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_clamp(ctx: *mut xdp_md, tcp: u32, max: u32) -> u64 {
-    mss::clamp(Kernel { ctx }.frame(), tcp as usize & 0xff, max as u16);
+    mss::clamp(
+        Kernel::<true> { ctx }.frame(),
+        tcp as usize & 0xff,
+        max as u16,
+    );
     0
 }
 
@@ -228,49 +235,49 @@ pub extern "C" fn weir_clamp(ctx: *mut xdp_md, tcp: u32, max: u32) -> u64 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_across4(ctx: *mut xdp_md) -> u64 {
-    across::translate::<V4>(Kernel { ctx })
+    across::translate::<V4>(Kernel::<true> { ctx })
 }
 
 /// The other way round.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_across6(ctx: *mut xdp_md) -> u64 {
-    across::translate::<V6>(Kernel { ctx })
+    across::translate::<V6>(Kernel::<true> { ctx })
 }
 
 /// Makes an error of IPv4's ICMP one of IPv6's.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_across_error4(ctx: *mut xdp_md) -> u64 {
-    across::error::<V4>(Kernel { ctx })
+    across::error::<V4>(Kernel::<true> { ctx })
 }
 
 /// The other way round.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_across_error6(ctx: *mut xdp_md) -> u64 {
-    across::error::<V6>(Kernel { ctx })
+    across::error::<V6>(Kernel::<true> { ctx })
 }
 
 /// Opens a session of an IPv4 client with a backend of IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_across_open4(ctx: *mut xdp_md) -> u64 {
-    open::across::session::<V4>(Kernel { ctx })
+    open::across::session::<V4>(Kernel::<true> { ctx })
 }
 
 /// The other way round.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_across_open6(ctx: *mut xdp_md) -> u64 {
-    open::across::session::<V6>(Kernel { ctx })
+    open::across::session::<V6>(Kernel::<true> { ctx })
 }
 
 /// Sends an error about an IPv4 packet. A global function, too.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn weir_refuse4(ctx: *mut xdp_md, source: u32, refusal: u32) -> u64 {
-    refusal::send4(Kernel { ctx }, source, Refusal::from_bits(refusal)).bits()
+    refusal::send4(Kernel::<true> { ctx }, source, Refusal::from_bits(refusal)).bits()
 }
 
 /// The same for IPv6.
@@ -278,10 +285,31 @@ pub extern "C" fn weir_refuse4(ctx: *mut xdp_md, source: u32, refusal: u32) -> u
 #[inline(never)]
 pub extern "C" fn weir_refuse6(ctx: *mut xdp_md, high: u64, low: u64, refusal: u32) -> u64 {
     let source = Addr6 { high, low };
-    refusal::send6(Kernel { ctx }, source, Refusal::from_bits(refusal)).bits()
+    refusal::send6(Kernel::<true> { ctx }, source, Refusal::from_bits(refusal)).bits()
 }
 
-impl Env for Kernel {
+/// Takes the tags off a frame of a VLAN device; what is next, as bits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_take_tags_off(ctx: *mut xdp_md) -> u64 {
+    vlan::take_off(Kernel::<true> { ctx })
+}
+
+/// Ends the work on a frame that may have had tags; the verdict, as bits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_finish_tagged(ctx: *mut xdp_md, verdict: u64) -> u64 {
+    vlan::finish(Kernel::<true> { ctx }, Verdict::from_bits(verdict)).bits()
+}
+
+/// Sends a frame with tags; the verdict, as bits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_send_tagged(ctx: *mut xdp_md, ifindex: u32, outer: u32, inner: u32) -> u64 {
+    vlan::send(Kernel::<true> { ctx }, ifindex, [outer, inner]).bits()
+}
+
+impl<const TAGS: bool> Env for Kernel<TAGS> {
     #[inline(always)]
     fn frame(&self) -> Frame {
         self.frame()
@@ -300,6 +328,49 @@ impl Env for Kernel {
 
     #[inline(always)]
     fn ingress_ifindex(&self) -> u32 {
+        if TAGS && let Some(cell) = maps::TAGGED.get_ptr(0) {
+            // SAFETY: this core's element; nobody else writes it.
+            let device = unsafe { (*cell).device };
+            if device != 0 {
+                return device;
+            }
+        }
+        self.port_ifindex()
+    }
+
+    #[inline(always)]
+    fn tag_aware(&self) -> impl Env {
+        Kernel::<true> { ctx: self.ctx }
+    }
+
+    #[inline(always)]
+    fn vlan(&self, key: &VlanKey) -> Option<u32> {
+        // SAFETY: the value is copied at once.
+        unsafe { maps::VLANS.get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn tagged(&self) -> Option<*mut Tagged> {
+        maps::TAGGED.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn take_tags_off(&self) -> u64 {
+        weir_take_tags_off(self.ctx)
+    }
+
+    #[inline(always)]
+    fn finish_tagged(&self, verdict: Verdict) -> Verdict {
+        Verdict::from_bits(weir_finish_tagged(self.ctx, verdict.bits()))
+    }
+
+    #[inline(always)]
+    fn send_tagged(&self, ifindex: u32, [outer, inner]: Tags) -> Verdict {
+        Verdict::from_bits(weir_send_tagged(self.ctx, ifindex, outer, inner))
+    }
+
+    #[inline(always)]
+    fn port_ifindex(&self) -> u32 {
         let md: *const xdp_md = self.ctx;
         // SAFETY: the context is the kernel's; the verifier turns this load into the right one.
         unsafe { (&raw const (*md).ingress_ifindex).read_volatile() }
@@ -630,7 +701,7 @@ impl Env for Kernel {
     }
 }
 
-impl Kernel {
+impl<const TAGS: bool> Kernel<TAGS> {
     /// The kernel's next hop for what `ask` writes into the question.
     #[inline(always)]
     fn next_hop(&self, ask: impl FnOnce(&mut bpf_fib_lookup)) -> NextHop {
@@ -666,7 +737,7 @@ impl Kernel {
     }
 }
 
-impl listeners::Table for Kernel {
+impl<const TAGS: bool> listeners::Table for Kernel<TAGS> {
     #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
         let element = maps::LISTENER_SLOTS.get_ptr(index >> 1)?.cast::<u32>();

@@ -19,6 +19,7 @@ use weir_l4_common::service::{
     ScheduleElement, Settings,
 };
 use weir_l4_common::session::{Set4, Set6};
+use weir_l4_common::vlan::{Tagged, VLANS_MAX, VlanKey};
 
 /// A variable that user space writes while the program runs.
 #[repr(transparent)]
@@ -62,6 +63,8 @@ pub static LINKS: Written<Links> = Written(UnsafeCell::new(
         route_generation: 0,
         mac: [0; 6],
         mtu: 0,
+        tags: [0; 2],
+        zero: [0; 2],
     }; LINKS_MAX as usize],
 ));
 /// Index into `LINKS`, plus one, by the kernel's index of the interface; 0: none.
@@ -87,6 +90,12 @@ pub static VIPS: HashMap<[u32; 4], u32> = HashMap::with_max_entries(LISTENERS_MA
 /// Datagrams of which the first fragment was seen.
 #[map]
 pub static FRAGMENTS: Array<FragmentSet> = Array::with_max_entries(FRAGMENT_SETS, 0);
+/// VLAN devices, by interface and tags.
+#[map]
+pub static VLANS: HashMap<VlanKey, u32> = HashMap::with_max_entries(VLANS_MAX, 0);
+/// The tagged frame that a core works on: one element.
+#[map]
+pub static TAGGED: PerCpuArray<Tagged> = PerCpuArray::with_max_entries(1, 0);
 /// Errors of ICMP that a core has sent: one element.
 #[map]
 pub static REFUSALS: PerCpuArray<Budget> = PerCpuArray::with_max_entries(1, 0);

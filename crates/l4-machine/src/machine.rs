@@ -22,7 +22,8 @@ use weir_l4_common::service::{
     Settings, mapped,
 };
 use weir_l4_common::session::{LIVE, Line, Set, Set4, Set6};
-use weir_l4_common::{across, checksum, mss, open, table, unusual, walk};
+use weir_l4_common::vlan::{Tagged, Tags, VlanKey};
+use weir_l4_common::{across, checksum, mss, open, table, unusual, vlan, walk};
 
 /// Bytes in front of a packet, as XDP drivers leave them.
 pub const HEADROOM: usize = 256;
@@ -79,6 +80,11 @@ pub struct Machine {
     pub drops: RefCell<Vec<Drop>>,
     pub links: Vec<Link>,
     pub jiffies: Cell<u32>,
+    /// VLAN devices.
+    pub vlans: HashMap<VlanKey, u32>,
+    /// Their indices in `links`.
+    pub vlan_links: HashMap<u32, u8>,
+    tagged: UnsafeCell<Tagged>,
     fragments: Vec<UnsafeCell<FragmentSet>>,
     refusals: UnsafeCell<Budget>,
     pub loads: Vec<UnsafeCell<Load>>,
@@ -143,6 +149,9 @@ impl Machine {
             drops: RefCell::default(),
             links: vec![link(INGRESS, LB_MAC), link(EGRESS, OTHER_MAC)],
             jiffies: Cell::new(1000),
+            vlans: HashMap::new(),
+            vlan_links: HashMap::new(),
+            tagged: UnsafeCell::default(),
             fragments: (0..FRAGMENT_SETS).map(|_| UnsafeCell::default()).collect(),
             refusals: UnsafeCell::default(),
             loads: (0..16).map(|_| UnsafeCell::default()).collect(),
@@ -209,6 +218,7 @@ fn link(ifindex: u32, mac: [u8; 6]) -> Link {
         route_generation: 7,
         mac,
         mtu: 1500,
+        ..Link::default()
     }
 }
 
@@ -230,7 +240,39 @@ impl Env for &Machine {
     }
 
     fn ingress_ifindex(&self) -> u32 {
+        // SAFETY: the logic holds no reference to it.
+        match unsafe { (*self.tagged.get()).device } {
+            0 => INGRESS,
+            device => device,
+        }
+    }
+
+    fn port_ifindex(&self) -> u32 {
         INGRESS
+    }
+
+    fn tag_aware(&self) -> impl Env {
+        *self
+    }
+
+    fn vlan(&self, key: &VlanKey) -> Option<u32> {
+        self.vlans.get(key).copied()
+    }
+
+    fn tagged(&self) -> Option<*mut Tagged> {
+        Some(self.tagged.get())
+    }
+
+    fn take_tags_off(&self) -> u64 {
+        vlan::take_off(*self)
+    }
+
+    fn finish_tagged(&self, verdict: Verdict) -> Verdict {
+        vlan::finish(*self, verdict)
+    }
+
+    fn send_tagged(&self, ifindex: u32, tags: Tags) -> Verdict {
+        vlan::send(*self, ifindex, tags)
     }
 
     fn shorten(&self, bytes: u32) -> bool {
@@ -362,6 +404,9 @@ impl Env for &Machine {
     }
 
     fn link_of(&self, ifindex: u32) -> Option<u8> {
+        if let Some(index) = self.vlan_links.get(&ifindex) {
+            return Some(*index);
+        }
         let mut links = self.links.iter();
         links
             .position(|link| link.ifindex == ifindex)

@@ -56,6 +56,7 @@ mod state;
 mod stats;
 mod sweep;
 mod tally;
+mod vlans;
 mod wake;
 mod watch;
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::maps::{Array, MapData, MapError};
-use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link};
+use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link, TAGGED};
 
 use crate::netlink::LinkInfo;
 use crate::record::Records;
+use crate::vlans::Carrier;
 
 /// The last entry of `LINKS` has no interface: the program drops packets of sessions that lead there as `no_next_hop`.
 pub(crate) const NOWHERE: u8 = LINKS_MAX as u8 - 1;
@@ -98,17 +99,20 @@ impl Links {
     }
 
     /// The index of an interface in `LINKS`, which is written if it is not up to date; `None` if there is no room.
-    pub(crate) fn ensure(&mut self, info: &LinkInfo) -> Option<u8> {
+    pub(crate) fn ensure(&mut self, info: &LinkInfo, carrier: Carrier) -> Option<u8> {
         if info.ifindex > IFINDEX_MAX {
             return None;
         }
         let placed = self.slots.place(&info.name, info.ifindex)?;
         self.records.name_link(placed.slot, &info.name);
+        let is_tagged = carrier.tags[0] != 0;
         let link = Link {
-            ifindex: info.ifindex,
+            ifindex: carrier.ifindex | if is_tagged { TAGGED } else { 0 },
             route_generation: self.generation,
             mac: info.mac,
             mtu: u16::try_from(info.mtu).unwrap_or(u16::MAX),
+            tags: carrier.tags,
+            zero: [0; 2],
         };
         if self.written.insert(placed.slot, link) != Some(link) {
             self.place(placed.slot, &link);
@@ -131,9 +135,9 @@ impl Links {
     }
 
     /// Writes what has changed of an interface that is in use.
-    pub(crate) fn update(&mut self, info: &LinkInfo) {
+    pub(crate) fn update(&mut self, info: &LinkInfo, carrier: Carrier) {
         if self.contains(info) {
-            self.ensure(info);
+            self.ensure(info, carrier);
         }
     }
 
@@ -172,7 +176,9 @@ fn bytes(link: &Link) -> [u8; size_of::<Link>()] {
     bytes[..4].copy_from_slice(&link.ifindex.to_ne_bytes());
     bytes[4..8].copy_from_slice(&link.route_generation.to_ne_bytes());
     bytes[8..14].copy_from_slice(&link.mac);
-    bytes[14..].copy_from_slice(&link.mtu.to_ne_bytes());
+    bytes[14..16].copy_from_slice(&link.mtu.to_ne_bytes());
+    bytes[16..20].copy_from_slice(&link.tags[0].to_ne_bytes());
+    bytes[20..24].copy_from_slice(&link.tags[1].to_ne_bytes());
     bytes
 }
 
@@ -245,6 +251,8 @@ mod tests {
             route_generation: 7,
             mac: [1, 2, 3, 4, 5, 6],
             mtu: 1500,
+            tags: [0x6400_0081, 0x0700_a888],
+            zero: [0; 2],
         };
         // SAFETY: same size, and every bit pattern is a link.
         let read = unsafe { std::mem::transmute::<[u8; size_of::<Link>()], Link>(bytes(&link)) };

@@ -10,6 +10,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use weir_l4_common::vlan::tag;
 
 /// What a monitor hears of: links, neighbours, and addresses, routes and rules of IPv4 and IPv6 (`RTMGRP_*`,
 /// `RTNLGRP_IPV6_RULE`).
@@ -31,6 +32,13 @@ const ROUTE_LEN: usize = 12;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_VLAN_PROTOCOL: u16 = 5;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_XDP: u16 = 43;
 const IFLA_XDP_ATTACHED: u16 = 2;
 const IFA_ADDRESS: u16 = 1;
@@ -63,6 +71,34 @@ pub(crate) struct LinkInfo {
     pub(crate) mtu: u32,
     /// Whether an XDP program is attached.
     pub(crate) has_xdp: bool,
+    /// Whether it is in service.
+    pub(crate) is_up: bool,
+    /// What a VLAN device is one of.
+    pub(crate) vlan: Option<Vlan>,
+}
+
+impl LinkInfo {
+    /// An interface of which nothing is known but its number.
+    pub(crate) fn new(ifindex: u32) -> Self {
+        Self {
+            ifindex,
+            name: String::new(),
+            mac: [0; 6],
+            mtu: 0,
+            has_xdp: false,
+            is_up: true,
+            vlan: None,
+        }
+    }
+}
+
+/// What a VLAN device adds to frames of another interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Vlan {
+    /// Kernel's index of the interface; `None` if it is in another network namespace.
+    pub(crate) parent: Option<u32>,
+    /// The tag, as it lies in a frame.
+    pub(crate) tag: u32,
 }
 
 /// A neighbour.
@@ -412,12 +448,10 @@ const NLMSG_DONE: u16 = libc::NLMSG_DONE as u16;
 
 fn link(body: &[u8]) -> Option<LinkInfo> {
     let mut link = LinkInfo {
-        ifindex: u32_at(body, 4)?,
-        name: String::new(),
-        mac: [0; 6],
-        mtu: 0,
-        has_xdp: false,
+        is_up: u32_at(body, 8)? & libc::IFF_UP as u32 != 0,
+        ..LinkInfo::new(u32_at(body, 4)?)
     };
+    let (mut parent, mut elsewhere, mut tag) = (None, false, None);
     for (kind, value) in attributes(body.get(LINK_LEN..)?) {
         match kind {
             IFLA_IFNAME => {
@@ -430,15 +464,41 @@ fn link(body: &[u8]) -> Option<LinkInfo> {
                 link.has_xdp = attributes(value)
                     .any(|(kind, value)| kind == IFLA_XDP_ATTACHED && value.first() != Some(&0));
             }
+            IFLA_LINK => parent = u32_at(value, 0),
+            IFLA_LINK_NETNSID => elsewhere = true,
+            IFLA_LINKINFO => tag = vlan_tag(value),
             _ => {}
         }
     }
+    link.vlan = tag.map(|tag| Vlan {
+        parent: parent.filter(|_| !elsewhere),
+        tag,
+    });
     // Wireless drivers send events without a name: they are about something else.
     if link.name.is_empty() {
         None
     } else {
         Some(link)
     }
+}
+
+/// The tag of a VLAN device, from what is told of its kind; `None` for every other kind.
+fn vlan_tag(info: &[u8]) -> Option<u32> {
+    let find = |kind| attributes(info).find(|(found, _)| *found == kind);
+    let (_, kind) = find(IFLA_INFO_KIND)?;
+    if kind.split(|byte| *byte == 0).next() != Some(b"vlan") {
+        return None;
+    }
+    let (_, data) = find(IFLA_INFO_DATA)?;
+    let (mut id, mut protocol) = (None, None);
+    for (kind, value) in attributes(data) {
+        match kind {
+            IFLA_VLAN_ID => id = u16_at(value, 0),
+            IFLA_VLAN_PROTOCOL => protocol = u16_at(value, 0),
+            _ => {}
+        }
+    }
+    Some(tag(protocol?, id?))
 }
 
 fn address(body: &[u8]) -> Option<IpAddr> {
@@ -636,6 +696,41 @@ mod tests {
         );
         body[0] = libc::AF_BRIDGE as u8;
         assert_eq!(parsed(&message(libc::RTM_DELLINK, &body)), []);
+    }
+
+    #[test]
+    fn a_vlan_device_says_what_it_adds_to_whose_frames() {
+        let device = |kind: &[u8], protocol: u16, more: &[(u16, u32)]| {
+            let mut data = Vec::new();
+            attribute(&mut data, IFLA_VLAN_ID, &100u16.to_ne_bytes());
+            attribute(&mut data, IFLA_VLAN_PROTOCOL, &protocol.to_be_bytes());
+            let mut info = Vec::new();
+            attribute(&mut info, IFLA_INFO_KIND, kind);
+            attribute(&mut info, IFLA_INFO_DATA, &data);
+            let mut body = vec![0; LINK_LEN];
+            (body[4], body[8]) = (9, 1);
+            attribute(&mut body, IFLA_IFNAME, b"eth0.100\0");
+            for (kind, value) in more {
+                attribute(&mut body, *kind, &value.to_ne_bytes());
+            }
+            attribute(&mut body, IFLA_LINKINFO, &info);
+            match &parsed(&message(libc::RTM_NEWLINK, &body))[..] {
+                [Message::Link(link)] => (link.is_up, link.vlan),
+                other => panic!("{other:?}"),
+            }
+        };
+        let vlan = |parent, tag: [u8; 4]| {
+            let tag = u32::from_ne_bytes(tag);
+            (true, Some(Vlan { parent, tag }))
+        };
+        let parent = (IFLA_LINK, 2);
+        let (customer, service) = ([0x81, 0, 0, 100], [0x88, 0xa8, 0, 100]);
+        let kind = b"vlan\0";
+        assert_eq!(device(kind, 0x8100, &[parent]), vlan(Some(2), customer));
+        assert_eq!(device(kind, 0x88a8, &[parent]), vlan(Some(2), service));
+        let elsewhere = [parent, (IFLA_LINK_NETNSID, 0)];
+        assert_eq!(device(kind, 0x8100, &elsewhere), vlan(None, customer));
+        assert_eq!(device(b"macvlan\0", 0x8100, &[parent]), (true, None));
     }
 
     #[test]

@@ -48,6 +48,7 @@ use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
 use crate::sweep::{Now, Passed, Sweep, Totals};
 use crate::tally::Count;
+use crate::vlans::Vlans;
 use crate::wake::Wake;
 use crate::watch::{Order, Parts, Watch};
 
@@ -219,6 +220,7 @@ impl Plane {
             take(&mut ebpf, "LINK_OF")?,
             records.clone(),
         );
+        let vlans = Vlans::new(take(&mut ebpf, "VLANS")?);
         let events = take(&mut ebpf, "EVENTS")?;
         let programs = Arc::new(Mutex::new(Programs::load(
             ebpf,
@@ -244,6 +246,7 @@ impl Plane {
             backends: backends.clone(),
             programs: programs.clone(),
             links,
+            vlans,
             mode: l4.xdp_mode,
             orders: ordered,
             expected: l4.interfaces.clone(),

@@ -21,6 +21,7 @@ use crate::links::{INTERFACES_MAX, Links};
 use crate::lock::lock;
 use crate::netlink::{Keep, LinkInfo, Message, Monitor, Questions};
 use crate::next_hop::{Effects, NextHops};
+use crate::vlans::{self, Carrier, Vlans};
 use crate::wake::Wake;
 
 /// After a change of routes, wait for more of them before all ways are asked for again…
@@ -52,6 +53,7 @@ pub(crate) struct Watch {
     backends: Arc<Backends>,
     programs: Arc<Mutex<Programs>>,
     links: Links,
+    vlans: Vlans,
     /// Interfaces that the program is attached to, and how it should be.
     attach: Vec<String>,
     /// Those that it is going to be attached to.
@@ -95,6 +97,7 @@ pub(crate) struct Parts {
     pub(crate) backends: Arc<Backends>,
     pub(crate) programs: Arc<Mutex<Programs>>,
     pub(crate) links: Links,
+    pub(crate) vlans: Vlans,
     pub(crate) mode: XdpMode,
     pub(crate) orders: Receiver<Order>,
     /// Interfaces that the program is going to be attached to.
@@ -113,6 +116,7 @@ impl Watch {
             backends,
             programs,
             links,
+            vlans,
             mode,
             orders,
             expected,
@@ -126,6 +130,7 @@ impl Watch {
             backends,
             programs,
             links,
+            vlans,
             attach: Vec::new(),
             expected,
             mode,
@@ -151,9 +156,7 @@ impl Watch {
             .check_locals(&locals)
             .map_err(Error::system("list this machine's addresses"))?;
         // Sessions from before lead through them.
-        for link in watch.interfaces.values() {
-            watch.links.update(link);
-        }
+        watch.update_links();
         Ok(watch)
     }
 
@@ -271,7 +274,63 @@ impl Watch {
                 return Err(error);
             }
         }
+        self.update_links();
         Ok(())
+    }
+
+    /// Whether the program is attached to an interface, or going to be.
+    fn is_attached(&self, name: &str) -> bool {
+        let names = [&self.attach, &self.expected];
+        names
+            .iter()
+            .any(|names| names.iter().any(|other| other == name))
+    }
+
+    /// What carries frames of an interface; the interface itself where we cannot say.
+    fn carrier(&self, link: &LinkInfo) -> Carrier {
+        let is_attached = |name: &str| self.is_attached(name);
+        vlans::carrier(link, &self.interfaces, &is_attached).unwrap_or_else(|| {
+            tracing::warn!(
+                interface = link.name,
+                "a VLAN device with more than two tags, or over an interface that is not to be seen here"
+            );
+            Carrier {
+                ifindex: link.ifindex,
+                tags: [0; 2],
+            }
+        })
+    }
+
+    /// Writes what has changed of the interfaces that are in use, and of VLAN devices: one interface carries others.
+    fn update_links(&mut self) {
+        let in_use = self.interfaces.values();
+        let in_use: Vec<LinkInfo> = in_use
+            .filter(|link| self.links.contains(link))
+            .cloned()
+            .collect();
+        for link in in_use {
+            let carrier = self.carrier(&link);
+            self.links.update(&link, carrier);
+        }
+        let names = [&self.attach, &self.expected];
+        let is_attached = |name: &str| {
+            names
+                .iter()
+                .any(|names| names.iter().any(|other| other == name))
+        };
+        for ifindex in self.vlans.update(&self.interfaces, &is_attached) {
+            let Some(link) = self.interfaces.get(&ifindex) else {
+                continue;
+            };
+            if is_attached(&link.name) && vlans::strips_tags(&link.name).unwrap_or(false) {
+                tracing::warn!(
+                    interface = link.name,
+                    "the interface takes VLAN tags off before XDP sees them, so that frames are taken for untagged ones: \
+                     `ethtool -K {} rxvlan off` leaves them on",
+                    link.name
+                );
+            }
+        }
     }
 
     fn keep(&mut self, names: &[String]) {
@@ -282,8 +341,11 @@ impl Watch {
                 tracing::info!(interface = name, "XDP detached");
             }
         }
+        drop(programs);
         self.attach.retain(|name| names.contains(name));
+        self.expected.retain(|name| names.contains(name));
         self.vanished.retain(|name| names.contains(name));
+        self.update_links();
     }
 
     /// What the kernel has told.
@@ -329,7 +391,7 @@ impl Watch {
         if before.as_ref() == Some(link) {
             return;
         }
-        self.links.update(link);
+        self.update_links();
         let is_new = before.is_none_or(|before| before.name != link.name);
         if is_new && self.attach.contains(&link.name) {
             self.reattach(&link.name);
@@ -349,6 +411,7 @@ impl Watch {
             lock(&self.programs).detach(&link.name);
             self.vanished.insert(link.name);
         }
+        self.update_links();
         let mut effects = Effects::default();
         self.hops.interface_gone(ifindex, &mut effects);
         self.apply(effects);
@@ -379,7 +442,8 @@ impl Watch {
                 interface: name.to_owned(),
             });
         };
-        self.links.ensure(&link).ok_or(Error::TooMany {
+        let carrier = self.carrier(&link);
+        self.links.ensure(&link, carrier).ok_or(Error::TooMany {
             what: "interfaces",
             max: INTERFACES_MAX,
         })?;
@@ -555,17 +619,16 @@ impl Watch {
             let Some(link) = self.interfaces.get(&hop.ifindex) else {
                 continue;
             };
-            let attached = [&self.attach, &self.expected]
-                .iter()
-                .any(|names| names.contains(&link.name));
-            if !self.links.contains(link) && !attached {
+            let carrier = self.carrier(link);
+            let carried_by = self.interfaces.get(&carrier.ifindex).unwrap_or(link);
+            if !self.links.contains(link) && !self.is_attached(&carried_by.name) {
                 tracing::warn!(
                     backend = %addr, interface = link.name,
                     "packets leave by an interface that is not in [l4] interfaces: they arrive only if its driver sends \
                      what XDP redirects to it"
                 );
             }
-            match self.links.ensure(link) {
+            match self.links.ensure(link, carrier) {
                 Some(slot) => {
                     tracing::debug!(backend = %addr, interface = link.name, mac = ?hop.mac, "next hop");
                     self.backends.set_hop(

@@ -10,11 +10,12 @@ use weir_l4_common::checksum;
 use weir_l4_common::client;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::link::{LINKS_MAP, Link, Links};
+use weir_l4_common::link::{LINKS_MAP, Link, Links, TAGGED};
 use weir_l4_common::listeners::{self, Entry, PROBES, Place};
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, Listener, ListenerKey, Mode, Pick, Settings, mapped,
 };
+use weir_l4_common::vlan::{Tags, VlanKey};
 
 /// Gives foreign types of plain bytes to aya.
 #[derive(Clone, Copy)]
@@ -134,19 +135,8 @@ impl Rig {
             run_name: "weir_forward",
             tunnel: Listener::default(),
         };
-        for (slot, ifindex, mac) in [(0, INGRESS, LB_MAC), (1, EGRESS, OTHER_MAC)] {
-            rig.links(|links| {
-                links[slot as usize] = Link {
-                    ifindex,
-                    mtu: 1500,
-                    mac,
-                    route_generation: 0,
-                };
-            });
-            rig.array("LINK_OF")
-                .set(ifindex, Plain(slot + 1), 0)
-                .unwrap();
-        }
+        rig.link(0, INGRESS, LB_MAC);
+        rig.link(1, EGRESS, OTHER_MAC);
         rig.locals(&[LOCAL]);
         rig
     }
@@ -210,6 +200,38 @@ impl Rig {
                 link.route_generation = route_generation;
             }
         });
+    }
+
+    /// An interface, with a place among the links.
+    pub(crate) fn link(&mut self, slot: u32, ifindex: u32, mac: [u8; 6]) {
+        let link = Link {
+            ifindex,
+            mtu: 1500,
+            mac,
+            ..Link::default()
+        };
+        self.links(|links| links[slot as usize] = link);
+        self.array("LINK_OF")
+            .set(ifindex, Plain(slot + 1), 0)
+            .unwrap();
+    }
+
+    /// A VLAN device of an interface, with a place among the links.
+    pub(crate) fn vlan(&mut self, device: u32, ifindex: u32, tags: Tags, slot: u32, mac: [u8; 6]) {
+        let link = Link {
+            ifindex: ifindex | TAGGED,
+            mtu: 1500,
+            mac,
+            tags,
+            ..Link::default()
+        };
+        self.links(|links| links[slot as usize] = link);
+        self.array("LINK_OF")
+            .set(device, Plain(slot + 1), 0)
+            .unwrap();
+        self.hash::<VlanKey, u32>("VLANS")
+            .insert(Plain(VlanKey { ifindex, tags }), Plain(device), 0)
+            .unwrap();
     }
 
     pub(crate) fn settings(&mut self, settings: Settings) {
