@@ -491,6 +491,12 @@ fn backends(families: &mut Families<'_>, backends: &[BackendView]) -> fmt::Resul
         each(|b| b.draining.into()),
     )?;
     families.gauge(
+        "weir_backend_overridden",
+        "1 when an operator has set something in place of the config.",
+        None,
+        each(|b| b.overridden.is_some().into()),
+    )?;
+    families.gauge(
         "weir_backend_ejected",
         "1 while the proxy leaves the backend out because it failed too often in a row.",
         None,

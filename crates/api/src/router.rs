@@ -5,18 +5,19 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, patch};
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi};
 
 use crate::connections::Connections;
 use crate::error::{ApiError, ErrorBody};
 use crate::metrics::Metrics;
+use crate::order::{BackendName, Desk, Order, Override, OverrideView};
 use crate::token::Access;
 use crate::view::{
     AddressFilter, BackendView, ListenerView, Page, PoolView, SessionFilter, SessionView, View,
@@ -26,15 +27,23 @@ use crate::view::{
 const SESSIONS_DEFAULT: usize = 100;
 /// Sessions in an answer at most: about 3 MB of JSON.
 const SESSIONS_MOST: usize = 10_000;
+/// An order's body.
+const ORDER_BYTES_MAX: usize = 4096;
 
 /// Everything the API answers. `/healthz` is open to all; the rest needs the token, where there is one.
-pub fn router(view: Arc<dyn View>, access: Access) -> Router {
+pub fn router(view: Arc<dyn View>, access: Access, desk: Desk) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v1/listeners", get(listeners))
         .route("/api/v1/pools", get(pools))
         .route("/api/v1/backends", get(backends))
         .route("/api/v1/sessions", get(sessions))
+        .route("/api/v1/overrides", get(overrides))
+        .route(
+            "/api/v1/overrides/{pool}/{backend}",
+            patch(set_override).delete(clear_override),
+        )
+        .layer(DefaultBodyLimit::max(ORDER_BYTES_MAX))
         .route("/api/v1/openapi.json", get(openapi))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
@@ -46,6 +55,7 @@ pub fn router(view: Arc<dyn View>, access: Access) -> Router {
         .with_state(Shared {
             metrics: Arc::new(Metrics::new(Arc::clone(&view))),
             view,
+            desk,
         })
 }
 
@@ -59,12 +69,23 @@ pub async fn serve(connections: Connections, router: Router) {
 struct Shared {
     view: Arc<dyn View>,
     metrics: Arc<Metrics>,
+    desk: Desk,
 }
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "weir", description = "A node of the weir load balancer."),
-    paths(healthz, metrics, listeners, pools, backends, sessions)
+    paths(
+        healthz,
+        metrics,
+        listeners,
+        pools,
+        backends,
+        sessions,
+        overrides,
+        set_override,
+        clear_override
+    )
 )]
 struct Description;
 
@@ -195,6 +216,104 @@ async fn sessions(
     blocking(move || Json(shared.view.sessions(&filter))).await
 }
 
+/// What operators have set in place of the config.
+#[utoipa::path(get, path = "/api/v1/overrides", responses(
+    (status = 200, description = "All of them.", body = Page<OverrideView>),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+))]
+async fn overrides(State(shared): State<Shared>) -> Json<Page<OverrideView>> {
+    Json(Page::whole(shared.view.overrides()))
+}
+
+/// Sets something of a backend in place of the config. What is not given stays as it is.
+#[utoipa::path(patch, path = "/api/v1/overrides/{pool}/{backend}", request_body = Override,
+    params(("pool" = String, Path), ("backend" = String, Path, example = "10.0.2.11:8080")),
+    responses(
+    (status = 200, description = "What is set now; it is in force, and kept.", body = Override),
+    (status = 400, description = "The order cannot be understood.", body = ErrorBody),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+    (status = 403, description = "Without a token, and for a host that is no address.", body = ErrorBody),
+    (status = 404, description = "The config has no such backend.", body = ErrorBody),
+    (status = 500, description = "It cannot be kept or put in force; nothing has changed.", body = ErrorBody),
+    (status = 503, description = "The node is about to stop.", body = ErrorBody),
+))]
+async fn set_override(
+    State(shared): State<Shared>,
+    Path((pool, backend)): Path<(String, String)>,
+    headers: HeaderMap,
+    change: Result<Json<Override>, JsonRejection>,
+) -> Result<Json<Override>, ApiError> {
+    check_origin(&headers)?;
+    let Json(change) = change.map_err(|error| ApiError::bad_request(error.body_text()))?;
+    if change.is_empty() {
+        return Err(ApiError::bad_request("expected `state` or `weight`"));
+    }
+    if change
+        .weight
+        .is_some_and(|weight| weight > weir_model::MAX_WEIGHT)
+    {
+        return Err(ApiError::bad_request(format!(
+            "weight: expected 0 to {}",
+            weir_model::MAX_WEIGHT
+        )));
+    }
+    let order = Order::Set(backend_name(pool, &backend)?, change);
+    Ok(Json(shared.desk.order(order).await?))
+}
+
+/// Clears what is set of a backend: it goes by the config again.
+#[utoipa::path(delete, path = "/api/v1/overrides/{pool}/{backend}",
+    params(("pool" = String, Path), ("backend" = String, Path, example = "10.0.2.11:8080")),
+    responses(
+    (status = 200, description = "Nothing is set any more.", body = Override),
+    (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
+    (status = 403, description = "Without a token, and for a host that is no address.", body = ErrorBody),
+    (status = 404, description = "Nothing is set of such a backend.", body = ErrorBody),
+    (status = 500, description = "It cannot be kept or put in force; nothing has changed.", body = ErrorBody),
+    (status = 503, description = "The node is about to stop.", body = ErrorBody),
+))]
+async fn clear_override(
+    State(shared): State<Shared>,
+    Path((pool, backend)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Json<Override>, ApiError> {
+    check_origin(&headers)?;
+    let order = Order::Clear(backend_name(pool, &backend)?);
+    Ok(Json(shared.desk.order(order).await?))
+}
+
+fn backend_name(pool: String, backend: &str) -> Result<BackendName, ApiError> {
+    let address = backend
+        .parse()
+        .map_err(|_| ApiError::bad_request(format!("{backend:?} is not an address with a port")))?;
+    Ok(BackendName { pool, address })
+}
+
+/// Where nothing is asked for, a page in the operator's browser could order by a name that leads here (DNS rebinding): who
+/// has no token must have asked for an address, or for `localhost`.
+fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
+    if headers.contains_key(header::AUTHORIZATION) {
+        return Ok(());
+    }
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let is_own = |host: &str| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        host.parse::<std::net::SocketAddr>().is_ok()
+            || host.parse::<std::net::IpAddr>().is_ok()
+            || name.parse::<std::net::Ipv4Addr>().is_ok()
+            || name == "localhost"
+    };
+    if host.is_some_and(is_own) {
+        Ok(())
+    } else {
+        Err(ApiError::forbidden(
+            "without a token, ask for an address or for `localhost`",
+        ))
+    }
+}
+
 async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Description::openapi())
 }
@@ -243,11 +362,17 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
+    use crate::order::{Ask, OrderError, OverrideState};
     use crate::token::Token;
     use crate::view::{
         AccessLogView, CertificateView, CheckView, ChecksView, DropView, HealthView, InterfaceView,
         NodeView, ProcessView, ReloadsView, RouteView, SessionsView, StickySessionsView, TlsView,
         Traffic,
+    };
+
+    const DRAINING: Override = Override {
+        state: Some(OverrideState::Draining),
+        weight: None,
     };
 
     /// A node with one of everything.
@@ -406,6 +531,7 @@ mod tests {
                 weight: 10,
                 health: HealthView::Up,
                 draining: true,
+                overridden: Some(DRAINING),
                 available: true,
                 checks: Some(ChecksView {
                     since: instant(),
@@ -427,6 +553,7 @@ mod tests {
             let other = BackendView {
                 ejected: false,
                 ejections: 0,
+                overridden: None,
                 pool: "api".into(),
                 address: address("[2001:db8::1]:80"),
                 health: HealthView::Unknown,
@@ -435,6 +562,14 @@ mod tests {
                 ..up.clone()
             };
             vec![up, other]
+        }
+
+        fn overrides(&self) -> Vec<OverrideView> {
+            vec![OverrideView {
+                pool: "web".into(),
+                address: address("10.0.0.1:80"),
+                set: DRAINING,
+            }]
         }
 
         fn sessions(&self, filter: &SessionFilter) -> Page<SessionView> {
@@ -447,7 +582,7 @@ mod tests {
     }
 
     async fn call(view: Sample, access: Access, request: Request) -> (StatusCode, Response) {
-        let response = router(Arc::new(view), access)
+        let response = router(Arc::new(view), access, Desk::new().0)
             .oneshot(request)
             .await
             .unwrap();
@@ -527,7 +662,11 @@ mod tests {
     #[tokio::test]
     async fn session_query_becomes_a_filter() {
         let view = Arc::new(Sample::default());
-        let app = router(Arc::clone(&view) as Arc<dyn View>, Access::new(None));
+        let app = router(
+            Arc::clone(&view) as Arc<dyn View>,
+            Access::new(None),
+            Desk::new().0,
+        );
         for path in [
             "/api/v1/sessions",
             "/api/v1/sessions?listener=web&client=198.51.100.7&backend=%5B2001:db8::1%5D:80&limit=3",
@@ -609,6 +748,117 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn orders_are_handed_in_and_answered() {
+        let (desk, mut orders) = Desk::new();
+        let app = router(Arc::new(Sample::default()), Access::new(None), desk);
+        tokio::spawn(async move {
+            while let Some(Ask { order, reply }) = orders.recv().await {
+                let answer = match order {
+                    Order::Set(backend, _) if backend.pool == "none" => {
+                        Err(OrderError::NoBackend(backend.to_string()))
+                    }
+                    Order::Set(_, change) => Ok(change),
+                    Order::Clear(_) => Ok(Override::default()),
+                };
+                reply.send(answer).unwrap();
+            }
+        });
+        let check =
+            async |method: &str, path: &str, host: &str, body: &str, status: u16, text_: &str| {
+                let mut request = request(method, &format!("/api/v1/overrides/{path}"));
+                request
+                    .headers_mut()
+                    .insert(header::HOST, host.parse().unwrap());
+                let json = HeaderValue::from_static("application/json");
+                request.headers_mut().insert(header::CONTENT_TYPE, json);
+                *request.body_mut() = Body::from(body.to_owned());
+                let response = app.clone().oneshot(request).await.unwrap();
+                let got = response.status();
+                let answer = text(response).await;
+                assert_eq!(got.as_u16(), status, "{method} {path} {body}: {answer}");
+                assert!(answer.contains(text_), "{answer}");
+            };
+        let web = "web/10.0.0.1:80";
+        let draining = r#"{"state":"draining"}"#;
+        check("PATCH", web, "127.0.0.1:9900", draining, 200, draining).await;
+        check(
+            "PATCH",
+            "web/%5B::1%5D:80",
+            "[::1]:9900",
+            r#"{"weight":0}"#,
+            200,
+            r#"{"weight":0}"#,
+        )
+        .await;
+        check("DELETE", web, "localhost:9900", "", 200, "{}").await;
+        check(
+            "PATCH",
+            web,
+            "evil.example:9900",
+            draining,
+            403,
+            "without a token",
+        )
+        .await;
+        check("DELETE", web, "evil.example", "", 403, "without a token").await;
+        check(
+            "PATCH",
+            "none/10.0.0.1:80",
+            "127.0.0.1",
+            draining,
+            404,
+            "no backend none/10.0.0.1:80",
+        )
+        .await;
+        check(
+            "PATCH",
+            "web/x",
+            "127.0.0.1",
+            draining,
+            400,
+            "not an address",
+        )
+        .await;
+        check(
+            "PATCH",
+            web,
+            "127.0.0.1",
+            "{}",
+            400,
+            "expected `state` or `weight`",
+        )
+        .await;
+        check(
+            "PATCH",
+            web,
+            "127.0.0.1",
+            r#"{"weight":1001}"#,
+            400,
+            "0 to 1000",
+        )
+        .await;
+        check(
+            "PATCH",
+            web,
+            "127.0.0.1",
+            r#"{"state":"gone"}"#,
+            400,
+            "unknown variant",
+        )
+        .await;
+        check(
+            "PATCH",
+            web,
+            "127.0.0.1",
+            r#"{"wait":1}"#,
+            400,
+            "unknown field",
+        )
+        .await;
+        check("PUT", web, "127.0.0.1", draining, 405, "PUT is not allowed").await;
+    }
+
+    #[tokio::test]
     async fn everything_but_healthz_needs_the_token() {
         let folder = std::env::temp_dir().join(format!("weir-router-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -669,6 +919,7 @@ mod tests {
             "/api/v1/pools",
             "/api/v1/backends",
             "/api/v1/sessions",
+            "/api/v1/overrides",
         ] {
             assert!(description["paths"][path]["get"].is_object(), "{path}");
         }
@@ -725,6 +976,7 @@ mod tests {
             r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="up"} 1"#,
             r#"weir_backend_health{pool="api",backend="[2001:db8::1]:80",state="unknown"} 1"#,
             r#"weir_backend_checks_total{pool="web",backend="10.0.0.1:80",result="inconclusive"} 1"#,
+            r#"weir_backend_overridden{pool="web",backend="10.0.0.1:80"} 1"#,
             r#"weir_backend_check_duration_seconds{pool="web",backend="10.0.0.1:80"} 0.00125"#,
             r#"weir_backend_retries_total{pool="web",backend="10.0.0.1:80"} 4"#,
             "process_cpu_seconds_total 1.5",

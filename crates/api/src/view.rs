@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
+use crate::order::{Override, OverrideView};
 use crate::timestamp::rfc3339;
 
 /// What a node can tell about itself. Called on threads that may block for milliseconds, never on the data path.
@@ -22,6 +23,8 @@ pub trait View: Send + Sync + 'static {
     fn pools(&self) -> Vec<PoolView>;
     /// Every backend of every pool, in the order of the file.
     fn backends(&self) -> Vec<BackendView>;
+    /// What operators have set in place of the config.
+    fn overrides(&self) -> Vec<OverrideView>;
     /// The layer 4 sessions that fit the filter, at most `filter.limit` of them, and how many fit in all.
     fn sessions(&self, filter: &SessionFilter) -> Page<SessionView>;
 }
@@ -341,6 +344,9 @@ pub struct BackendView {
     pub health: HealthView,
     /// An operator drains it.
     pub draining: bool,
+    /// What an operator has set in place of the config.
+    #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
+    pub overridden: Option<Override>,
     /// Whether new work may go to it.
     pub available: bool,
     /// It failed too often in a row, and the proxy gives it no new work for a while.

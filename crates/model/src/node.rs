@@ -14,6 +14,8 @@ pub struct Node {
     pub name: Option<Name>,
     /// How long connections may go on after the daemon was told to stop. Default 30 s.
     pub drain_timeout: Duration,
+    /// Where what an operator sets at run time is kept. Default `/var/lib/weir`.
+    pub state_dir: PathBuf,
 }
 
 impl Default for Node {
@@ -21,6 +23,7 @@ impl Default for Node {
         Self {
             name: None,
             drain_timeout: Duration::from_secs(30),
+            state_dir: "/var/lib/weir".into(),
         }
     }
 }

@@ -39,6 +39,17 @@ pub(crate) enum Command {
     Detach(DetachArgs),
     /// Asks a running node and prints a table.
     Get(GetArgs),
+    /// Gives a backend of a running node no new work; what is established goes on.
+    ///
+    /// This and the three that follow set something in place of the config. It outlives reloads and the daemon, until
+    /// `weir clear`, or until the backend leaves the config; `weir get overrides` shows it.
+    Drain(BackendArgs),
+    /// Gives a backend of a running node no new work, and checks it no more.
+    Disable(BackendArgs),
+    /// Gives a backend of a running node another weight.
+    Weight(WeightArgs),
+    /// Takes back what was set of a backend: it goes by the config again.
+    Clear(BackendArgs),
 }
 
 #[derive(Debug, Args)]
@@ -177,6 +188,8 @@ pub(crate) enum What {
         #[command(flatten)]
         node: NodeArgs,
     },
+    /// What was set of backends in place of the config.
+    Overrides(NodeArgs),
     /// Layer 4 sessions.
     Sessions {
         /// Only of this listener.
@@ -194,6 +207,32 @@ pub(crate) enum What {
         #[command(flatten)]
         node: NodeArgs,
     },
+}
+
+/// Which backend an order is about, and which node obeys.
+#[derive(Debug, Args)]
+pub(crate) struct BackendArgs {
+    /// The backend's pool.
+    #[arg(value_name = "POOL")]
+    pub(crate) pool: String,
+    /// The backend's address, as in the config.
+    #[arg(value_name = "BACKEND")]
+    pub(crate) backend: SocketAddr,
+    /// The node's API.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
+    pub(crate) api: SocketAddr,
+    /// File with the API's token.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WeightArgs {
+    #[command(flatten)]
+    pub(crate) backend: BackendArgs,
+    /// From 0 to 1000.
+    #[arg(value_name = "WEIGHT", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    pub(crate) weight: u16,
 }
 
 /// Which node is asked, and how its answer is shown.

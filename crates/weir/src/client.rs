@@ -21,12 +21,23 @@ pub(crate) struct Answer {
 
 /// Asks for a path.
 pub(crate) fn get(address: SocketAddr, path: &str, token: Option<&str>) -> Result<Answer> {
+    send(address, "GET", path, token, None)
+}
+
+/// Sends a request, with a body of JSON if there is one.
+pub(crate) fn send(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<&str>,
+) -> Result<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
         .with_context(|| format!("connect to the API at {address} (is weir running there?)"))?;
     let answer = (|| {
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
         stream.set_write_timeout(Some(READ_TIMEOUT))?;
-        stream.write_all(request(address, path, token).as_bytes())?;
+        stream.write_all(request(address, method, path, token, body).as_bytes())?;
         let mut bytes = Vec::new();
         stream
             .take(ANSWER_BYTES)
@@ -38,12 +49,23 @@ pub(crate) fn get(address: SocketAddr, path: &str, token: Option<&str>) -> Resul
 }
 
 /// HTTP/1.0: the answer ends with the connection and is never chunked (RFC 9112, section 6.1).
-fn request(address: SocketAddr, path: &str, token: Option<&str>) -> String {
+fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: Option<&str>,
+) -> String {
     let authorization = token
         .map(|token| format!("Authorization: Bearer {token}\r\n"))
         .unwrap_or_default();
+    let content = body.map_or_else(String::new, |body| {
+        let length = body.len();
+        format!("Content-Type: application/json\r\nContent-Length: {length}\r\n")
+    });
+    let body = body.unwrap_or_default();
     format!(
-        "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n{authorization}\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAccept: application/json\r\n{authorization}{content}\r\n{body}"
     )
 }
 
@@ -105,11 +127,13 @@ mod tests {
     #[test]
     fn request_carries_the_token() {
         let address = SocketAddr::from(([127, 0, 0, 1], 9900));
-        let with = request(address, "/metrics", Some("secret"));
+        let with = request(address, "GET", "/metrics", Some("secret"), None);
         assert!(
             with.starts_with("GET /metrics HTTP/1.0\r\n")
                 && with.contains("\r\nAuthorization: Bearer secret\r\n\r\n")
         );
-        assert!(!request(address, "/metrics", None).contains("Authorization"));
+        let with = request(address, "PATCH", "/x", None, Some("{}"));
+        assert!(!with.contains("Authorization"));
+        assert!(with.starts_with("PATCH /x ") && with.ends_with("Content-Length: 2\r\n\r\n{}"));
     }
 }

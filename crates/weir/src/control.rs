@@ -13,13 +13,15 @@ use anyhow::{Result, bail};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use weir_api::Access;
+use weir_api::order::{Ask, Order, OrderError, Override, OverrideState};
 use weir_health::{Checker, HealthEvent, Wanted};
 use weir_model::{BackendId, BackendState, Config, Health, Name, OnStop, Pool, Snapshot};
 
 use crate::cause::told;
 use crate::difference::Difference;
 use crate::inbox::{Command, Inbox, Signals};
-use crate::node::Node;
+use crate::node::{self, Node};
+use crate::overrides::Overrides;
 use crate::planes::Planes;
 use crate::slow_start::SlowStart;
 use crate::{check, notify, restart, run};
@@ -54,8 +56,11 @@ pub(crate) struct Control {
     checker: Checker,
     access: Access,
     node: Arc<Node>,
-    /// What is in force.
+    /// What is in force: the file's config with what operators have set.
     snapshot: Arc<Snapshot>,
+    /// The file's config.
+    config: Arc<Config>,
+    overrides: Overrides,
     /// When to try again what a data plane could not follow.
     retry_at: Option<Instant>,
     slow_start: SlowStart,
@@ -71,25 +76,34 @@ impl Control {
         config: Config,
         planes: Arc<Planes>,
         access: Access,
-        signals: Signals,
+        (signals, orders): (Signals, mpsc::Receiver<Ask>),
     ) -> Result<Self> {
         let (events, health) = mpsc::channel(HEALTH_EVENTS);
-        let inbox = Inbox { signals, health };
+        let inbox = Inbox {
+            signals,
+            health,
+            orders,
+        };
+        let config = Arc::new(config);
+        let node = &config.node;
+        let overrides = Overrides::load(&node.state_dir, &node::name(node), &config)?;
         let mut checker = Checker::new(events);
-        let down = known_down(&config, planes.idle_before());
-        checker.inherit(down.keys().map(|id| (id.clone(), Health::Down)));
+        let mut states = known_down(&config, planes.idle_before());
+        checker.inherit(states.keys().map(|id| (id.clone(), Health::Down)));
+        take_out(&overrides, &mut states);
         let snapshot = Arc::new(Snapshot {
             generation: 1,
-            backends: down,
-            ..Snapshot::new(Arc::new(config))
+            backends: states,
+            ..Snapshot::new(overrides.applied_to(&config))
         });
         planes.begin(planes.prepare(&snapshot)?)?;
-        checker.apply(checks(&snapshot.config));
+        checker.apply(checks(&snapshot.config, &overrides));
         let node = Arc::new(Node::new(
             Arc::clone(&planes),
             checker.reports(),
             Arc::clone(&snapshot),
         ));
+        node.overridden(overrides.all().clone());
         Ok(Self {
             file: file.to_owned(),
             planes,
@@ -97,6 +111,8 @@ impl Control {
             access,
             node,
             snapshot,
+            config,
+            overrides,
             retry_at: None,
             slow_start: SlowStart::default(),
             step_at: None,
@@ -119,6 +135,10 @@ impl Control {
                 Command::Health(events) => {
                     events.iter().for_each(tell);
                     self.follow_health();
+                }
+                Command::Order(Ask { order, reply }) => {
+                    // Who has ordered may have gone.
+                    let _ = reply.send(self.obey(&order));
                 }
                 Command::Retry => self.follow_health(),
                 Command::Stop => return self.drain().await,
@@ -149,22 +169,66 @@ impl Control {
             bail!("a restart is needed to change {}", fixed.join(", "));
         }
         let token = run::token(&config.api)?;
-        let difference = Difference::between(&self.snapshot.config, &config);
+        let difference = Difference::between(&self.config, &config);
         share_unchanged(&self.snapshot.config, &mut config);
-        let backends = self.states(&config);
-        self.publish(Arc::new(config), backends)?;
+        let config = Arc::new(config);
+        let mut overrides = self.overrides.clone();
+        let has_lost = overrides.forget_all_but(&config);
+        let applied = overrides.applied_to(&config);
+        let backends = self.states(&applied, &overrides);
+        self.publish(applied, backends)?;
+        self.config = config;
+        self.set_overrides(overrides);
+        if has_lost && let Err(error) = self.overrides.keep() {
+            // They are of backends that are gone: the next start forgets them as well.
+            tracing::warn!("{}", told(&error));
+        }
         self.access.set(token);
-        self.checker.apply(checks(&self.snapshot.config));
         // A backend that joins a check which is already running has a health from the start.
         self.follow_health();
         Ok(difference)
+    }
+
+    /// Does what an operator orders: kept, in force everywhere, or refused and nothing has changed.
+    fn obey(&mut self, order: &Order) -> Result<Override, OrderError> {
+        let failed = |error: &anyhow::Error| OrderError::Failed(told(error));
+        let next = self.overrides.after(order, &self.config)?;
+        next.keep().map_err(|error| failed(&error))?;
+        let config = next.applied_to(&self.config);
+        let backends = self.states(&config, &next);
+        if let Err(error) = self.publish(config, backends) {
+            if let Err(kept) = self.overrides.keep() {
+                tracing::error!("an order that is not in force is kept: {}", told(&kept));
+            }
+            return Err(failed(&error));
+        }
+        self.set_overrides(next);
+        self.follow_health();
+        let (Order::Set(backend, _) | Order::Clear(backend)) = order;
+        let set = self
+            .overrides
+            .all()
+            .iter()
+            .find(|(id, _)| id.pool.as_str() == backend.pool && id.address == backend.address);
+        let set = set.map(|(_, set)| *set).unwrap_or_default();
+        let state = set.state.map(OverrideState::as_str);
+        tracing::info!(pool = %backend.pool, backend = %backend.address, state, weight = set.weight, "override set");
+        Ok(set)
+    }
+
+    fn set_overrides(&mut self, overrides: Overrides) {
+        self.checker
+            .apply(checks(&self.snapshot.config, &overrides));
+        self.node.overridden(overrides.all().clone());
+        self.overrides = overrides;
     }
 
     /// Publishes what the health checks now say, if it is not what is in force.
     fn follow_health(&mut self) {
         self.retry_at = None;
         let config = Arc::clone(&self.snapshot.config);
-        let backends = self.states(&config);
+        let overrides = self.overrides.clone();
+        let backends = self.states(&config, &overrides);
         if backends == self.snapshot.backends {
             return;
         }
@@ -200,9 +264,13 @@ impl Control {
         Ok(())
     }
 
-    /// The backends of a config whose state is not the default: those with a check and a verdict, and those that start
-    /// slowly.
-    fn states(&mut self, config: &Config) -> HashMap<BackendId, BackendState> {
+    /// The backends of a config whose state is not the default: those with a check and a verdict, those that operators
+    /// have taken out, and those that start slowly.
+    fn states(
+        &mut self,
+        config: &Config,
+        overrides: &Overrides,
+    ) -> HashMap<BackendId, BackendState> {
         let mut verdicts = self.checker.reports().verdicts();
         verdicts.retain(|id, health| {
             *health != Health::Unknown
@@ -220,6 +288,7 @@ impl Control {
             )
         };
         let mut states = verdicts.into_iter().map(state).collect();
+        take_out(overrides, &mut states);
         self.step_at = self
             .slow_start
             .follow(&self.snapshot, config, &mut states, Instant::now());
@@ -248,6 +317,9 @@ impl Control {
                     Command::Stop => break Ended::CutOff,
                     Command::Reload => tracing::warn!("no reload while draining"),
                     Command::ReopenLogs => self.planes.reopen_access_logs(),
+                    Command::Order(ask) => {
+                        let _ = ask.reply.send(Err(OrderError::Stopping));
+                    }
                     Command::Health(_) | Command::Retry => {}
                 },
             }
@@ -299,9 +371,21 @@ fn known_down(config: &Config, idle: Vec<BackendId>) -> HashMap<BackendId, Backe
         .collect()
 }
 
-/// Every backend that is to be checked, and how.
-fn checks(config: &Config) -> impl Iterator<Item = Wanted> {
+/// Gives no new work to what operators have taken out.
+fn take_out(overrides: &Overrides, states: &mut HashMap<BackendId, BackendState>) {
+    for (id, set) in overrides.all() {
+        if set.state.is_some() {
+            states.entry(id.clone()).or_default().draining = true;
+        }
+    }
+}
+
+/// Every backend that is to be checked, and how. One that somebody works on is not.
+fn checks(config: &Config, overrides: &Overrides) -> impl Iterator<Item = Wanted> {
     config.backends().filter_map(|(id, backend, pool)| {
+        if overrides.of(&id).state == Some(OverrideState::Disabled) {
+            return None;
+        }
         let check = Arc::new(pool.health.clone()?);
         Some(Wanted {
             backend: id,
@@ -452,7 +536,7 @@ mod tests {
 
     #[test]
     fn checks_are_those_of_pools_that_have_one() {
-        let ids: Vec<String> = checks(&config(TWO_POOLS))
+        let ids: Vec<String> = checks(&config(TWO_POOLS), &Overrides::default())
             .map(|wanted| wanted.backend.to_string())
             .collect();
         assert_eq!(ids, ["a/10.0.0.1:80", "a/10.0.0.2:80", "a/10.0.0.3:80"]);

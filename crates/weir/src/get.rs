@@ -41,7 +41,14 @@ const BACKENDS: &[Column] = &[
     ("SINCE", Left, "/checks/since"),
     ("CONNECTIONS", Right, "/traffic/connections"),
     ("REQUESTS", Right, "/traffic/requests"),
+    ("OVERRIDE", Left, "/override/state"),
     ("REASON", Left, "/checks/reason"),
+];
+const OVERRIDES: &[Column] = &[
+    ("POOL", Left, "/pool"),
+    ("BACKEND", Left, "/address"),
+    ("STATE", Left, "/state"),
+    ("WEIGHT", Right, "/weight"),
 ];
 const SESSIONS: &[Column] = &[
     ("LISTENER", Left, "/listener"),
@@ -88,6 +95,7 @@ pub(crate) fn get(args: &GetArgs) -> Result<ExitCode> {
 fn question(what: &What) -> (String, &'static [Column], &NodeArgs) {
     match what {
         What::Listeners(node) => ("/api/v1/listeners".to_owned(), LISTENERS, node),
+        What::Overrides(node) => ("/api/v1/overrides".to_owned(), OVERRIDES, node),
         What::Pools(node) => ("/api/v1/pools".to_owned(), POOLS, node),
         What::Backends { pool, node } => (
             path("backends", &[("pool", pool.as_deref())]),
@@ -123,7 +131,7 @@ fn path(list: &str, parameters: &[(&str, Option<&str>)]) -> String {
 }
 
 /// All but the unreserved characters (RFC 3986, section 2.3).
-fn percent_encoded(text: &str) -> String {
+pub(crate) fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

@@ -1,10 +1,11 @@
-//! Where the owner of the node's state hears what it is told to do: signals, and news from the health checks. What
-//! an operator or a peer orders will come in here as well.
+//! Where the owner of the node's state hears what it is told to do: signals, orders of operators, and news from the
+//! health checks. What a peer orders will come in here as well.
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use weir_api::order::Ask;
 use weir_health::HealthEvent;
 
 /// What the owner is told to do.
@@ -16,6 +17,8 @@ pub(crate) enum Command {
     ReopenLogs,
     /// The health of these backends has changed.
     Health(Vec<HealthEvent>),
+    /// An operator sets something in place of the config.
+    Order(Ask),
     /// Try again what a data plane could not follow, or give backends that start slowly more of the work.
     Retry,
     /// Take no new work, and end.
@@ -46,6 +49,7 @@ impl Signals {
 pub(crate) struct Inbox {
     pub(crate) signals: Signals,
     pub(crate) health: mpsc::Receiver<HealthEvent>,
+    pub(crate) orders: mpsc::Receiver<Ask>,
 }
 
 impl Inbox {
@@ -63,6 +67,7 @@ impl Inbox {
             _ = self.signals.interrupt.recv() => Command::Stop,
             _ = self.signals.hangup.recv() => Command::Reload,
             _ = self.signals.user1.recv() => Command::ReopenLogs,
+            Some(ask) = self.orders.recv() => Command::Order(ask),
             Some(first) = self.health.recv() => Command::Health(self.with_waiting(first)),
             () = retry => Command::Retry,
         }

@@ -21,6 +21,8 @@ mod limits;
 mod logging;
 mod node;
 mod notify;
+mod order;
+mod overrides;
 mod planes;
 mod procfs;
 mod restart;
@@ -46,6 +48,10 @@ fn main() -> ExitCode {
         Command::Decap(args) => logging::start(&args.log).and_then(|()| decap::decap(&args)),
         Command::Detach(args) => detach::detach(&args),
         Command::Get(args) => get::get(&args),
+        Command::Drain(args) => order::drain(&args),
+        Command::Disable(args) => order::disable(&args),
+        Command::Weight(args) => order::weight(&args),
+        Command::Clear(args) => order::clear(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("weir: {}", cause::told(&error));

@@ -1,14 +1,16 @@
 //! What the node tells about itself: written by the owner of its state, read by the API.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use weir_api::order::Override;
 use weir_api::view::ReloadsView;
 use weir_health::Reports;
-use weir_model::Snapshot;
+use weir_model::{BackendId, Snapshot};
 
 use crate::planes::Planes;
 
@@ -23,6 +25,7 @@ pub(crate) struct Node {
     pub(crate) started: SystemTime,
     host_name: String,
     snapshot: ArcSwap<Snapshot>,
+    overrides: ArcSwap<BTreeMap<BackendId, Override>>,
     draining: AtomicBool,
     reloads: Mutex<ReloadsView>,
 }
@@ -37,6 +40,7 @@ impl Node {
             started,
             host_name: host_name(),
             snapshot: ArcSwap::new(snapshot),
+            overrides: ArcSwap::default(),
             draining: AtomicBool::new(false),
             reloads: Mutex::new(ReloadsView {
                 succeeded: 0,
@@ -62,6 +66,16 @@ impl Node {
     /// This is in force now.
     pub(crate) fn published(&self, snapshot: Arc<Snapshot>) {
         self.snapshot.store(snapshot);
+    }
+
+    /// What operators have set.
+    pub(crate) fn overrides(&self) -> Arc<BTreeMap<BackendId, Override>> {
+        self.overrides.load_full()
+    }
+
+    /// This is set now.
+    pub(crate) fn overridden(&self, overrides: BTreeMap<BackendId, Override>) {
+        self.overrides.store(Arc::new(overrides));
     }
 
     /// Whether new work is refused because the end is near.

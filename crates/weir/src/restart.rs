@@ -29,6 +29,10 @@ pub(crate) fn needed(running: &Config, wanted: &Config) -> Vec<&'static str> {
         _ => note(true, "[l4]"),
     }
     note(running.l7.workers != wanted.l7.workers, "[l7] workers");
+    note(
+        running.node.state_dir != wanted.node.state_dir,
+        "[node] state_dir",
+    );
     note(running.api.listen != wanted.api.listen, "[api] listen");
     changed
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use weir_api::{Access, Connections, Token, View};
+use weir_api::{Access, Connections, Desk, Token, View};
 use weir_model::Api;
 
 use crate::control::Control;
@@ -61,8 +61,9 @@ impl Daemon {
         let access = Access::new(token(&config.api)?);
         let api = bind(&config.api).await?;
         let planes = Arc::new(Planes::start(&config)?);
-        let control = Control::start(file, config, planes, access.clone(), signals)?;
-        let router = weir_api::router(control.node() as Arc<dyn View>, access);
+        let (desk, orders) = Desk::new();
+        let control = Control::start(file, config, planes, access.clone(), (signals, orders))?;
+        let router = weir_api::router(control.node() as Arc<dyn View>, access, desk);
         tokio::spawn(weir_api::serve(api, router));
         notify::ready();
         tracing::info!(version = env!("CARGO_PKG_VERSION"), file = %file.display(), "weir is up");

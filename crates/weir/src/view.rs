@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use weir_api::View;
+use weir_api::order::OverrideView;
 use weir_api::view::{
     AccessLogView, BackendView, CertificateView, CheckView, ChecksView, DropView, InterfaceView,
     ListenerView, NodeView, Page, PoolView, RouteView, SessionFilter, SessionView, SessionsView,
@@ -148,6 +149,7 @@ impl View for Node {
             let of_backend = traffic.entry(stats.backend).or_default();
             *of_backend = sum(of_backend, &sessions_of(&stats.counters));
         }
+        let overrides = Self::overrides(self);
         let view = |(id, backend, _): (BackendId, &weir_model::Backend, &Arc<Pool>)| {
             let state = snapshot.state(&id);
             let (ejected, ejections) = ejections.remove(&id).unwrap_or_default();
@@ -159,12 +161,23 @@ impl View for Node {
                 weight: backend.weight,
                 health: state.health.into(),
                 draining: state.draining,
+                overridden: overrides.get(&id).copied(),
                 available: backend.weight > 0 && snapshot.takes_new_work(&id),
                 checks: self.health.report(&id).map(checks),
                 traffic: traffic.remove(&id).unwrap_or_default(),
             }
         };
         snapshot.config.backends().map(view).collect()
+    }
+
+    fn overrides(&self) -> Vec<OverrideView> {
+        let all = Self::overrides(self);
+        let view = |(id, set): (&BackendId, &_)| OverrideView {
+            pool: id.pool.to_string(),
+            address: id.address,
+            set: *set,
+        };
+        all.iter().map(view).collect()
     }
 
     fn sessions(&self, filter: &SessionFilter) -> Page<SessionView> {

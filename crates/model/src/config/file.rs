@@ -61,7 +61,7 @@ static ROOT: Grammar = Grammar {
 };
 static NODE: Grammar = Grammar {
     title: "[node]",
-    keys: &["name", "drain_timeout"],
+    keys: &["name", "drain_timeout", "state_dir"],
     synonyms: &[("hostname", "name")],
     example: "[node]",
 };
@@ -550,7 +550,11 @@ fn read_node(section: &Section<'_>, out: &mut Findings<'_>) -> Node {
         out,
         duration("drain_timeout", Duration::ZERO, MAX_DRAIN),
     );
+    let state_dir = read_path(section, "state_dir", out);
     Node {
+        state_dir: state_dir
+            .good()
+            .map_or(default.state_dir, |at| at.value.clone()),
         name: name.good().map(|at| Name::new(at.value)),
         drain_timeout: drain_timeout.or(default.drain_timeout),
     }

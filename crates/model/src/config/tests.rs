@@ -89,7 +89,7 @@ error: unknown key `nome` in [node]
   --> weir.toml:10:10
    |
 10 | node = { nome = \"ä\", name = \"\u{fffd}b\" }
-   |          ^^^^ expected `name` or `drain_timeout`
+   |          ^^^^ expected `name`, `drain_timeout` or `state_dir`
    |
    = help: did you mean `name`?
 

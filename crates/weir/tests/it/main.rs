@@ -6,6 +6,7 @@ mod check;
 mod demo;
 mod fixture;
 mod forward;
+mod overrides;
 mod reload;
 mod start;
 mod stop;
