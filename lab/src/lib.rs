@@ -13,6 +13,7 @@ pub mod echo;
 pub mod folder;
 pub mod http;
 pub mod network;
+pub mod network6;
 pub mod nginx;
 pub mod patience;
 pub mod process;

@@ -33,7 +33,7 @@ impl Nginx {
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).expect("open the folder");
         let listen: String = ports
             .iter()
-            .map(|port| format!("listen {port} backlog=16384;\n"))
+            .map(|port| format!("listen {port} backlog=16384;\nlisten [::]:{port} ipv6only=on;\n"))
             .collect();
         let files =
             files.map(|files| format!("location /files/ {{ alias {}/; }}", files.path().display()));

@@ -22,8 +22,9 @@ Tasks:
   bench l4|l7 [--quick] [--only TEXT] [--json FILE]
                   one benchmark, or those of its rows whose name contains TEXT, with an optimized build: a table,
                   and the same as JSON into FILE
+  soak l4         a gigabyte through every mode, family and encapsulation of layer 4, with checksums: a table
 
-As root, `test`, `ci` and `bench` install missing programs (nginx, curl, wrk, iperf3 and the like) from the
+As root, `test`, `ci`, `bench` and `soak` install missing programs (nginx, curl, wrk, iperf3 and the like) from the
 distribution's packages. Where they cannot, the tests that need them are skipped and say so.
 ";
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let result = match args.as_slice() {
         ["test", rest @ ..] => test(&mut steps, Skipping::Allowed, rest),
         ["ci"] => ci(&mut steps),
+        ["soak", "l4"] => soak(&mut steps),
         ["bench", plane @ ("l4" | "l7"), rest @ ..] => bench(&mut steps, plane, rest),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
@@ -134,6 +136,17 @@ fn ci(steps: &mut Steps) -> Result<()> {
         Skipping::Allowed
     };
     test(steps, skipping, &[])
+}
+
+/// Runs the scenarios that take too long for every day.
+fn soak(steps: &mut Steps) -> Result<()> {
+    let lab = ["-p", "weir-lab", "--test", "scenarios"];
+    let only = ["l4_families::", "--ignored", "--nocapture"];
+    test(
+        steps,
+        Skipping::Forbidden,
+        &[&lab[..], &["--"], &only].concat(),
+    )
 }
 
 /// Runs one of the lab's benchmarks with everything optimized, the lab too.

@@ -85,6 +85,7 @@ fn every_file_is_loaded_by_a_test_and_documents_itself() {
         "http.toml",
         "https.toml",
         "nat.toml",
+        "nat64.toml",
         "routing.toml",
         "tcp.toml",
         "tunnel.toml",
@@ -215,6 +216,33 @@ fn dr() {
     );
     assert!(config.l4.as_ref().unwrap().local_addresses.is_empty());
     assert_eq!(pool(&config, "video").backends[2].weight, 0);
+}
+
+#[test]
+fn nat64() {
+    let config = example("nat64.toml");
+    check_listeners(
+        &config,
+        &[
+            (
+                "web6",
+                "[2001:db8:ffff::10]:443",
+                Protocol::Tcp,
+                Forward::Fullnat,
+            ),
+            ("web4", "203.0.113.10:443", Protocol::Tcp, Forward::Fullnat),
+        ],
+    );
+    let families = |addresses: &mut dyn Iterator<Item = IpAddr>| {
+        addresses
+            .map(|address| address.is_ipv6())
+            .collect::<Vec<_>>()
+    };
+    let locals = &config.l4.as_ref().unwrap().local_addresses;
+    assert_eq!(families(&mut locals.iter().copied()), [false, true]);
+    let backends = &pool(&config, "web").backends;
+    let mut backends = backends.iter().map(|backend| backend.address.ip());
+    assert_eq!(families(&mut backends), [false, true]);
 }
 
 #[test]

@@ -174,7 +174,12 @@ impl Echo {
 /// Sends a datagram until one is answered, and returns the answer: datagrams may be lost while a neighbour is asked
 /// for.
 pub(crate) fn ask_udp(namespace: &Namespace, server: SocketAddr, words: &[u8]) -> Vec<u8> {
-    let socket = namespace.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let any = if server.is_ipv6() {
+        "[::]:0"
+    } else {
+        "0.0.0.0:0"
+    };
+    let socket = namespace.run(|| UdpSocket::bind(any)).unwrap();
     socket.connect(server).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_millis(500)))
