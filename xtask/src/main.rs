@@ -9,7 +9,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::steps::Steps;
 
@@ -19,10 +19,13 @@ Usage: cargo xtask <task>
 Tasks:
   test [ARGS]     every test of the workspace; ARGS go to `cargo test`, as in `cargo xtask test -p weir-lab`
   ci              formatting, clippy with warnings as errors, dependencies, and every test
-  bench l4|l7 [--quick] [--only TEXT] [--json FILE]
+  bench l4|l7|scale [--quick] [--only TEXT] [--json FILE]
                   one benchmark, or those of its rows whose name contains TEXT, with an optimized build: a table,
                   and the same as JSON into FILE
   soak l4         a gigabyte through every mode, family and encapsulation of layer 4, with checksums: a table
+  fuzz [TARGET [SECONDS]]
+                  a fuzz target, `packets` unless another one is named, for a minute or as long as given; needs a
+                  nightly toolchain and cargo-fuzz, and says so where one is missing
 
 As root, `test`, `ci`, `bench` and `soak` install missing programs (nginx, curl, wrk, iperf3 and the like) from the
 distribution's packages. Where they cannot, the tests that need them are skipped and say so.
@@ -36,7 +39,10 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => test(&mut steps, Skipping::Allowed, rest),
         ["ci"] => ci(&mut steps),
         ["soak", "l4"] => soak(&mut steps),
-        ["bench", plane @ ("l4" | "l7"), rest @ ..] => bench(&mut steps, plane, rest),
+        ["bench", plane @ ("l4" | "l7" | "scale"), rest @ ..] => bench(&mut steps, plane, rest),
+        ["fuzz"] => fuzz(&mut steps, "packets", "60"),
+        ["fuzz", target] => fuzz(&mut steps, target, "60"),
+        ["fuzz", target, seconds] => fuzz(&mut steps, target, seconds),
         [] | ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())
@@ -171,6 +177,30 @@ fn bench(steps: &mut Steps, plane: &str, args: &[&str]) -> Result<()> {
         .args(args)
         .env("WEIR_BIN", target.join("weir"));
     steps.cargo("bench", bench)
+}
+
+/// Runs a fuzz target. Nothing else here needs a nightly toolchain: the fuzzer's instrumentation is not in the stable one.
+fn fuzz(steps: &mut Steps, target: &str, seconds: &str) -> Result<()> {
+    let seconds: u32 = seconds
+        .parse()
+        .with_context(|| format!("`{seconds}` is no number of seconds"))?;
+    let nightly = Command::new("rustup")
+        .args(["run", "nightly", "rustc", "--version"])
+        .output();
+    if !nightly.is_ok_and(|output| output.status.success()) {
+        bail!(
+            "fuzzing needs a nightly toolchain, and there is none: `rustup toolchain install nightly`"
+        );
+    }
+    if packages::find("cargo-fuzz").is_none() {
+        bail!("fuzzing needs cargo-fuzz, and it is not in PATH: `cargo install cargo-fuzz`");
+    }
+    let mut run = Command::new("rustup");
+    run.args(["run", "nightly", "cargo", "fuzz", "run", target, "--"])
+        .arg(format!("-max_total_time={seconds}"))
+        .arg("-max_len=1024")
+        .current_dir(root()?);
+    steps.cargo(&format!("fuzz {target}"), run)
 }
 
 fn cargo(args: &[&str]) -> Command {

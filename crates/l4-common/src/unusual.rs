@@ -92,6 +92,9 @@ impl<F: Walked + Related> Taken<F> {
         let mut flags = 0;
         if layout.part == Part::Later {
             key.ports = recall(env, tag).ok_or(Other::Foreign)?;
+            if layout.l4 > layout.end || layout.end > frame.len() {
+                return Err(Other::Malformed(key));
+            }
         } else {
             let ports = frame.part::<4>(layout.l4).ok_or(Other::Foreign)?;
             key.ports = ports.load::<{ l4::PORTS }, u32>();

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use weir_l4_common::checksum;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::service::Mode;
+use weir_l4_common::service::{Encapsulation, Mode};
 
 use crate::Machine;
 use crate::machine::{LB_MAC, addresses};
@@ -58,6 +58,8 @@ pub struct Tally {
     pub refused: usize,
     /// Left as what they are, errors and pings apart.
     pub forwarded: usize,
+    /// Of those, IPv6 on arrival.
+    pub forwarded6: usize,
     /// Pings that were answered, and errors that were sent on.
     pub icmp: usize,
 }
@@ -93,22 +95,33 @@ impl Subject for Machine {
     }
 }
 
-/// Runs a script on a machine of its own, whose mode is the first byte's to say, FullNAT to the other family among them.
+/// Every way to a backend; without a mode, FullNAT to one of the other family.
+pub const WAYS: [(Option<Mode>, Encapsulation); 7] = [
+    (Some(Mode::Fullnat), Encapsulation::Ipip),
+    (Some(Mode::Nat), Encapsulation::Ipip),
+    (Some(Mode::Dr), Encapsulation::Ipip),
+    (Some(Mode::Tunnel), Encapsulation::Ipip),
+    (Some(Mode::Tunnel), Encapsulation::Gue),
+    (Some(Mode::Tunnel), Encapsulation::Gre),
+    (None, Encapsulation::Ipip),
+];
+/// Where GUE goes; nothing else that leaves is for this port.
+pub const GUE_PORT: u16 = 6080;
+
+/// Runs a script on a machine of its own, whose way to backends is the first byte's to say.
 ///
 /// # Panics
 /// Where something does not hold that must.
 pub fn run(bytes: &[u8]) -> Tally {
     let mut script = Script { bytes };
-    let mode = script.pick(&[
-        Some(Mode::Fullnat),
-        Some(Mode::Nat),
-        Some(Mode::Dr),
-        Some(Mode::Tunnel),
-        None,
-    ]);
+    let (mode, encapsulation) = script.pick(&WAYS);
     let mut machine = Machine::new(16, mode.unwrap_or(Mode::Fullnat));
     if mode.is_none() {
         machine.lead_across();
+    }
+    for listener in machine.listeners.values_mut() {
+        listener.encapsulation = encapsulation as u8;
+        listener.tunnel_port = GUE_PORT.to_be();
     }
     run_on(&mut machine, script.bytes)
 }
@@ -300,6 +313,9 @@ fn check(subject: &mut impl Subject, packet: &[u8], tally: &mut Tally) -> Option
                 (_, true) => &mut tally.icmp,
                 _ => &mut tally.forwarded,
             } += 1;
+            if !dropped && !icmp && packet[12..14] == [0x86, 0xdd] {
+                tally.forwarded6 += 1;
+            }
             Some(out)
         }
         Verdict::Across { .. } => panic!("a packet was left undecided"),
@@ -345,7 +361,7 @@ pub fn assert_leaves(packet: &[u8], out: &[u8], own: bool) {
 struct Sound {
     header: Option<bool>,
     payload: Option<bool>,
-    /// IP in IP.
+    /// The outer header of a tunnel.
     tunnelled: bool,
 }
 
@@ -371,7 +387,7 @@ impl Sound {
                     } else {
                         None
                     },
-                    tunnelled: proto == 4,
+                    tunnelled: is_tunnel(proto, 4, l4),
                 })
             }
             [0x86, 0xdd] => {
@@ -385,12 +401,20 @@ impl Sound {
                 Some(Self {
                     header: None,
                     payload: payload(next, pseudo, l4),
-                    tunnelled: next == 41,
+                    tunnelled: is_tunnel(next, 41, l4),
                 })
             }
             _ => None,
         }
     }
+}
+
+/// Whether what is behind a header of IP is a packet in a tunnel; `ip_in_ip` is the number of one of the same family.
+fn is_tunnel(proto: u8, ip_in_ip: u8, l4: &[u8]) -> bool {
+    const GRE: u8 = 47;
+    proto == ip_in_ip
+        || proto == GRE
+        || proto == UDP && l4.get(2..4) == Some(&GUE_PORT.to_be_bytes())
 }
 
 /// The last next header of an IPv6 packet, and where it begins; 59 for a fragment.

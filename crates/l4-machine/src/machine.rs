@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
 
 use weir_l4_common::client::{self, ClientSet, Pool};
 use weir_l4_common::drop::Drop;
@@ -414,9 +415,15 @@ impl Env for &Machine {
     }
 
     fn listener(&self, key: &ListenerKey) -> Option<&'static Listener> {
-        // Tests are few, and end soon.
-        let listener: &'static Listener = Box::leak(Box::new(*self.listeners.get(key)?));
-        Some(listener)
+        // Kept for good, each once: a fuzzer runs millions of packets, and there are few listeners.
+        static KEPT: Mutex<Vec<&'static Listener>> = Mutex::new(Vec::new());
+        let listener = *self.listeners.get(key)?;
+        let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = kept.iter().find(|kept| ***kept == listener) {
+            return Some(same);
+        }
+        kept.push(Box::leak(Box::new(listener)));
+        kept.last().copied()
     }
 
     fn is_vip(&self, addr: &[u32; 4]) -> bool {

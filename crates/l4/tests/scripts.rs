@@ -7,8 +7,8 @@ mod rig;
 use rig::{Rig, privileged};
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::service::Mode;
-use weir_l4_machine::harness::{Subject, Tally, run_on};
+use weir_l4_common::service::Listener;
+use weir_l4_machine::harness::{GUE_PORT, Subject, Tally, WAYS, run_on};
 
 /// The least that the kernel's test run takes: an Ethernet header.
 const LEAST: usize = 14;
@@ -47,9 +47,13 @@ fn no_script_of_packets_breaks_what_must_hold_in_the_kernel() {
         state ^= state << 17;
         state
     };
-    let modes = [Mode::Fullnat, Mode::Nat, Mode::Dr, Mode::Tunnel];
-    for mode in modes.into_iter().map(Some).chain([None]) {
+    for (mode, encapsulation) in WAYS {
         let mut rig = Rig::new(64);
+        rig.tunnel = Listener {
+            encapsulation: encapsulation as u8,
+            tunnel_port: GUE_PORT.to_be(),
+            ..Listener::default()
+        };
         match mode {
             Some(mode) => rig.serve(mode),
             None => rig.serve_across(),
@@ -62,11 +66,19 @@ fn no_script_of_packets_breaks_what_must_hold_in_the_kernel() {
             all.passed += tally.passed;
             all.dropped += tally.dropped;
             all.forwarded += tally.forwarded;
+            all.forwarded6 += tally.forwarded6;
             all.icmp += tally.icmp;
         }
-        let least = [all.passed, all.dropped, all.forwarded, all.icmp]
-            .into_iter()
-            .min();
-        assert!(least > Some(0), "{mode:?}: {all:?}");
+        let forwarded4 = all.forwarded - all.forwarded6;
+        let least = [
+            all.passed,
+            all.dropped,
+            forwarded4,
+            all.forwarded6,
+            all.icmp,
+        ]
+        .into_iter()
+        .min();
+        assert!(least > Some(0), "{mode:?}, {encapsulation:?}: {all:?}");
     }
 }
