@@ -105,6 +105,7 @@ const OBJECTS: [Object; 3] = [
             "bench_lru_insert",
             "bench_send",
             "bench_sink",
+            "bench_answer",
             "SUNK",
             "FLOWS",
             "FLOWS6",

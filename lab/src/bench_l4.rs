@@ -5,6 +5,7 @@
 //! weir runs a reference that keeps its sessions in the kernel's LRU hash map: one lookup and the same rewrite.
 
 mod cores;
+pub(crate) mod live;
 mod veth;
 
 use std::collections::HashMap as Rows;

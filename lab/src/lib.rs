@@ -9,6 +9,7 @@
 pub mod bench;
 pub mod bench_l4;
 pub mod bench_l7;
+pub mod bench_scale;
 pub mod echo;
 pub mod folder;
 pub mod http;

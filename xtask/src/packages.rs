@@ -28,6 +28,7 @@ pub(crate) const FOR_TESTS: &[Program] = &[
 pub(crate) const FOR_BENCHMARKS: &[Program] = &[
     ("h2load", "nghttp2-client"),
     ("haproxy", "haproxy"),
+    ("ip", "iproute2"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("wrk", "wrk"),

@@ -222,6 +222,39 @@ pub fn bench_sink(_: XdpContext) -> u32 {
     xdp_action::XDP_DROP
 }
 
+/// Answers a SYN as a server would, back the way it came; anything else is dropped.
+#[xdp]
+pub fn bench_answer(ctx: XdpContext) -> u32 {
+    const SYN: u8 = 0x02;
+    const SYN_ACK: u8 = 0x12;
+    let Some(head) = frame(&ctx).head::<TCP_HEAD>() else {
+        return xdp_action::XDP_DROP;
+    };
+    if head.load::<{ at::IP_VERSION }, u8>() != 0x45
+        || head.load::<{ at::IP_PROTO }, u8>() != 6
+        || head.load::<{ at::TCP_FLAGS }, u8>() != SYN
+    {
+        return xdp_action::XDP_DROP;
+    }
+    let (src, dst) = (
+        head.load_mac::<{ at::ETH_SRC }>(),
+        head.load_mac::<{ at::ETH_DST }>(),
+    );
+    head.store_mac::<{ at::ETH_SRC }>(dst);
+    head.store_mac::<{ at::ETH_DST }>(src);
+    // Turned round, the sums of the addresses and ports stay; the checksum is left wrong by the one flag more.
+    let (src, dst) = (
+        head.load::<{ at::IP_SRC }, u32>(),
+        head.load::<{ at::IP_DST }, u32>(),
+    );
+    head.store::<{ at::IP_SRC }, u32>(dst);
+    head.store::<{ at::IP_DST }, u32>(src);
+    let ports = head.load::<{ at::PORTS }, u32>();
+    head.store::<{ at::PORTS }, u32>(ports.rotate_left(16));
+    head.store::<{ at::TCP_FLAGS }, u8>(SYN_ACK);
+    xdp_action::XDP_TX
+}
+
 /// The empty program: what is left is the generator's own cost.
 #[xdp]
 pub fn bench_nothing(_: XdpContext) -> u32 {

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: one benchmark of the lab, `bench l4|l7 [--quick] [--only TEXT] [--json FILE]`.
+//! `cargo xtask bench`: one benchmark of the lab, `bench l4|l7|scale [--quick] [--only TEXT] [--json FILE]`.
 #![forbid(unsafe_code)]
 
 use std::env;
@@ -14,6 +14,7 @@ fn main() -> Result<()> {
             weir_lab::bench_l7::run(weir.as_ref(), &Options::parse(args)?)
         }
         Some("l4") => weir_lab::bench_l4::run(&Options::parse(args)?),
-        _ => bail!("usage: bench l4|l7 [--quick] [--only TEXT] [--json FILE]"),
+        Some("scale") => weir_lab::bench_scale::run(&Options::parse(args)?),
+        _ => bail!("usage: bench l4|l7|scale [--quick] [--only TEXT] [--json FILE]"),
     }
 }
