@@ -126,7 +126,7 @@ pub enum Error {
     /// The maps do not fit into memory.
     #[error(
         "max_sessions = {sessions} and max_sessions_ipv6 = {sessions_ipv6} need {} MiB for the session tables and other maps, \
-         and {} MiB of memory are available",
+         and {} MiB of memory are available{within}",
         .needed >> 20, .available >> 20
     )]
     Memory {
@@ -138,6 +138,8 @@ pub enum Error {
         needed: u64,
         /// Bytes that there are.
         available: u64,
+        /// What sets the limit, if it is not the machine's memory: the end of the sentence.
+        within: String,
     },
     /// The program does not load.
     #[error("load the XDP program: {}{}", chain(.0), hint(.0))]

@@ -24,6 +24,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod attach;
+mod available;
 mod backends;
 mod clock;
 mod counters;

@@ -1,6 +1,5 @@
 //! Maps that the XDP program and we have in common memory. All unsafe code about them is here.
 
-use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
@@ -149,29 +148,6 @@ pub(crate) fn prefetch<F: Cells>(line: &Line<F>) {
     let _ = line;
 }
 
-/// Bytes that the machine can still give to programs (`MemAvailable` of /proc/meminfo).
-pub(crate) fn available_bytes() -> io::Result<u64> {
-    let text = io::read_to_string(File::open("/proc/meminfo")?)?;
-    parse_available(&text).ok_or_else(|| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            "no MemAvailable in /proc/meminfo",
-        )
-    })
-}
-
-fn parse_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim()
-        .strip_suffix("kB")?
-        .trim()
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
@@ -192,16 +168,5 @@ mod tests {
         assert_eq!(there[127][1].load(Relaxed), 7);
         assert!(Mapped::<BackendCell>::new(fd.as_fd(), 0).is_err());
         assert!(Mapped::<BackendCell>::new(fd.as_fd(), usize::MAX).is_err());
-    }
-
-    #[test]
-    fn available_memory_is_read_from_meminfo() {
-        assert_eq!(
-            parse_available("MemTotal: 9 kB\nMemAvailable:   24000 kB\n"),
-            Some(24_576_000)
-        );
-        assert_eq!(parse_available("MemTotal: 9 kB\n"), None);
-        assert_eq!(parse_available("MemAvailable: lots\n"), None);
-        assert!(available_bytes().unwrap() > 0);
     }
 }

@@ -19,10 +19,11 @@ use weir_l4_common::service::{
 use weir_l4_common::session::{LINES, Set4, Set6};
 use weir_model::L4;
 
+use crate::available::available;
 use crate::clock::tick;
 use crate::error::{Error, chain};
 use crate::former::Former;
-use crate::memory::{Mapped, Shared, available_bytes};
+use crate::memory::{Mapped, Shared};
 use crate::pin::{Pins, failed, unpin};
 use crate::program;
 use crate::schedulers::client_sets;
@@ -103,19 +104,20 @@ pub(crate) fn check_memory(
     sizes: TableSizes,
     former: Option<&Former>,
 ) -> Result<(), Error> {
-    let available = available_bytes().map_err(Error::system("read /proc/meminfo"))?;
+    let available = available().map_err(Error::system("read /proc/meminfo"))?;
     let cores = aya::util::nr_cpus().map_err(|(_, source)| Error::System {
         what: "count the cores",
         source,
     })?;
     let has = former.map_or(0, Former::bytes);
     let needed = needed_bytes(sizes, cores) - has.min(sizes.bytes());
-    if needed > available {
+    if needed > available.bytes {
         Err(Error::Memory {
             sessions: l4.max_sessions,
             sessions_ipv6: l4.max_sessions_ipv6,
             needed,
-            available,
+            available: available.bytes,
+            within: available.within,
         })
     } else {
         Ok(())
