@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use aya::maps::{Array, Map, MapData};
+use weir_l4_common::record::{Layout, VERSION};
 use weir_lab::{Folder, Network, Weir, ready, until};
 use weir_netns::Namespace;
 
@@ -277,6 +279,75 @@ fn what_cannot_go_on_is_refused_and_forwarding_goes_on() {
     scene.weir.configure(&right);
     scene.weir.start_again();
     held.say(b"still here").unwrap();
+}
+
+/// Names of what is pinned in the only folder below `root`, and the folder.
+fn pinned(root: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let entries = |dir: &Path| {
+        let mut entries: Vec<PathBuf> = fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        entries.sort();
+        entries
+    };
+    let folders = entries(root);
+    assert_eq!(folders.len(), 1, "{folders:?}");
+    let pins = entries(&folders[0]);
+    (folders[0].clone(), pins)
+}
+
+#[test]
+fn maps_of_another_version_are_refused_and_not_touched() {
+    if !ready("maps_of_another_version_are_refused_and_not_touched", &[]) {
+        return;
+    }
+    let mut scene = Scene::new(Arms::Two, Mode::Fullnat);
+    let client = scene.network.client.clone();
+    scene.weir.kill();
+    let (done, said) = scene.weir.detach();
+    assert!(done, "{said}");
+    let root = PathBuf::from(format!("/sys/fs/bpf/weir-{}", std::process::id()));
+    let mut config = Config::of(&scene.network, scene.mode);
+    config.l4_more = format!("pin_dir = {root:?}\n");
+    scene.weir.configure(&config.text());
+    scene.weir.start_again();
+    let mut held = Echo::connect(&client, vip(ECHO)).unwrap();
+    scene.weir.kill();
+
+    let (folder, pins) = pinned(&root);
+    let data = MapData::from_pin(folder.join("LAYOUT")).unwrap();
+    let map = Map::from_map_data(data).unwrap();
+    let mut layout: Array<MapData, Layout> = map.try_into().unwrap();
+    let ours = layout.get(&0, 0).unwrap();
+    let mut other = ours;
+    other[VERSION] += 1;
+    layout.set(0, other, 0).unwrap();
+    let said = scene.weir.start_refused();
+    let expected = format!(
+        "its maps have layout {}, those of this one {}",
+        other[VERSION], ours[VERSION]
+    );
+    assert!(
+        said.contains(&expected) && said.contains("weir detach"),
+        "{said}"
+    );
+    // Not a pin is another one, and what is in them goes on.
+    assert_eq!(pinned(&root), (folder.clone(), pins));
+    assert_eq!(layout.get(&0, 0).unwrap(), other);
+    assert_eq!(attached(&scene.network), [true, true]);
+    held.say(b"still here").unwrap();
+    Echo::connect(&client, vip(ECHO)).unwrap();
+    // The version that left them takes them over.
+    layout.set(0, ours, 0).unwrap();
+    scene.weir.start_again();
+    held.say(b"still here").unwrap();
+    let sessions = scene.weir.api("sessions?listener=echo&state=established");
+    assert!(sessions["total"].as_u64() >= Some(1), "{sessions}");
+    scene.weir.kill();
+    let (done, said) = scene.weir.detach();
+    assert!(done && !folder.exists(), "{said}");
+    fs::remove_dir(&root).unwrap();
 }
 
 #[test]
