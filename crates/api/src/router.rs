@@ -19,9 +19,8 @@ use crate::error::{ApiError, ErrorBody};
 use crate::metrics::Metrics;
 use crate::order::{BackendName, Desk, Order, Override, OverrideView};
 use crate::token::Access;
-use crate::view::{
-    AddressFilter, BackendView, ListenerView, Page, PoolView, SessionFilter, SessionView, View,
-};
+use crate::view::{BackendView, ListenerView, Page, PoolView, SessionFilter, SessionPage, View};
+use weir_model::Endpoints;
 
 /// Sessions in an answer where the question sets no limit.
 const SESSIONS_DEFAULT: usize = 100;
@@ -171,19 +170,31 @@ async fn backends(
 struct SessionQuery {
     /// Only of this listener.
     listener: Option<String>,
-    /// Only of this client: an IP address, or an IP address with a port.
+    /// Only to backends of this pool.
+    pool: Option<String>,
+    /// Only of these clients: an IP address, an IP address with a port, or a range such as 192.0.2.0/24.
     client: Option<String>,
-    /// Only to this backend: an IP address, or an IP address with a port.
+    /// Only with this in the client's place, as for `client`.
+    local: Option<String>,
+    /// Only to these backends, as for `client`.
     backend: Option<String>,
-    /// At most so many; 100 when absent.
+    /// `tcp` or `udp`.
+    protocol: Option<String>,
+    /// `fullnat`, `nat`, `dr` or `tunnel`.
+    forward: Option<String>,
+    /// The state, as in answers: `established` for one.
+    state: Option<String>,
+    /// At most so many; 100 when absent. With 0, they are only counted.
     #[param(minimum = 0, maximum = 10_000, default = 100)]
     limit: Option<usize>,
+    /// `next` of a former answer to the same question: goes on behind it.
+    cursor: Option<String>,
 }
 
 impl SessionQuery {
     fn filter(self) -> Result<SessionFilter, ApiError> {
-        let address = |name: &str, text: Option<String>| {
-            text.map(|text| text.parse::<AddressFilter>())
+        let ends = |name: &str, text: Option<String>| {
+            text.map(|text| text.parse::<Endpoints>())
                 .transpose()
                 .map_err(|error| ApiError::bad_request(format!("{name}: {error}")))
         };
@@ -195,25 +206,33 @@ impl SessionQuery {
         }
         Ok(SessionFilter {
             listener: self.listener,
-            client: address("client", self.client)?,
-            backend: address("backend", self.backend)?,
+            pool: self.pool,
+            client: ends("client", self.client)?,
+            local: ends("local", self.local)?,
+            backend: ends("backend", self.backend)?,
+            protocol: self.protocol,
+            forward: self.forward,
+            state: self.state,
             limit,
+            cursor: self.cursor,
         })
     }
 }
 
-/// Layer 4 sessions. Empty where layer 4 does not run.
+/// Layer 4 sessions. Empty where layer 4 does not run. A session that is there from the first question to the last one is
+/// in exactly one of the answers that follow each other by `cursor`.
 #[utoipa::path(get, path = "/api/v1/sessions", params(SessionQuery), responses(
-    (status = 200, description = "Those that fit, up to the limit; `total` counts all that fit.", body = Page<SessionView>),
+    (status = 200, description = "Those that fit, up to the limit; `total` counts all that fit.", body = SessionPage),
     (status = 400, description = "The query cannot be understood.", body = ErrorBody),
     (status = 401, description = "The token is missing or wrong.", body = ErrorBody),
 ))]
 async fn sessions(
     State(shared): State<Shared>,
     query: Result<Query<SessionQuery>, QueryRejection>,
-) -> Result<Json<Page<SessionView>>, ApiError> {
+) -> Result<Json<SessionPage>, ApiError> {
     let filter = parsed(query)?.filter()?;
-    blocking(move || Json(shared.view.sessions(&filter))).await
+    let page = blocking(move || shared.view.sessions(&filter)).await?;
+    page.map(Json).map_err(ApiError::bad_request)
 }
 
 /// What operators have set in place of the config.
@@ -572,11 +591,15 @@ mod tests {
             }]
         }
 
-        fn sessions(&self, filter: &SessionFilter) -> Page<SessionView> {
+        fn sessions(&self, filter: &SessionFilter) -> Result<SessionPage, String> {
             self.asked.lock().unwrap().push(filter.clone());
-            Page {
-                total: 1234,
-                items: Vec::new(),
+            match &filter.state {
+                Some(state) if state != "established" => Err(format!("state: `{state}`")),
+                _ => Ok(SessionPage {
+                    total: Some(1234),
+                    items: Vec::new(),
+                    next: Some("4-7-64".into()),
+                }),
             }
         }
     }
@@ -669,24 +692,32 @@ mod tests {
         );
         for path in [
             "/api/v1/sessions",
-            "/api/v1/sessions?listener=web&client=198.51.100.7&backend=%5B2001:db8::1%5D:80&limit=3",
+            "/api/v1/sessions?listener=web&client=198.51.100.7&backend=%5B2001:db8::1%5D:80&limit=3&pool=p&local=192.0.2.0/24&\
+             protocol=tcp&forward=nat&state=established&cursor=4-7-64",
         ] {
             let response = app.clone().oneshot(request("GET", path)).await.unwrap();
             assert_eq!(response.status(), StatusCode::OK);
             let page: Value = serde_json::from_str(&text(response).await).unwrap();
-            assert_eq!(page["total"], 1234);
+            assert_eq!(
+                (&page["total"], &page["next"]),
+                (&1234.into(), &"4-7-64".into())
+            );
         }
         let all = SessionFilter {
-            listener: None,
-            client: None,
-            backend: None,
             limit: 100,
+            ..SessionFilter::default()
         };
         let some = SessionFilter {
             listener: Some("web".into()),
             client: Some("198.51.100.7".parse().unwrap()),
             backend: Some("[2001:db8::1]:80".parse().unwrap()),
             limit: 3,
+            pool: Some("p".into()),
+            local: Some("192.0.2.0/24".parse().unwrap()),
+            protocol: Some("tcp".into()),
+            forward: Some("nat".into()),
+            state: Some("established".into()),
+            cursor: Some("4-7-64".into()),
         };
         assert_eq!(*view.asked.lock().unwrap(), [all, some]);
     }
@@ -731,6 +762,14 @@ mod tests {
             "client: `web` is neither an IP address",
         )
         .await;
+        check(
+            "GET",
+            "/api/v1/sessions?local=192.0.2.7/24",
+            400,
+            "local: `192.0.2.7/24` goes beyond its prefix",
+        )
+        .await;
+        check("GET", "/api/v1/sessions?state=x", 400, "state: `x`").await;
         check(
             "GET",
             "/api/v1/sessions?lisener=web",
@@ -940,7 +979,13 @@ mod tests {
             .iter()
             .map(|parameter| parameter["name"].as_str().unwrap())
             .collect();
-        assert_eq!(names, ["listener", "client", "backend", "limit"]);
+        assert_eq!(
+            names,
+            [
+                "listener", "pool", "client", "local", "backend", "protocol", "forward", "state",
+                "limit", "cursor"
+            ]
+        );
     }
 
     #[tokio::test]

@@ -1,12 +1,11 @@
 //! What the API shows: plain values, taken at the moment of the question.
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
+use weir_model::Endpoints;
 
 use crate::order::{Override, OverrideView};
 use crate::timestamp::rfc3339;
@@ -25,8 +24,9 @@ pub trait View: Send + Sync + 'static {
     fn backends(&self) -> Vec<BackendView>;
     /// What operators have set in place of the config.
     fn overrides(&self) -> Vec<OverrideView>;
-    /// The layer 4 sessions that fit the filter, at most `filter.limit` of them, and how many fit in all.
-    fn sessions(&self, filter: &SessionFilter) -> Page<SessionView>;
+    /// The layer 4 sessions that fit the filter, at most `filter.limit` of them. The error says, for people, what is
+    /// wrong with the filter.
+    fn sessions(&self, filter: &SessionFilter) -> Result<SessionPage, String>;
 }
 
 /// Some of a list.
@@ -447,61 +447,41 @@ pub struct SessionView {
     pub bytes_out: u64,
 }
 
-/// Which sessions are asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Some sessions.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
+pub struct SessionPage {
+    /// How many fit in all, also those that the limit left out; none where the question had a `cursor`.
+    pub total: Option<u64>,
+    /// Those that are shown.
+    pub items: Vec<SessionView>,
+    /// The `cursor` with which the same question goes on; none: these are the last ones.
+    #[schema(example = "4-81920-3276800")]
+    pub next: Option<String>,
+}
+
+/// Which sessions are asked for: those that fit everything that is set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SessionFilter {
     /// Only of this listener.
     pub listener: Option<String>,
-    /// Only of this client.
-    pub client: Option<AddressFilter>,
-    /// Only to this backend.
-    pub backend: Option<AddressFilter>,
+    /// Only to backends of this pool.
+    pub pool: Option<String>,
+    /// Only of these clients.
+    pub client: Option<Endpoints>,
+    /// Only with this in the client's place.
+    pub local: Option<Endpoints>,
+    /// Only to these backends.
+    pub backend: Option<Endpoints>,
+    /// `tcp` or `udp`.
+    pub protocol: Option<String>,
+    /// How packets are rewritten: the word in the config.
+    pub forward: Option<String>,
+    /// The state: the word in answers.
+    pub state: Option<String>,
     /// At most so many are shown.
     pub limit: usize,
-}
-
-/// An IP address with any port, or with one port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressFilter {
-    /// The address.
-    pub ip: IpAddr,
-    /// The port; none: any.
-    pub port: Option<u16>,
-}
-
-impl AddressFilter {
-    /// Whether an address fits.
-    pub fn matches(&self, address: SocketAddr) -> bool {
-        address.ip() == self.ip && self.port.is_none_or(|port| port == address.port())
-    }
-}
-
-impl FromStr for AddressFilter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(ip) = text.parse() {
-            return Ok(Self { ip, port: None });
-        }
-        match text.parse::<SocketAddr>() {
-            Ok(address) => Ok(Self {
-                ip: address.ip(),
-                port: Some(address.port()),
-            }),
-            Err(_) => Err(format!(
-                "`{text}` is neither an IP address nor an IP address with a port"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for AddressFilter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.port {
-            Some(port) => SocketAddr::new(self.ip, port).fmt(f),
-            None => self.ip.fmt(f),
-        }
-    }
+    /// Where a former answer has ended.
+    pub cursor: Option<String>,
 }
 
 fn milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -522,37 +502,4 @@ fn in_milliseconds(duration: Duration) -> f64 {
 
 fn instant<S: Serializer>(instant: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&rfc3339(*instant))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn address_filters() {
-        let check = |filter: &str, address: &str, fits: bool| {
-            let parsed: AddressFilter = filter.parse().unwrap();
-            assert_eq!(parsed.to_string(), filter);
-            assert_eq!(
-                parsed.matches(address.parse().unwrap()),
-                fits,
-                "{filter} {address}"
-            );
-        };
-        check("192.0.2.1", "192.0.2.1:80", true);
-        check("192.0.2.1:80", "192.0.2.1:80", true);
-        check("192.0.2.1:81", "192.0.2.1:80", false);
-        check("192.0.2.2", "192.0.2.1:80", false);
-        check("2001:db8::1", "[2001:db8::1]:443", true);
-        check("[2001:db8::1]:443", "[2001:db8::1]:443", true);
-        for wrong in [
-            "",
-            "web",
-            "192.0.2.1:",
-            "192.0.2.1:70000",
-            "2001:db8::1:443:",
-        ] {
-            wrong.parse::<AddressFilter>().unwrap_err();
-        }
-    }
 }

@@ -67,7 +67,7 @@ pub use detach::{Detached, detach};
 pub use error::Error;
 pub use pin::Pins;
 pub use plane::{Plane, Prepared};
-pub use session::{Filter, Session};
+pub use session::{Cursor, CursorError, Filter, Listing, Session};
 pub use state::State;
 pub use stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
 pub use weir_l4_common::drop::Drop as DropReason;

@@ -18,9 +18,9 @@ use weir_l4_common::drop::Drop as DropReason;
 use weir_l4_common::family::{V4, V6};
 use weir_l4_common::link::{LINKS_MAP, LINKS_MAX};
 use weir_l4_common::listeners::{ENTRIES, SLOTS};
-use weir_l4_common::service::{BACKENDS_MAX, LISTENERS_MAX};
+use weir_l4_common::service::{BACKENDS_MAX, LISTENERS_MAX, Mode};
 use weir_l4_common::session::LINES;
-use weir_model::{BackendId, L4, Snapshot};
+use weir_model::{BackendId, Forward, L4, Snapshot};
 
 use crate::attach::Programs;
 use crate::backends::Backends;
@@ -43,7 +43,7 @@ use crate::plan::{Change, Plan};
 use crate::policies::Policies;
 use crate::record::Records;
 use crate::schedulers::Schedulers;
-use crate::session::{Filter, Found, NumberFilter, Session, for_each};
+use crate::session::{Cursor, CursorError, Filter, Found, Listing, NumberFilter, Search, Session};
 use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
 use crate::sweep::{Now, Passed, Sweep, Totals};
@@ -363,24 +363,31 @@ impl Plane {
 
     /// At most `limit` sessions that match, in no order.
     pub fn sessions(&self, filter: &Filter, limit: usize) -> Vec<Session> {
-        let mut found = Vec::new();
-        if limit > 0 {
-            self.shared.for_each_session(filter, |session| {
-                found.push(session);
-                found.len() < limit
-            });
-        }
-        self.shared.name(found)
+        let start = Cursor {
+            ipv6: false,
+            line: 0,
+            of: self.shared.lines4.len(),
+        };
+        // A listing that does not begin does not count.
+        let listing = self.list(filter, Some(start), limit);
+        listing.unwrap_or_default().sessions
+    }
+
+    /// At most `limit` sessions that match, from where another listing has ended, or from the beginning. A beginning
+    /// counts all that match; that takes one pass through the tables.
+    pub fn list(
+        &self,
+        filter: &Filter,
+        from: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Listing, CursorError> {
+        self.shared.list(filter, from, limit)
     }
 
     /// How many sessions match.
     pub fn session_count(&self, filter: &Filter) -> u64 {
-        let mut count = 0;
-        self.shared.for_each_session(filter, |_| {
-            count += 1;
-            true
-        });
-        count
+        let listing = self.list(filter, None, 0);
+        listing.ok().and_then(|listing| listing.total).unwrap_or(0)
     }
 
     /// Detaches the program and ends the plane's threads. Sessions end with it; nothing stays in the kernel.
@@ -503,15 +510,69 @@ impl Shared {
         Table::new(&self.lines6, self.seed).beside(&self.lines4)
     }
 
-    fn for_each_session(&self, filter: &Filter, mut each: impl FnMut(Found) -> bool) {
+    fn list(
+        &self,
+        filter: &Filter,
+        from: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Listing, CursorError> {
+        let (lines4, lines6) = (self.lines4.len(), self.lines6.len());
+        if let Some(Cursor { ipv6, line, of }) = from
+            && (of != if ipv6 { lines6 } else { lines4 } || line > of)
+        {
+            return Err(CursorError::Stale);
+        }
+        let mut total = from.is_none().then_some(0);
         let Some(filter) = self.number_filter(filter) else {
-            return;
+            return Ok(Listing {
+                total,
+                ..Listing::default()
+            });
         };
         let totals = lock(&self.totals).clone();
         let now = self.clock.now();
-        if for_each(self.table4(), now, &totals.v4.timeouts, &filter, &mut each) {
-            for_each(self.table6(), now, &totals.v6.timeouts, &filter, &mut each);
+        let mut found = Vec::new();
+        let mut next = None;
+        let at = |ipv6: bool| match from {
+            Some(cursor) if cursor.ipv6 == ipv6 => cursor.line,
+            // Behind the table of IPv4 comes that of IPv6.
+            Some(cursor) if cursor.ipv6 => lines4,
+            _ => 0,
+        };
+        let search = Search {
+            table: self.table4(),
+            now,
+            timeouts: &totals.v4.timeouts,
+            filter: &filter,
+        };
+        if let Some(line) = search.list(at(false), limit, &mut found, total.as_mut()) {
+            next = Some(Cursor {
+                ipv6: false,
+                line,
+                of: lines4,
+            });
         }
+        if next.is_none() || total.is_some() {
+            let search = Search {
+                table: self.table6(),
+                now,
+                timeouts: &totals.v6.timeouts,
+                filter: &filter,
+            };
+            let left = limit - found.len();
+            if let Some(line) = search.list(at(true), left, &mut found, total.as_mut()) {
+                next = next.or(Some(Cursor {
+                    ipv6: true,
+                    line,
+                    of: lines6,
+                }));
+            }
+        }
+        Ok(Listing {
+            sessions: self.name(found),
+            total,
+            next: next.filter(|_| limit > 0),
+        })
     }
 
     /// `None` if nothing can match.
@@ -522,16 +583,28 @@ impl Shared {
             None => None,
         };
         let backends = (filter.pool.is_some() || filter.backend.is_some()).then(|| {
-            let matching = plan.backend_numbers().iter().filter(|(id, ..)| {
-                filter.pool.as_ref().is_none_or(|pool| id.pool == *pool)
-                    && filter.backend.is_none_or(|address| id.address == address)
-            });
-            matching.map(|(_, number, _)| number).collect::<Vec<u16>>()
+            let mut matching = vec![false; usize::from(u16::MAX) + 1];
+            for (id, number, _) in plan.backend_numbers().iter() {
+                matching[usize::from(number)] =
+                    filter.pool.as_ref().is_none_or(|pool| id.pool == *pool)
+                        && filter.backend.is_none_or(|ends| ends.contains(id.address));
+            }
+            matching
         });
+        let mode = match filter.forward {
+            None => None,
+            Some(Forward::Fullnat) => Some(Mode::Fullnat),
+            Some(Forward::Nat) => Some(Mode::Nat),
+            Some(Forward::Dr) => Some(Mode::Dr),
+            Some(Forward::Tunnel) => Some(Mode::Tunnel),
+            Some(Forward::Proxy) => return None,
+        };
         Some(NumberFilter {
             udp: filter.udp,
+            mode,
             client: filter.client,
             vip: filter.vip,
+            local: filter.local,
             listener,
             backends,
             state: filter.state,

@@ -614,7 +614,7 @@ mod tests {
     use weir_model::Forward;
 
     use super::*;
-    use crate::session::{Found, NumberFilter, for_each};
+    use crate::session::{Found, NumberFilter, Search};
 
     const SEED: u64 = 0x1234_5678_9abc_def0;
     const TICK: Duration = Duration::from_millis(4);
@@ -1289,13 +1289,21 @@ mod tests {
         world.pass();
         let mut found = Vec::new();
         let (timeouts, filter) = (Timeouts::default(), NumberFilter::default());
-        let mut each = |session: Found| {
-            found.push(session.session);
-            true
+        let search4 = Search {
+            table: world.table4(),
+            now: world.now,
+            timeouts: &timeouts,
+            filter: &filter,
         };
-        for_each(world.table4(), world.now, &timeouts, &filter, &mut each);
-        for_each(world.table6(), world.now, &timeouts, &filter, &mut each);
-        let [session] = &found[..] else {
+        let search6 = Search {
+            table: world.table6(),
+            now: world.now,
+            timeouts: &timeouts,
+            filter: &filter,
+        };
+        assert_eq!(search4.list(0, 2, &mut found, None), None);
+        assert_eq!(search6.list(0, 2, &mut found, None), None);
+        let [Found { session, .. }] = &found[..] else {
             panic!("{found:?}");
         };
         assert_eq!(session.forward, Forward::Fullnat);

@@ -3,15 +3,16 @@
 
 mod net;
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use net::{Net, until};
-use weir_l4::{Attachment, Decap, DropReason, Filter, Plane, State};
-use weir_model::XdpMode;
+use weir_l4::{Attachment, Cursor, CursorError, Decap, DropReason, Filter, Plane, State};
+use weir_model::{Forward, Name, XdpMode};
 
 #[test]
 fn fullnat_carries_tcp_both_ways_and_counts_it() {
@@ -211,7 +212,7 @@ fn ipv6_is_carried_in_every_mode_that_keeps_the_packet_or_rewrites_it() {
         (opened, stats.table.sessions, stats.table6.lines_used > 0) == (11, 0, true)
     });
     let from_client = Filter {
-        client: Some(net::CLIENT6.into()),
+        client: Some(IpAddr::from(net::CLIENT6).into()),
         vip: Some(SocketAddr::V6(net::VIP6).ip()),
         udp: Some(false),
         ..Filter::default()
@@ -582,6 +583,166 @@ fn the_table_holds_as_many_sessions_as_the_config_says() {
     let share = plane.session_count(&to_first) as f64 / sessions as f64;
     assert!((0.45..0.55).contains(&share), "{share}");
     assert_eq!(plane.sessions(&to_first, 7).len(), 7);
+    pages_show_every_session_once(&plane, &to_first);
+    pages_show_every_session_once(&plane, &Filter::default());
+    filters_tell_sessions_apart(&plane, sessions);
+}
+
+fn pages_show_every_session_once(plane: &Plane, filter: &Filter) {
+    const PAGE: usize = 97;
+    let first = plane.list(filter, None, PAGE).unwrap();
+    let total = first.total.unwrap();
+    assert_eq!(total, plane.session_count(filter));
+    let mut clients: HashSet<SocketAddr> = HashSet::new();
+    let mut page = first;
+    loop {
+        assert!(page.sessions.len() <= PAGE);
+        for session in &page.sessions {
+            assert!(clients.insert(session.client), "{session:?} again");
+        }
+        let Some(cursor) = page.next else {
+            break;
+        };
+        assert_eq!(
+            page.sessions.len(),
+            PAGE,
+            "a page with more behind it is full"
+        );
+        // As the API hands it out and takes it back.
+        let cursor: Cursor = cursor.to_string().parse().unwrap();
+        page = plane.list(filter, Some(cursor), PAGE).unwrap();
+        assert_eq!(page.total, None);
+    }
+    assert_eq!(clients.len() as u64, total);
+    assert_eq!(
+        "4-0-8"
+            .parse()
+            .map(|cursor| plane.list(filter, Some(cursor), 1).err()),
+        Ok(Some(CursorError::Stale))
+    );
+    for wrong in ["", "5-0-8", "4-0", "4-0-8-", "4--1-8", "4-x-8"] {
+        assert_eq!(
+            wrong.parse::<Cursor>(),
+            Err(CursorError::Unknown),
+            "{wrong}"
+        );
+    }
+}
+
+fn filters_tell_sessions_apart(plane: &Plane, all: u64) {
+    let some = plane.sessions(&Filter::default(), 1).remove(0);
+    let count = |filter: Filter| plane.session_count(&filter);
+    let ends = |text: &str| Some(text.parse().unwrap());
+    let check = |filter: Filter, expected: u64| {
+        assert_eq!(count(filter.clone()), expected, "{filter:?}");
+    };
+    let none = Filter::default;
+    check(
+        Filter {
+            client: ends(&some.client.to_string()),
+            ..none()
+        },
+        1,
+    );
+    check(
+        Filter {
+            client: ends(&some.client.ip().to_string()),
+            ..none()
+        },
+        all,
+    );
+    check(
+        Filter {
+            client: ends("0.0.0.0/0"),
+            ..none()
+        },
+        all,
+    );
+    check(
+        Filter {
+            client: ends("192.0.2.77"),
+            ..none()
+        },
+        0,
+    );
+    check(
+        Filter {
+            local: ends(&some.local.unwrap().to_string()),
+            backend: some.backend.clone().map(|id| id.address.into()),
+            ..none()
+        },
+        1,
+    );
+    check(
+        Filter {
+            local: ends("192.0.2.77"),
+            ..none()
+        },
+        0,
+    );
+    check(
+        Filter {
+            forward: Some(Forward::Fullnat),
+            ..none()
+        },
+        all,
+    );
+    check(
+        Filter {
+            forward: Some(Forward::Dr),
+            ..none()
+        },
+        0,
+    );
+    check(
+        Filter {
+            pool: some.backend.map(|id| id.pool),
+            ..none()
+        },
+        all,
+    );
+    check(
+        Filter {
+            pool: Some(Name::new("other")),
+            ..none()
+        },
+        0,
+    );
+    check(
+        Filter {
+            listener: some.listener,
+            ..none()
+        },
+        all,
+    );
+    check(
+        Filter {
+            listener: Some(Name::new("other")),
+            ..none()
+        },
+        0,
+    );
+    check(
+        Filter {
+            backend: ends("10.0.0.0/8"),
+            ..none()
+        },
+        all,
+    );
+    check(
+        Filter {
+            state: Some(State::Udp),
+            ..none()
+        },
+        0,
+    );
+    check(
+        Filter {
+            udp: Some(false),
+            ..none()
+        },
+        0,
+    );
 }
 
 #[test]

@@ -79,6 +79,15 @@ impl IpPrefix {
     }
 }
 
+/// The range of one address.
+impl From<IpAddr> for IpPrefix {
+    fn from(address: IpAddr) -> Self {
+        let address = address.to_canonical();
+        let length = if address.is_ipv4() { 32 } else { 128 };
+        Self { address, length }
+    }
+}
+
 /// The first address of the range of this length that an address is in.
 fn first(address: IpAddr, length: u8) -> IpAddr {
     match address {

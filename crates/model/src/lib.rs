@@ -10,6 +10,7 @@ pub mod action;
 pub mod backend;
 pub mod condition;
 pub mod config;
+pub mod endpoints;
 pub mod header_edits;
 pub mod health;
 mod http2;
@@ -40,6 +41,7 @@ pub use condition::{Condition, ValueTest};
 pub use config::{
     Config, ConfigErrors, Diagnostic, Kind as DiagnosticKind, Note, Position, Severity,
 };
+pub use endpoints::{Endpoints, EndpointsError};
 pub use header_edits::{HeaderEdits, HeaderField, HeaderVariable};
 pub use health::{Health, HealthCheck, HealthProbe, HttpProbe};
 pub use http_policy::{EncodedSlashes, HttpPolicy};

@@ -50,6 +50,10 @@ pub(crate) enum Command {
     Weight(WeightArgs),
     /// Takes back what was set of a backend: it goes by the config again.
     Clear(BackendArgs),
+    /// Lists or counts the layer 4 sessions of a running node that fit all that is given.
+    ///
+    /// They are read from memory while packets go on. A session that is there all the while is shown exactly once.
+    Sessions(SessionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -190,23 +194,45 @@ pub(crate) enum What {
     },
     /// What was set of backends in place of the config.
     Overrides(NodeArgs),
-    /// Layer 4 sessions.
-    Sessions {
-        /// Only of this listener.
-        #[arg(long)]
-        listener: Option<String>,
-        /// Only of this client: an IP address, or one with a port.
-        #[arg(long, value_name = "ADDRESS")]
-        client: Option<String>,
-        /// Only to this backend: an IP address, or one with a port.
-        #[arg(long, value_name = "ADDRESS")]
-        backend: Option<String>,
-        /// At most so many.
-        #[arg(long, default_value_t = 100)]
-        limit: u32,
-        #[command(flatten)]
-        node: NodeArgs,
-    },
+    /// Layer 4 sessions: as `weir sessions`.
+    Sessions(SessionsArgs),
+}
+
+/// Which sessions are asked for.
+#[derive(Debug, Args)]
+pub(crate) struct SessionsArgs {
+    /// Only of this listener.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) listener: Option<String>,
+    /// Only to backends of this pool.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pool: Option<String>,
+    /// Only of these clients: an IP address, one with a port, or a range such as 192.0.2.0/24.
+    #[arg(long, value_name = "ENDS")]
+    pub(crate) client: Option<String>,
+    /// Only with this in the client's place (FullNAT, tunnels): as for --client.
+    #[arg(long, value_name = "ENDS")]
+    pub(crate) local: Option<String>,
+    /// Only to these backends: as for --client.
+    #[arg(long, value_name = "ENDS")]
+    pub(crate) backend: Option<String>,
+    /// tcp or udp.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub(crate) protocol: Option<String>,
+    /// fullnat, nat, dr or tunnel.
+    #[arg(long, value_name = "MODE")]
+    pub(crate) forward: Option<String>,
+    /// The state, as it is shown: established, for one.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Option<String>,
+    /// At most so many. They are asked for in pages, and printed page by page.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100)]
+    pub(crate) limit: u64,
+    /// Only how many there are.
+    #[arg(long)]
+    pub(crate) count: bool,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
 }
 
 /// Which backend an order is about, and which node obeys.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::cli::{GetArgs, NodeArgs, What};
+use crate::cli::{GetArgs, NodeArgs, SessionsArgs, What};
 use crate::client;
 use crate::table::Align::{self, Left, Right};
 use crate::table::table;
@@ -64,9 +64,79 @@ const SESSIONS: &[Column] = &[
     ("BYTES OUT", Right, "/bytes_out"),
 ];
 
+/// Sessions in a page that is asked for: a few MB of JSON.
+const PAGE: u64 = 10_000;
+
 /// Asks and prints.
 pub(crate) fn get(args: &GetArgs) -> Result<ExitCode> {
-    let (path, columns, node) = question(&args.what);
+    let (path, columns, node) = match &args.what {
+        What::Listeners(node) => ("/api/v1/listeners".to_owned(), LISTENERS, node),
+        What::Overrides(node) => ("/api/v1/overrides".to_owned(), OVERRIDES, node),
+        What::Pools(node) => ("/api/v1/pools".to_owned(), POOLS, node),
+        What::Backends { pool, node } => (
+            path("backends", &[("pool", pool.as_deref())]),
+            BACKENDS,
+            node,
+        ),
+        What::Sessions(args) => return sessions(args),
+    };
+    let page = ask(node, &path)?;
+    if node.json {
+        println!("{page:#}");
+    } else {
+        print_page(columns, &page);
+        print_total(&page, shown(&page));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks for sessions, page by page, and prints each page as it comes.
+pub(crate) fn sessions(args: &SessionsArgs) -> Result<ExitCode> {
+    let limit = if args.count { 0 } else { args.limit };
+    let mut left = limit;
+    let mut first: Option<Value> = None;
+    let mut cursor: Option<String> = None;
+    loop {
+        let page = ask(
+            &args.node,
+            &question(args, left.min(PAGE), cursor.as_deref()),
+        )?;
+        left = left.saturating_sub(shown(&page));
+        cursor = page["next"].as_str().map(str::to_owned);
+        match (args.node.json, args.count) {
+            (true, _) => println!("{page:#}"),
+            (false, true) => println!("{}", page["total"].as_u64().unwrap_or(0)),
+            (false, false) => print_page(SESSIONS, &page),
+        }
+        let first = first.get_or_insert(page);
+        if left == 0 || cursor.is_none() {
+            if !args.node.json && !args.count {
+                print_total(first, limit - left);
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn question(args: &SessionsArgs, limit: u64, cursor: Option<&str>) -> String {
+    let limit = limit.to_string();
+    let parameters = [
+        ("listener", args.listener.as_deref()),
+        ("pool", args.pool.as_deref()),
+        ("client", args.client.as_deref()),
+        ("local", args.local.as_deref()),
+        ("backend", args.backend.as_deref()),
+        ("protocol", args.protocol.as_deref()),
+        ("forward", args.forward.as_deref()),
+        ("state", args.state.as_deref()),
+        ("limit", Some(limit.as_str())),
+        ("cursor", cursor),
+    ];
+    path("sessions", &parameters)
+}
+
+/// Asks for a page. An answer that is an error is one.
+fn ask(node: &NodeArgs, path: &str) -> Result<Value> {
     let token = match &node.token_file {
         Some(file) => Some(
             fs::read_to_string(file)
@@ -74,7 +144,7 @@ pub(crate) fn get(args: &GetArgs) -> Result<ExitCode> {
         ),
         None => None,
     };
-    let answer = client::get(node.api, &path, token.as_deref().map(str::trim))?;
+    let answer = client::get(node.api, path, token.as_deref().map(str::trim))?;
     let json: Value = serde_json::from_slice(&answer.body)
         .with_context(|| format!("status {} and no JSON from {}", answer.status, node.api))?;
     if answer.status != 200 {
@@ -84,41 +154,12 @@ pub(crate) fn get(args: &GetArgs) -> Result<ExitCode> {
             .unwrap_or("no reason given");
         bail!("{}: {message} (status {})", node.api, answer.status);
     }
-    if node.json {
-        println!("{json:#}");
-    } else {
-        print_page(columns, &json);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(json)
 }
 
-fn question(what: &What) -> (String, &'static [Column], &NodeArgs) {
-    match what {
-        What::Listeners(node) => ("/api/v1/listeners".to_owned(), LISTENERS, node),
-        What::Overrides(node) => ("/api/v1/overrides".to_owned(), OVERRIDES, node),
-        What::Pools(node) => ("/api/v1/pools".to_owned(), POOLS, node),
-        What::Backends { pool, node } => (
-            path("backends", &[("pool", pool.as_deref())]),
-            BACKENDS,
-            node,
-        ),
-        What::Sessions {
-            listener,
-            client,
-            backend,
-            limit,
-            node,
-        } => {
-            let limit = limit.to_string();
-            let parameters = [
-                ("listener", listener.as_deref()),
-                ("client", client.as_deref()),
-                ("backend", backend.as_deref()),
-                ("limit", Some(limit.as_str())),
-            ];
-            (path("sessions", &parameters), SESSIONS, node)
-        }
-    }
+/// Items of a page.
+fn shown(page: &Value) -> u64 {
+    page["items"].as_array().map_or(0, Vec::len) as u64
 }
 
 fn path(list: &str, parameters: &[(&str, Option<&str>)]) -> String {
@@ -163,9 +204,13 @@ fn print_page(columns: &[Column], page: &Value) {
         .map(|(title, align, _)| (*title, *align))
         .collect();
     println!("{}", table(&titles, &rows));
+}
+
+/// Says how many of all are shown, where that is not all.
+fn print_total(page: &Value, shown: u64) {
     let total = page["total"].as_u64().unwrap_or(0);
-    if total > items.len() as u64 {
-        println!("{} of {total}", items.len());
+    if total > shown {
+        println!("{shown} of {total}");
     }
 }
 

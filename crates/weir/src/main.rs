@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::Disable(args) => order::disable(&args),
         Command::Weight(args) => order::weight(&args),
         Command::Clear(args) => order::clear(&args),
+        Command::Sessions(args) => get::sessions(&args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("weir: {}", cause::told(&error));

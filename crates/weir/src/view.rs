@@ -7,8 +7,8 @@ use weir_api::View;
 use weir_api::order::OverrideView;
 use weir_api::view::{
     AccessLogView, BackendView, CertificateView, CheckView, ChecksView, DropView, InterfaceView,
-    ListenerView, NodeView, Page, PoolView, RouteView, SessionFilter, SessionView, SessionsView,
-    SplitView, StickySessionsView, TlsView, Traffic,
+    ListenerView, NodeView, PoolView, RouteView, SessionFilter, SessionPage, SessionView,
+    SessionsView, SplitView, StickySessionsView, TlsView, Traffic,
 };
 use weir_health::HealthReport;
 use weir_l7::{BackendStats, ListenerStats, PoolStats, Reason};
@@ -180,16 +180,13 @@ impl View for Node {
         all.iter().map(view).collect()
     }
 
-    fn sessions(&self, filter: &SessionFilter) -> Page<SessionView> {
-        let found = sessions::find(&self.planes, &self.snapshot().config, filter);
-        Page {
-            total: found.total,
-            items: found.items.iter().map(session).collect(),
-        }
+    fn sessions(&self, filter: &SessionFilter) -> Result<SessionPage, String> {
+        sessions::find(&self.planes, &self.snapshot().config, filter)
     }
 }
 
-fn session(session: &weir_l4::Session) -> SessionView {
+/// What the API shows of a session.
+pub(crate) fn session(session: &weir_l4::Session) -> SessionView {
     SessionView {
         listener: session.listener.as_ref().map(ToString::to_string),
         protocol: if session.udp { "udp" } else { "tcp" },
