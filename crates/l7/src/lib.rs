@@ -18,6 +18,7 @@ mod edits;
 mod engine;
 pub mod errors;
 mod forwarded;
+mod grpc;
 mod h2;
 mod learned;
 mod listener;

@@ -5,9 +5,9 @@ use std::future::poll_fn;
 use std::io::IoSlice;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::sync::Notify;
+use weir_model::PoolConnections;
 
 use crate::buffer::{Buffer, BufferPool};
 use crate::codec::h2::{Config, Connection, FloodLimits};
@@ -28,6 +28,16 @@ const HEADER_COUNT: usize = 1000;
 /// Backends are no attackers, but may be broken: this often is more than any use there is.
 const FRAMES_IN_TEN_SECONDS: u32 = 100_000;
 
+/// A connection on which nothing has come for so long is asked for a sign of life with the next request: what is in
+/// between may have forgotten it.
+const SILENCE_MS: u64 = 10_000;
+/// Likewise, while requests are under way. Servers of gRPC do not bear it more often than every five minutes.
+const SILENCE_AT_WORK_MS: u64 = 300_000;
+/// Looks, a second apart, after which requests go elsewhere where none has come.
+const LOOKS_TO_DOUBT: u32 = 1;
+/// And after which the connection is given up. Not a time: a process that was stopped must not blame its peers.
+const LOOKS_TO_END: u32 = 5;
+
 /// The HTTP/2 connections of a worker to a backend.
 #[derive(Debug, Default)]
 pub(crate) struct Multiplex {
@@ -40,7 +50,101 @@ pub(crate) struct Multiplex {
 #[derive(Debug)]
 struct Kept {
     session: Rc<Session>,
+    pulse: Rc<Pulse>,
     idle_since_ms: Option<u64>,
+    opened_ms: u64,
+    /// Requests that it has carried.
+    requests: u32,
+}
+
+impl Kept {
+    fn new(session: Rc<Session>, now_ms: u64) -> Self {
+        let pulse = Pulse::default();
+        pulse.heard(now_ms);
+        Self {
+            session,
+            pulse: Rc::new(pulse),
+            idle_since_ms: None,
+            opened_ms: now_ms,
+            requests: 0,
+        }
+    }
+
+    /// Whether it is old enough, or has carried enough.
+    fn is_worn(&self, policy: &PoolConnections, now_ms: u64) -> bool {
+        let age_ms = u128::from(now_ms.saturating_sub(self.opened_ms));
+        policy
+            .lifetime
+            .is_some_and(|lifetime| age_ms >= lifetime.as_millis())
+            || policy
+                .requests_max
+                .is_some_and(|most| self.requests >= most)
+    }
+
+    /// A stream, where there is room for one, and no doubt that the backend is there.
+    fn open(&mut self, now_ms: u64) -> Option<StreamIo> {
+        if self.pulse.is_in_doubt() {
+            return None;
+        }
+        let key = self.session.connection().open()?;
+        self.idle_since_ms = None;
+        self.requests = self.requests.saturating_add(1);
+        if self.pulse.asks(now_ms, SILENCE_MS) {
+            self.session.connection().send_ping();
+        }
+        Some(StreamIo::new(Rc::clone(&self.session), key))
+    }
+
+    /// Looks for a sign of life, once a second.
+    fn look(&self, now_ms: u64) {
+        if self.pulse.is_over() {
+            tracing::debug!("a backend does not answer PING");
+            self.session.connection().fail_streams();
+            self.session.tell();
+        } else if self.session.connection().stream_count() > 0
+            && self.pulse.asks(now_ms, SILENCE_AT_WORK_MS)
+        {
+            self.session.connection().send_ping();
+            self.session.tell();
+        }
+    }
+}
+
+/// Whether the peer of a connection is still there.
+#[derive(Debug, Default)]
+struct Pulse {
+    heard_ms: Cell<u64>,
+    /// Looks since it was asked.
+    asked: Cell<Option<u32>>,
+}
+
+impl Pulse {
+    /// Something has come.
+    fn heard(&self, now_ms: u64) {
+        self.heard_ms.set(now_ms);
+        self.asked.set(None);
+    }
+
+    /// Whether it is time to ask; if so, it is asked.
+    fn asks(&self, now_ms: u64, silence_ms: u64) -> bool {
+        let is_time =
+            self.asked.get().is_none() && now_ms.saturating_sub(self.heard_ms.get()) >= silence_ms;
+        if is_time {
+            self.asked.set(Some(0));
+        }
+        is_time
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.asked.get() >= Some(LOOKS_TO_DOUBT)
+    }
+
+    /// Counts a look. Whether there were too many.
+    fn is_over(&self) -> bool {
+        let looks = self.asked.get().map(|looks| looks + 1);
+        self.asked.set(looks);
+        looks >= Some(LOOKS_TO_END)
+    }
 }
 
 /// Who opens a connection. Dropped, it lets the others go on.
@@ -56,23 +160,26 @@ impl Drop for Turn<'_> {
 
 impl Multiplex {
     /// A stream of a connection that has room for one.
-    pub(crate) fn open(&self) -> Option<StreamIo> {
+    pub(crate) fn open(&self, policy: &PoolConnections, now_ms: u64) -> Option<StreamIo> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|kept| {
+            if kept.is_worn(policy, now_ms) {
+                end(&kept.session);
+            }
             let connection = kept.session.connection();
             !connection.is_dead() && !connection.peer_is_ending() && !connection.is_ending()
         });
-        sessions.iter_mut().find_map(|kept| {
-            let key = kept.session.connection().open()?;
-            kept.idle_since_ms = None;
-            Some(StreamIo::new(Rc::clone(&kept.session), key))
-        })
+        sessions.iter_mut().find_map(|kept| kept.open(now_ms))
     }
 
     /// A stream of a connection that somebody has opened meanwhile, or the turn to open one.
-    pub(crate) async fn open_or_turn(&self) -> Result<StreamIo, Turn<'_>> {
+    pub(crate) async fn open_or_turn(
+        &self,
+        policy: &PoolConnections,
+        now_ms: u64,
+    ) -> Result<StreamIo, Turn<'_>> {
         loop {
-            if let Some(stream) = self.open() {
+            if let Some(stream) = self.open(policy, now_ms) {
                 return Ok(stream);
             }
             if !self.connecting.replace(true) {
@@ -92,14 +199,13 @@ impl Multiplex {
         guard: impl Sized + 'static,
     ) -> Option<StreamIo> {
         let session = Session::new(Connection::client(config(scheme)), Rc::clone(buffers));
-        let key = session.connection().open()?;
-        let stream = StreamIo::new(Rc::clone(&session), key);
-        self.sessions.borrow_mut().push(Kept {
-            session: Rc::clone(&session),
-            idle_since_ms: None,
-        });
+        let mut kept = Kept::new(Rc::clone(&session), deadlines.now_ms());
+        let stream = kept.open(deadlines.now_ms())?;
+        let pulse = Rc::clone(&kept.pulse);
+        self.sessions.borrow_mut().push(kept);
         let mut mover = Mover {
             session,
+            pulse,
             io,
             buffer: Buffer::default(),
             deadlines: Rc::clone(deadlines),
@@ -116,10 +222,16 @@ impl Multiplex {
         Some(stream)
     }
 
-    /// Ends connections that were idle for too long.
-    pub(crate) fn reap(&self, now_ms: u64, idle_timeout: Duration) {
-        let idle_max_ms = u64::try_from(idle_timeout.as_millis()).unwrap_or(u64::MAX);
+    /// Ends connections that were idle for too long, are too old, or whose backend is gone without a word. Called once a
+    /// second.
+    pub(crate) fn reap(&self, policy: &PoolConnections, now_ms: u64) {
+        let idle_max_ms = u64::try_from(policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         self.sessions.borrow_mut().retain_mut(|kept| {
+            kept.look(now_ms);
+            if kept.is_worn(policy, now_ms) {
+                end(&kept.session);
+                return false;
+            }
             if kept.session.connection().stream_count() > 0 {
                 kept.idle_since_ms = None;
                 return true;
@@ -171,6 +283,7 @@ fn config(scheme: &'static [u8]) -> Config {
 /// What moves a connection's bytes.
 struct Mover {
     session: Rc<Session>,
+    pulse: Rc<Pulse>,
     io: Upstream,
     buffer: Buffer,
     deadlines: Rc<Deadlines>,
@@ -197,6 +310,7 @@ impl Mover {
                 Poll::Ready(Ok(count)) if count > 0 => {
                     let mut connection = self.session.connection();
                     let now_ms = self.deadlines.now_ms();
+                    self.pulse.heard(now_ms);
                     match connection.receive(self.buffer.filled(), now_ms) {
                         Ok(count) => self.buffer.consume(count),
                         Err(fault) => {
@@ -231,5 +345,100 @@ impl Mover {
             Poll::Ready(result) => result.map(|()| true),
             Poll::Pending => Ok(false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PING: [u8; 9] = [0, 0, 8, 6, 0, 0, 0, 0, 0];
+
+    struct Rig {
+        multiplex: Multiplex,
+        session: Rc<Session>,
+        pulse: Rc<Pulse>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let buffers = Rc::new(BufferPool::new(1024, 1));
+            let session = Session::new(Connection::client(config(b"http")), buffers);
+            let kept = Kept::new(Rc::clone(&session), 0);
+            let pulse = Rc::clone(&kept.pulse);
+            let multiplex = Multiplex::default();
+            multiplex.sessions.borrow_mut().push(kept);
+            Self {
+                multiplex,
+                session,
+                pulse,
+            }
+        }
+
+        fn open(&self, now_ms: u64) -> bool {
+            let policy = PoolConnections::default();
+            self.multiplex.open(&policy, now_ms).is_some()
+        }
+
+        fn look(&self, now_ms: u64) {
+            self.multiplex.reap(&PoolConnections::default(), now_ms);
+        }
+
+        fn pings(&self) -> usize {
+            let connection = self.session.connection();
+            connection
+                .output()
+                .windows(9)
+                .filter(|at| *at == PING)
+                .count()
+        }
+    }
+
+    #[test]
+    fn a_silent_connection_is_asked_with_the_next_request() {
+        let rig = Rig::new();
+        assert!(rig.open(SILENCE_MS - 1));
+        assert_eq!(rig.pings(), 0);
+        assert!(rig.open(SILENCE_MS) && rig.open(SILENCE_MS));
+        assert_eq!(rig.pings(), 1);
+        // A word is enough.
+        rig.look(SILENCE_MS + 1000);
+        assert!(!rig.open(SILENCE_MS + 1000));
+        rig.pulse.heard(SILENCE_MS + 1001);
+        assert!(rig.open(SILENCE_MS + 1001));
+        for _ in 0..10 {
+            rig.look(SILENCE_MS + 2000);
+        }
+        assert!(!rig.session.connection().is_dead());
+        assert_eq!(rig.pings(), 1);
+    }
+
+    #[test]
+    fn a_connection_whose_backend_is_gone_is_given_up() {
+        let rig = Rig::new();
+        let policy = PoolConnections::default();
+        let stream = rig.multiplex.open(&policy, 2 * SILENCE_MS).unwrap();
+        for look in 1..LOOKS_TO_END {
+            rig.look(2 * SILENCE_MS + u64::from(look) * 1000);
+            assert!(!rig.session.connection().is_dead(), "{look}");
+        }
+        rig.look(4 * SILENCE_MS);
+        assert!(rig.session.connection().is_dead() && stream.is_gone());
+        assert!(!rig.open(4 * SILENCE_MS));
+    }
+
+    #[test]
+    fn a_request_that_waits_for_long_is_asked_after_now_and_then() {
+        let rig = Rig::new();
+        let stream = rig.multiplex.open(&PoolConnections::default(), 0).unwrap();
+        for (now_ms, pings) in [
+            (SILENCE_AT_WORK_MS - 1, 0),
+            (SILENCE_AT_WORK_MS, 1),
+            (SILENCE_AT_WORK_MS + 1000, 1),
+        ] {
+            rig.look(now_ms);
+            assert_eq!(rig.pings(), pings);
+        }
+        drop(stream);
     }
 }

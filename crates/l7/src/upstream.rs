@@ -185,7 +185,13 @@ impl Work {
         let limit = self.pool.plan.pool.limits.connections;
         let queue = limit.map(|_| Arc::clone(&self.pool.plan.cell.queue));
         self.backend
-            .connect_in_time(watch, timeout, (client, worker), (limit, queue), now_ms)
+            .connect_in_time(
+                watch,
+                timeout,
+                (client, worker),
+                (limit, queue),
+                (&self.pool.plan.pool.connections, now_ms),
+            )
             .await
     }
 
@@ -530,7 +536,7 @@ impl LocalPool {
     pub(crate) fn reap(&self, now_ms: u64) {
         for backend in &self.backends {
             if let Some(multiplex) = &backend.multiplex {
-                multiplex.reap(now_ms, self.plan.pool.connections.idle_timeout);
+                multiplex.reap(&self.plan.pool.connections, now_ms);
             }
             backend.reap(|connection| {
                 connection.is_usable(&self.plan.pool.connections, now_ms)
@@ -576,7 +582,7 @@ impl LocalBackend {
             return None;
         }
         if let Some(multiplex) = &self.multiplex {
-            let stream = multiplex.open()?;
+            let stream = multiplex.open(policy, now_ms)?;
             self.counters().connections_reused.add(1);
             return Some(Connection::stream(stream, true));
         }
@@ -599,13 +605,13 @@ impl LocalBackend {
         timeout: Duration,
         (client, worker): (&Client, &Worker),
         (limit, queue): (Option<usize>, Option<Arc<Queue>>),
-        now_ms: u64,
+        (policy, now_ms): (&PoolConnections, u64),
     ) -> Result<Connection, Reason> {
         watch.arm(timeout, Phase::Busy);
         let turn = match &self.multiplex {
             None => None,
             Some(multiplex) => {
-                let mut waiting = pin!(multiplex.open_or_turn());
+                let mut waiting = pin!(multiplex.open_or_turn(policy, now_ms));
                 let got = poll_fn(|cx| match waiting.as_mut().poll(cx) {
                     Poll::Ready(got) => Poll::Ready(Ok(got)),
                     Poll::Pending if watch.is_expired() => Poll::Ready(Err(Reason::ConnectTimeout)),

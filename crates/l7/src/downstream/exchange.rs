@@ -88,6 +88,8 @@ pub(crate) struct Exchange<'e, T> {
     pub(crate) began: Option<Instant>,
     /// Field lines that are added to the final answer.
     pub(crate) added: &'e [u8],
+    /// What a backend has to say to agree to a WebSocket, where the client cannot check it.
+    pub(crate) accept: Option<&'e [u8]>,
     /// Fields of the final answer that are taken off.
     pub(crate) removed: Option<&'e HeaderEdits>,
     /// The pool's cookies, and the backend that is asked.
@@ -369,10 +371,15 @@ impl<T: Transport> Exchange<'_, T> {
             // Only what was asked for, and only once the whole request is out: what the client sends from here on
             // is not HTTP (CVE-2026-2833 is about sending it on too early).
             let asked = self.request.upgrade && self.state.upload_over && !self.state.upload_broken;
-            return if asked {
-                Ok(After::Upgrade)
+            if !asked {
+                return Err(Reason::UnaskedUpgrade);
+            }
+            let head = self.connection.buffer.filled();
+            let accepted = self.response.field(head, "sec-websocket-accept");
+            return if self.accept.is_some() && accepted != self.accept {
+                Err(Reason::BadResponse)
             } else {
-                Err(Reason::UnaskedUpgrade)
+                Ok(After::Upgrade)
             };
         }
         // The client that waits for 100 may or may not send its body after a final answer: nobody can tell what the

@@ -13,7 +13,7 @@ use crate::access_log::{About, Note};
 use crate::buffer::Buffer;
 use crate::client::Client;
 use crate::codec::h1::{Framing, Method, Progress, Replaced, RequestHead, ResponseHead, Version};
-use crate::codec::path;
+use crate::codec::{path, websocket};
 use crate::deadlines::{Phase, Watch};
 use crate::downstream::exchange::{End, Exchange, State};
 use crate::downstream::h2;
@@ -21,6 +21,7 @@ use crate::downstream::stream_tasks::Stream;
 use crate::edits::{self, Facts, RequestId, write_fields};
 use crate::errors::{Reason, Side, phrase};
 use crate::forwarded::Forwarded;
+use crate::grpc;
 use crate::listener::LocalListener;
 use crate::plan::{HeldPlan, ListenerPlan};
 use crate::relay::Relay;
@@ -53,6 +54,10 @@ struct Downstream<T> {
     first: bool,
     /// The request is one of gRPC, whose failures are told in its own way.
     is_grpc: bool,
+    /// The time that the client gives its call of gRPC.
+    grpc_timeout: Option<Duration>,
+    /// What a backend has to say to agree to a WebSocket, where the client cannot check it.
+    accept: Option<Vec<u8>>,
     /// A client may begin with the preface of HTTP/2.
     may_be_http2: bool,
     /// What there is to say of the request that is under way, when it has ended.
@@ -114,19 +119,9 @@ impl<'a> OwnAnswer<'a> {
     }
 
     /// A failure as gRPC clients expect it: 200, and the status in what counts as trailers (gRPC over HTTP/2,
-    /// "Responses"). The codes are those that clients make of the status by themselves (gRPC, "HTTP to gRPC status code
-    /// mapping"), where we know no better one.
-    fn grpc(status: u16) -> Self {
-        let code = match status {
-            400 => 13,
-            401 => 16,
-            403 => 7,
-            404 | 501 => 12,
-            408 => 4,
-            413 | 431 => 8,
-            429 | 502..=504 => 14,
-            _ => 2,
-        };
+    /// "Responses").
+    fn grpc(status: u16, reason: Option<Reason>) -> Self {
+        let code = grpc::code(status, reason);
         Self {
             status: 200,
             content_type: Some("application/grpc"),
@@ -220,6 +215,8 @@ pub(crate) async fn serve<T: Transport>(
         watch,
         first: true,
         is_grpc: false,
+        grpc_timeout: None,
+        accept: None,
         may_be_http2,
         note: Note::default(),
     };
@@ -276,6 +273,8 @@ pub(crate) async fn serve_stream(worker: &Rc<Worker>, stream: Stream, heads: &mu
         watch,
         first,
         is_grpc: false,
+        grpc_timeout: None,
+        accept: None,
         may_be_http2: false,
         note: Note::default(),
     };
@@ -576,6 +575,17 @@ impl<T: Transport> Downstream<T> {
                 .request
                 .field(head, "content-type")
                 .is_some_and(|value| value.starts_with(b"application/grpc"));
+        self.grpc_timeout = None;
+        if self.is_grpc {
+            let timeout = self.request.field(head, "grpc-timeout");
+            self.grpc_timeout = timeout.and_then(grpc::timeout);
+        }
+        // Over HTTP/2 the key is ours.
+        self.accept = None;
+        if T::CARRIES_ONE && self.request.upgrade {
+            let key = self.request.field(head, "sec-websocket-key");
+            self.accept = key.map(websocket::accept);
+        }
         self.download.head = self.worker.buffers.head();
         self.buffer.consume(self.request.length);
         // The answer may be long in coming.
@@ -637,7 +647,8 @@ impl<T: Transport> Downstream<T> {
             Begun::Here(answer) => return self.answer_here(&answer).await,
             Begun::Nothing => return self.fail(Reason::NoRoute, None).await,
         };
-        self.watch.limit(plan.listener.timeouts.request);
+        let limits = [plan.listener.timeouts.request, self.grpc_timeout];
+        self.watch.limit(limits.into_iter().flatten().min());
         let next = self.try_backends(&plan, &begun).await;
         self.watch.limit(None);
         next
@@ -866,6 +877,7 @@ impl<T: Transport> Downstream<T> {
                 .map_or(response_header, |timeout| timeout.min(response_header)),
             began: work.began(),
             added,
+            accept: self.accept.as_deref(),
             removed,
             cookies: pool
                 .plan
@@ -999,10 +1011,10 @@ impl<T: Transport> Downstream<T> {
     /// Sends an answer of our own; `false` where the client does not take it.
     async fn send_answer(&mut self, answer: &OwnAnswer<'_>, connection_field: &str) -> bool {
         let status = answer.status;
-        let grpc;
+        let told;
         let answer = if self.is_grpc && status >= 400 {
-            grpc = OwnAnswer::grpc(status);
-            &grpc
+            told = OwnAnswer::grpc(status, self.note.reason);
+            &told
         } else {
             answer
         };

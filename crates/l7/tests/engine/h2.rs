@@ -12,6 +12,7 @@ use weir_l7::Reason;
 use weir_l7::codec::h2::connection::Inbox;
 use weir_l7::codec::h2::sending::Written;
 use weir_l7::codec::h2::{Config, Connection, ErrorCode, FloodLimits, Key, PREFACE};
+use weir_l7::codec::websocket::accept;
 
 use crate::harness::*;
 use crate::tls::{Folder, client_config};
@@ -455,9 +456,11 @@ fn websockets_pass_over_a_stream() {
     let origin = Origin::start(|_, mut peer| {
         let request = peer.request().unwrap();
         assert!(request.starts_with("GET /chat HTTP/1.1\r\n"), "{request}");
-        assert!(field(&request, "sec-websocket-key").is_some_and(|key| key.len() == 24));
+        let key = field(&request, "sec-websocket-key").unwrap();
+        assert_eq!(key.len(), 24);
         assert!(request.contains("Upgrade: websocket\r\n"), "{request}");
-        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n");
+        let accept = String::from_utf8(accept(key.as_bytes())).unwrap();
+        peer.send(&format!("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"));
         loop {
             let piece = peer.bytes(4);
             if piece.is_empty() {
@@ -491,6 +494,31 @@ fn websockets_pass_over_a_stream() {
     proxy.until("no tunnel is left", |proxy| {
         proxy.backend_stats(origin.address).requests_active == 0
     });
+}
+
+#[test]
+fn a_backend_that_does_not_know_websockets_gets_none() {
+    let origin = Origin::start(|_, mut peer| {
+        peer.request().unwrap();
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n");
+        peer.bytes(1);
+    });
+    let proxy = Proxy::http(&[origin.address], "");
+    let mut client = Raw::connect(&proxy);
+    client.headers(
+        1,
+        4,
+        &[
+            (":method", "CONNECT"),
+            (":protocol", "websocket"),
+            (":scheme", "http"),
+            (":path", "/chat"),
+            (":authority", "test"),
+        ],
+    );
+    // Not 200.
+    assert_ne!(client.frame_of(1).3[0], 0x88);
+    assert_eq!(proxy.listener_stats().answers[5], 1);
 }
 
 /// A client of single frames.

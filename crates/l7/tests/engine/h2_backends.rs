@@ -259,6 +259,45 @@ fn failures_are_told_to_grpc_clients_as_grpc_status() {
 }
 
 #[test]
+fn the_time_that_a_client_gives_its_call_is_kept() {
+    let backend = Backend::start(100, |_, _, _, _| {});
+    let proxy = Proxy::start(&config(&[backend.address], ""));
+    let mut client = Client::connect(&proxy);
+    let key = client.begin(
+        "POST /service/method HTTP/1.1\r\nHost: test\r\nTE: trailers\r\nContent-Type: application/grpc\r\n\
+         grpc-timeout: 200m\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    );
+    let answer = client.answer(key);
+    assert_eq!(answer.status, 200);
+    assert!(answer.has("grpc-status: 4"), "{}", answer.head);
+    assert_eq!(proxy.listener_stats().errors(Reason::RequestTimeout), 1);
+}
+
+#[test]
+fn connections_of_http2_end_after_so_many_requests_or_so_much_time() {
+    for (policy, between, expected) in [
+        ("requests_max = 2", Duration::ZERO, 3),
+        ("lifetime = \"10ms\"", Duration::from_millis(120), 6),
+        ("lifetime = \"1m\", requests_max = 6", Duration::ZERO, 1),
+    ] {
+        let backend = Backend::mirror();
+        let pool = pool(
+            "main",
+            &[backend.address],
+            &format!("protocol = \"http2\"\nconnections = {{ {policy} }}"),
+        );
+        let listener = "[[listener]]\nname = \"main\"\nbind = \"LISTEN\"\nprotocol = \"http\"\npool = \"main\"\n";
+        let proxy = Proxy::start_with(&format!("{listener}{pool}"), 1);
+        let mut client = proxy.client();
+        for _ in 0..6 {
+            assert_eq!(client.get("/").unwrap().status, 200);
+            std::thread::sleep(between);
+        }
+        assert_eq!(backend.connections(), expected, "{policy}");
+    }
+}
+
+#[test]
 fn what_a_backend_has_not_served_goes_elsewhere() {
     let ending = Backend::start(100, |connection, key, _, ended| {
         if ended {

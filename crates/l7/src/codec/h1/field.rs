@@ -47,6 +47,18 @@ impl Connection {
     }
 }
 
+/// The values of the fields with this name among whole field lines.
+pub fn values<'h>(lines: &'h [u8], name: &str) -> impl Iterator<Item = &'h [u8]> {
+    let lines = lines.split(|byte| *byte == b'\n');
+    lines.filter_map(move |line| {
+        let (found, rest) = line.split_at_checked(name.len())?;
+        let value = rest.strip_prefix(b":")?;
+        found
+            .eq_ignore_ascii_case(name.as_bytes())
+            .then(|| trim(value.strip_suffix(b"\r").unwrap_or(value)))
+    })
+}
+
 /// Whether a `Connection` field may take this field off a message. The fields that say where a message goes and
 /// where it ends are nobody's to remove.
 pub fn may_be_named_by_connection(name: &[u8]) -> bool {

@@ -81,14 +81,7 @@ impl RequestHead {
 
     /// The values of the fields with this name, which is in lower case.
     pub fn values<'h>(&self, head: &'h [u8], name: &str) -> impl Iterator<Item = &'h [u8]> {
-        let lines = self.fields.of(head).split(|byte| *byte == b'\n');
-        lines.filter_map(move |line| {
-            let (found, rest) = line.split_at_checked(name.len())?;
-            let value = rest.strip_prefix(b":")?;
-            found
-                .eq_ignore_ascii_case(name.as_bytes())
-                .then(|| field::trim(value.strip_suffix(b"\r").unwrap_or(value)))
-        })
+        field::values(self.fields.of(head), name)
     }
 
     /// The values of the cookies with this name (RFC 6265, section 4.2.1).

@@ -54,6 +54,11 @@ impl ResponseHead {
         };
     }
 
+    /// The value of the first field with this name, which is in lower case.
+    pub fn field<'h>(&self, head: &'h [u8], name: &str) -> Option<&'h [u8]> {
+        field::values(self.fields.of(head), name).next()
+    }
+
     /// Whether another head follows this one. 101 is final: what follows it is not HTTP.
     pub fn is_interim(&self) -> bool {
         (100..200).contains(&self.status) && self.status != 101

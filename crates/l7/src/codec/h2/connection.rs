@@ -919,9 +919,18 @@ impl Connection {
         {
             return;
         }
-        frame::write_reset(key.id, code, &mut self.out);
+        if !self.is_unsaid(key) {
+            frame::write_reset(key.id, code, &mut self.out);
+        }
         self.remember_reset(key.id);
         self.mark_reset(key, code);
+    }
+
+    /// Whether the peer has not heard of a stream that we have opened: there is nothing to reset.
+    fn is_unsaid(&self, key: Key) -> bool {
+        let stream = self.streams.get(key);
+        self.role == Role::Client
+            && stream.is_some_and(|stream| matches!(stream.outbound, Outbound::Head))
     }
 
     fn remember_reset(&mut self, id: u32) {
@@ -1011,6 +1020,13 @@ impl Connection {
             if let Some(key) = self.streams.find(id) {
                 self.mark_reset(key, ErrorCode::InternalError);
             }
+        }
+    }
+
+    /// Asks the peer for a sign of life.
+    pub fn send_ping(&mut self) {
+        if !self.dead {
+            frame::write_ping(&mut self.out);
         }
     }
 
@@ -1171,6 +1187,7 @@ impl Connection {
         };
         if let Some(code) = code
             && !self.dead
+            && !self.is_unsaid(key)
         {
             frame::write_reset(key.id, code, &mut self.out);
             self.remember_reset(key.id);

@@ -167,6 +167,11 @@ pub fn write_goaway(last_stream: u32, code: ErrorCode, out: &mut Vec<u8>) {
     short(kind::GOAWAY, 0, 0, &payload, out);
 }
 
+/// Appends a PING.
+pub fn write_ping(out: &mut Vec<u8>) {
+    short(kind::PING, 0, 0, &[0; 8], out);
+}
+
 /// Appends the answer to a PING.
 pub fn write_pong(payload: &[u8], out: &mut Vec<u8>) {
     short(kind::PING, flag::ACK, 0, payload, out);

@@ -73,7 +73,10 @@ impl Connection {
                         stream.carry.extend_from_slice(rest);
                         rest.len()
                     }
-                    Some(length) if self.has_room() => {
+                    // A request's head is never held up: streams open in the order of their numbers (RFC 9113, section
+                    // 5.1.1), and another one with a higher number may have its turn first. They are as many as may be
+                    // open.
+                    Some(length) if self.role == Role::Client || self.has_room() => {
                         if !self.write_head(key, &rest[..length]) {
                             return Written::Closed;
                         }

@@ -1241,3 +1241,48 @@ proptest! {
         }
     }
 }
+
+/// The streams of the frames of a kind, in their order.
+fn streams_of(wanted: u8, mut output: &[u8]) -> Vec<u32> {
+    output = &output[PREFACE.len()..];
+    let mut streams = Vec::new();
+    while let Some(header) = FrameHeader::parse(output) {
+        if header.kind == wanted {
+            streams.push(header.stream);
+        }
+        output = &output[HEADER_BYTES + header.length..];
+    }
+    streams
+}
+
+#[test]
+fn requests_are_sent_in_the_order_of_their_streams() {
+    let mut client = Connection::client(config());
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+    let first = client.open().unwrap();
+    assert_eq!(client.write(first, head), Written::Taken(head.len()));
+    let written = client.write(first, &[b'x'; 100_000]);
+    assert!(matches!(written, Written::Taken(count) if count < 65_535));
+    assert!(client.is_backed_up());
+    // There is no room for more, but for what other streams must not overtake.
+    let (second, third) = (client.open().unwrap(), client.open().unwrap());
+    assert_eq!(client.write(second, head), Written::Taken(head.len()));
+    assert_eq!(client.write(second, b"x"), Written::Blocked);
+    assert_eq!(client.write(third, head), Written::Taken(head.len()));
+    assert_eq!(streams_of(kind::HEADERS, client.output()), [1, 3, 5]);
+}
+
+#[test]
+fn a_request_that_was_never_sent_is_not_taken_back() {
+    let mut client = Connection::client(config());
+    let (released, finished) = (client.open().unwrap(), client.open().unwrap());
+    client.release_stream(released);
+    client.finish(finished);
+    client.release_stream(finished);
+    assert_eq!(streams_of(kind::RST_STREAM, client.output()), []);
+    let sent = client.open().unwrap();
+    client.write(sent, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    client.release_stream(sent);
+    assert_eq!(streams_of(kind::HEADERS, client.output()), [5]);
+    assert_eq!(streams_of(kind::RST_STREAM, client.output()), [5]);
+}
