@@ -10,12 +10,25 @@ use std::{env, thread};
 
 use anyhow::{Context, Result, bail};
 
-/// A program and the Debian package that brings it.
+/// A program, or a file, and the Debian package that brings it.
 type Program = (&'static str, &'static str);
 
 /// What the tests run.
 pub(crate) const FOR_TESTS: &[Program] = &[
+    (
+        "/usr/lib/python3/dist-packages/grpc/__init__.py",
+        "python3-grpcio",
+    ),
+    (
+        "/usr/lib/python3/dist-packages/hypercorn/__init__.py",
+        "python3-hypercorn",
+    ),
+    (
+        "/usr/lib/python3/dist-packages/websockets/__init__.py",
+        "python3-websockets",
+    ),
     ("curl", "curl"),
+    ("h2load", "nghttp2-client"),
     ("haproxy", "haproxy"),
     ("iperf3", "iperf3"),
     ("nginx", "nginx-light"),
@@ -83,6 +96,7 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let folders =
         env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")]);
     folders
+        // An absolute path is itself in every folder.
         .map(|folder| folder.join(program))
         .find(|file| file.is_file())
 }

@@ -17,6 +17,7 @@ mod l4_schedule;
 mod l4_sessions;
 mod l7_differences;
 mod l7_failure;
+mod l7_http2;
 mod l7_proxying;
 mod l7_reload;
 mod scene;
