@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use aya::maps::{Array, MapData, PerCpuArray, ProgramArray};
+use aya::maps::{Array, CpuMap, MapData, PerCpuArray, ProgramArray};
 use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::time::{ClockId, clock_gettime};
@@ -27,6 +27,7 @@ use weir_l4_common::hash::{FlowKey, FlowKey4};
 use weir_l4_common::link::{LINKS_MAP, LINKS_MAX};
 use weir_l4_common::listeners::Place;
 use weir_l4_common::service::{ListenerKey, Mode, mapped};
+use weir_l4_common::spread::CORES_MAX;
 
 use crate::bench::Options;
 
@@ -300,6 +301,8 @@ fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
 /// `weir_forward` with one listener and its backends.
 struct Forward {
     ebpf: Ebpf,
+    /// The program that is attached.
+    main: &'static str,
     sets: u32,
 }
 
@@ -315,25 +318,55 @@ impl Forward {
 
     /// As [`Self::load`], with a listener of this protocol at this address.
     fn load_for(mode: Mode, sessions: u32, proto: u8, vip: IpAddr) -> Result<Self> {
+        Self::load_spread(mode, sessions, proto, vip, &[])
+    }
+
+    /// As [`Self::load_for`]; packets are handed to these cores, where there are any.
+    fn load_spread(
+        mode: Mode,
+        sessions: u32,
+        proto: u8,
+        vip: IpAddr,
+        cores: &[u32],
+    ) -> Result<Self> {
         // The size that the daemon gives a table: 64 in 100 lines taken when every session is there.
         let sets = (f64::from(sessions.max(1024)) * 2.0 / 4.0 / 0.64).ceil() as u32;
         let (sets4, sets6) = match vip {
             IpAddr::V4(_) => (sets, UNUSED),
             IpAddr::V6(_) => (UNUSED, sets),
         };
+        let spread_cores = cores.len() as u32;
+        let mut spread_to = [0u32; CORES_MAX];
+        spread_to[..cores.len()].copy_from_slice(cores);
         let mut ebpf = EbpfLoader::new()
             .override_global("SETS", &sets4, true)
             .override_global("SETS6", &sets6, true)
             .override_global("SEED", &SEED, true)
+            .override_global("SPREAD_CORES", &spread_cores, true)
+            .override_global("SPREAD_TO", &spread_to, true)
+            .map_max_entries("CORES", spread_cores.max(1))
             .map_max_entries("SESSIONS4", sets4)
             .map_max_entries("SESSIONS6", sets6)
             .map_max_entries("SCHEDULE", 1024)
             .load(program::FORWARD)
             .context("load weir_forward")?;
-        xdp(&mut ebpf, "weir_forward")?
+        let main = if cores.is_empty() {
+            "weir_forward"
+        } else {
+            let forward = xdp(&mut ebpf, "weir_forward_core")?;
+            forward.load().context("load weir_forward_core")?;
+            let forward = forward.fd()?.try_clone()?;
+            let map = ebpf.map_mut("CORES").context("no map CORES")?;
+            let mut map: CpuMap<_> = map.try_into()?;
+            for core in cores {
+                map.set(*core, 2048, Some(&forward), 0)?;
+            }
+            "weir_spread"
+        };
+        xdp(&mut ebpf, main)?
             .load()
-            .context("load weir_forward")?;
-        let mut weir = Self { ebpf, sets };
+            .with_context(|| format!("load {main}"))?;
+        let mut weir = Self { ebpf, main, sets };
         weir.set_link(0, 1, 1500, [2, 0, 0, 0, 0, 1])?;
         weir.set("LINK_OF", 1, 1u32.to_ne_bytes())?;
         for n in 0..LOCALS {
@@ -410,7 +443,7 @@ impl Forward {
     }
 
     fn program(&mut self) -> Result<ProgramFd> {
-        Ok(xdp(&mut self.ebpf, "weir_forward")?.fd()?.try_clone()?)
+        Ok(xdp(&mut self.ebpf, self.main)?.fd()?.try_clone()?)
     }
 
     fn set_link(&mut self, slot: u32, ifindex: u32, mtu: u16, mac: [u8; 6]) -> Result<()> {

@@ -266,6 +266,21 @@ fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt:
         None,
         drops,
     )?;
+    let numbers: Vec<String> = node
+        .cores
+        .iter()
+        .map(|core| core.core.to_string())
+        .collect();
+    let cores = node.cores.iter().zip(&numbers).flat_map(|(core, number)| {
+        [("handed", core.handed), ("taken", core.taken)]
+            .map(|(step, count)| whole([("core", number.as_str()), ("step", step)], count))
+    });
+    families.counter(
+        "weir_core_packets",
+        "Packets of layer 4 that a core handed on, and those that it was handed and has looked at.",
+        None,
+        cores,
+    )?;
     let sessions = node.sessions.iter();
     families.gauge(
         "weir_sessions",

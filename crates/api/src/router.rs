@@ -384,9 +384,9 @@ mod tests {
     use crate::order::{Ask, OrderError, OverrideState};
     use crate::token::Token;
     use crate::view::{
-        AccessLogView, CertificateView, CheckView, ChecksView, DropView, HealthView, InterfaceView,
-        NodeView, ProcessView, ReloadsView, RouteView, SessionsView, StickySessionsView, TlsView,
-        Traffic,
+        AccessLogView, CertificateView, CheckView, ChecksView, CoreView, DropView, HealthView,
+        InterfaceView, NodeView, ProcessView, ReloadsView, RouteView, SessionsView,
+        StickySessionsView, TlsView, Traffic,
     };
 
     const DRAINING: Override = Override {
@@ -454,6 +454,11 @@ mod tests {
                     max: 1000,
                     expired: 3,
                     table_bytes: 4096,
+                }],
+                cores: vec![CoreView {
+                    core: 0,
+                    handed: 3,
+                    taken: 2,
                 }],
                 interfaces: vec![
                     InterfaceView {

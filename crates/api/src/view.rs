@@ -67,6 +67,8 @@ pub struct NodeView {
     pub sessions: Vec<SessionsView>,
     /// Interfaces that layer 4 is attached to, or should be.
     pub interfaces: Vec<InterfaceView>,
+    /// Cores that layer 4's packets are spread over; none where they are not.
+    pub cores: Vec<CoreView>,
     /// Access logs.
     pub access_logs: Vec<AccessLogView>,
     /// Health checks that began late.
@@ -75,6 +77,17 @@ pub struct NodeView {
     pub tls: TlsView,
     /// The process; none where the system does not tell.
     pub process: Option<ProcessView>,
+}
+
+/// A core that packets are spread over.
+#[derive(Clone, Copy, Debug)]
+pub struct CoreView {
+    /// The kernel's number of it.
+    pub core: u32,
+    /// Packets that it has received and handed on.
+    pub handed: u64,
+    /// Packets that it was handed and has looked at.
+    pub taken: u64,
 }
 
 /// Certificates, and what became of files that were replaced.

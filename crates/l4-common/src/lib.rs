@@ -31,6 +31,7 @@ pub mod record;
 pub mod refusal;
 pub mod service;
 pub mod session;
+pub mod spread;
 pub mod table;
 pub mod tunnel;
 pub mod unusual;

@@ -11,8 +11,10 @@ use proptest::prelude::*;
 use weir_l4_common::checksum;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
+use weir_l4_common::hash;
 use weir_l4_common::service::Mode;
 use weir_l4_machine::machine::{BACKEND_MAC, EGRESS, LB_MAC, Machine, OTHER_MAC, addresses};
+use weir_l4_machine::wire::{self, Ip};
 
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 1, 1];
 const SYN: u8 = 2;
@@ -74,6 +76,76 @@ fn request() -> impl Strategy<Value = Request> {
                 checksum: checksum || client.is_ipv6(),
             },
         )
+}
+
+/// Both directions of a FullNAT session come to one core, but for those at the edge of two
+/// cores' parts of the table.
+#[test]
+fn requests_and_answers_come_to_one_core() {
+    const SESSIONS: u32 = 1000;
+    for cores in [2, 7, 64] {
+        let machine = Machine::new(1024, Mode::Fullnat);
+        let (mut together, mut used) = (0, HashSet::new());
+        for n in 0..SESSIONS {
+            let request = Request {
+                client: IpAddr::V4(Ipv4Addr::from(0x6440_0000 + n * 256 + cores)),
+                port: 40_000,
+                udp: n % 2 == 0,
+                hops: 64,
+                class: 0,
+                payload: Vec::new(),
+                checksum: true,
+            };
+            let [vip, ..] = request.addresses();
+            let sent = frame(&request, request.client(), (vip, 80), SYN, 64);
+            let (_, forwarded) = machine.run(&sent);
+            let part = |at: usize| u16::from_be_bytes([forwarded[at], forwarded[at + 1]]);
+            let address = |at: usize| {
+                IpAddr::V4(Ipv4Addr::from(
+                    <[u8; 4]>::try_from(&forwarded[at..at + 4]).unwrap(),
+                ))
+            };
+            let (local, backend) = ((address(26), part(34)), (address(30), part(36)));
+            let answer = frame(&request, backend, local, 0x12, 64);
+            let core = |frame: &[u8]| hash::core(machine.spread(frame).unwrap(), cores);
+            together += u32::from(core(&sent) == core(&answer));
+            used.insert(core(&sent));
+        }
+        assert!(
+            together >= SESSIONS * 9 / 10,
+            "{together} with {cores} cores"
+        );
+        assert_eq!(used.len(), cores as usize);
+    }
+}
+
+/// Fragments of a datagram, whether they have ports or not, come to one core; what is neither IPv4 nor IPv6 to none.
+#[test]
+fn fragments_of_a_datagram_come_to_one_core() {
+    let machine = Machine::new(64, Mode::Fullnat);
+    for (src, dst) in [
+        (IpAddr::from([100, 64, 0, 1]), addresses(false)[0]),
+        ("2001:db8:1::1".parse().unwrap(), addresses(true)[0]),
+    ] {
+        let hash = |fragment| {
+            let mut ip = Ip::new(src, dst, 17);
+            ip.fragment = fragment;
+            machine.spread(&wire::frame(LB_MAC, CLIENT_MAC, &ip.with(&[7; 64])))
+        };
+        let whole = hash(None);
+        let first = hash(Some((9, 0x2000)));
+        assert!(whole.is_some() && first.is_some() && whole != first);
+        assert_eq!(hash(Some((9, 8))), first);
+    }
+    // Behind tags as well, there by the addresses alone.
+    let ip = Ip::new([100, 64, 0, 1], addresses(false)[0], 17).with(&[7; 64]);
+    let frame = wire::frame(LB_MAC, CLIENT_MAC, &ip);
+    for tags in [&[0x81, 0, 0, 7][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8]] {
+        let tagged = [&frame[..12], tags, &frame[12..]].concat();
+        assert!(machine.spread(&tagged).is_some());
+    }
+    assert_eq!(machine.spread(&[0; 60]), None);
+    assert_eq!(machine.spread(&[0; 10]), None);
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

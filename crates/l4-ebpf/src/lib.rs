@@ -8,6 +8,7 @@ mod decap;
 mod env;
 mod forward;
 mod maps;
+mod spread;
 
 /// No path of the programs panics; the verifier would refuse the loop.
 #[panic_handler]

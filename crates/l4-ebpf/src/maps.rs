@@ -4,7 +4,7 @@ use core::cell::UnsafeCell;
 
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, CpuMap, HashMap, PerCpuArray, RingBuf};
 use weir_l4_common::client::{ClientSet, Pool};
 use weir_l4_common::family::{Addr6, V4, V6};
 use weir_l4_common::fragment::{FRAGMENT_SETS, FragmentSet};
@@ -19,6 +19,7 @@ use weir_l4_common::service::{
     ScheduleElement, Settings,
 };
 use weir_l4_common::session::{Set4, Set6};
+use weir_l4_common::spread::CORES_MAX;
 use weir_l4_common::vlan::{Tagged, VLANS_MAX, VlanKey};
 
 /// A variable that user space writes while the program runs.
@@ -123,6 +124,13 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 #[map]
 pub static CLOCK: Array<[u64; 2]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
+/// Cores that packets are handed to, by the kernel's number; sized by the loader, as the kernel takes no more than it has.
+#[map]
+pub static CORES: CpuMap = CpuMap::with_max_entries(1, 0);
+/// Packets that a core has handed on, and those that it was handed.
+#[map]
+pub static SPREAD: PerCpuArray<u64> = PerCpuArray::with_max_entries(2, 0);
+
 /// What user space leaves for the next daemon: one element.
 #[map]
 pub static LAYOUT: Array<Layout> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -167,3 +175,9 @@ pub static SEED: u64 = 0;
 /// The port of GUE on a backend's machine, network byte order; set by the loader.
 #[unsafe(no_mangle)]
 pub static GUE_PORT: u16 = 0;
+/// Cores that packets are spread over; set by the loader.
+#[unsafe(no_mangle)]
+pub static SPREAD_CORES: u32 = 1;
+/// Their numbers; set by the loader.
+#[unsafe(no_mangle)]
+pub static SPREAD_TO: [u32; CORES_MAX] = [0; CORES_MAX];

@@ -24,7 +24,7 @@ use weir_l4_common::service::{
 };
 use weir_l4_common::session::{LIVE, Line, Set, Set4, Set6};
 use weir_l4_common::vlan::{Tagged, Tags, VlanKey};
-use weir_l4_common::{across, checksum, mss, open, table, unusual, vlan, walk};
+use weir_l4_common::{across, checksum, mss, open, spread, table, unusual, vlan, walk};
 
 /// Bytes in front of a packet, as XDP drivers leave them.
 pub const HEADROOM: usize = 256;
@@ -182,6 +182,13 @@ impl Machine {
     pub fn sessions(&self) -> u64 {
         // SAFETY: nothing runs while the test looks.
         unsafe { (*self.listener_counters.get()).sessions }
+    }
+
+    /// The hash by which a packet is spread over cores.
+    pub fn spread(&self, packet: &[u8]) -> Option<u64> {
+        *self.packet.borrow_mut() = packet.to_vec();
+        self.start.set(0);
+        spread::hash(self)
     }
 
     /// Keys of all live lines of IPv4.

@@ -7,7 +7,7 @@ use std::io;
 use aya::Ebpf;
 use aya::programs::links::{FdLink, PinnedLink as PinnedFdLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
-use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode as Flag};
+use aya::programs::{ProgramError, ProgramFd, TestRun, TestRunOptions, Xdp, XdpMode as Flag};
 use nix::net::if_::if_nametoindex;
 use weir_model::XdpMode;
 
@@ -73,6 +73,16 @@ impl Programs {
             main,
             attached: BTreeMap::new(),
             pins: None,
+        })
+    }
+
+    /// A program, for the kernel's maps of programs.
+    pub(crate) fn fd(&mut self, program: &'static str) -> Result<ProgramFd, Error> {
+        let fail = |source| Error::Program { program, source };
+        let fd = xdp(&mut self.ebpf, program)?.fd().map_err(fail)?;
+        fd.try_clone().map_err(|source| Error::System {
+            what: "share a program",
+            source,
         })
     }
 

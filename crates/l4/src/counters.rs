@@ -6,8 +6,10 @@ use aya::Pod;
 use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use weir_l4_common::drop::Drop as DropReason;
 use weir_l4_common::service::{BackendCounters, ListenerCounters};
+use weir_l4_common::spread::{HANDED, TAKEN};
 
 use crate::error::Error;
+use crate::stats::CoreStats;
 
 /// [`ListenerCounters`] as words: sessions, drops, turn.
 type ListenerWords = [u64; size_of::<ListenerCounters>() / 8];
@@ -19,6 +21,7 @@ pub(crate) struct CounterMaps {
     pub(crate) listeners: PerCpuArray<MapData, ListenerWords>,
     pub(crate) backends: PerCpuArray<MapData, BackendWords>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
+    pub(crate) spread: PerCpuArray<MapData, u64>,
 }
 
 /// What the program counted for a listener, on all cores.
@@ -44,6 +47,27 @@ impl CounterMaps {
     /// Packets dropped for a reason.
     pub(crate) fn drops(&self, reason: DropReason) -> u64 {
         sum(&self.drops, reason as u16, Add::add)
+    }
+
+    /// What these cores have handed on and taken.
+    pub(crate) fn cores(&self, cores: &[u32]) -> Vec<CoreStats> {
+        if cores.is_empty() {
+            return Vec::new();
+        }
+        let by_core = |element| self.spread.get(&element, 0).ok();
+        let (handed, taken) = (by_core(HANDED), by_core(TAKEN));
+        let of = |values: &Option<PerCpuValues<u64>>, core: u32| {
+            let values = values.as_ref().map(|values| &**values);
+            values
+                .and_then(|values| values.get(core as usize).copied())
+                .unwrap_or(0)
+        };
+        let stats = |core: &u32| CoreStats {
+            core: *core,
+            handed: of(&handed, *core),
+            taken: of(&taken, *core),
+        };
+        cores.iter().map(stats).collect()
     }
 
     /// Sets a listener's counters to zero: its number is about to be given to another one.

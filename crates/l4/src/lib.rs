@@ -53,6 +53,7 @@ mod region;
 mod schedule;
 mod schedulers;
 mod session;
+mod spread;
 mod state;
 mod stats;
 mod sweep;
@@ -69,5 +70,7 @@ pub use pin::Pins;
 pub use plane::{Plane, Prepared};
 pub use session::{Cursor, CursorError, Filter, Listing, Session};
 pub use state::State;
-pub use stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
+pub use stats::{
+    BackendStats, CoreStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats,
+};
 pub use weir_l4_common::drop::Drop as DropReason;

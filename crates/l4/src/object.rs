@@ -17,6 +17,7 @@ use weir_l4_common::service::{
     BACKENDS_MAX, BackendCounters, LISTENERS_MAX, ListenerCounters, POOLS_MAX,
 };
 use weir_l4_common::session::{LINES, Set4, Set6};
+use weir_l4_common::spread::CORES_MAX;
 use weir_model::L4;
 
 use crate::available::available;
@@ -97,6 +98,14 @@ fn needed_bytes(sizes: TableSizes, cores: usize) -> u64 {
         + u64::from(BACKENDS_MAX + 1) * size_of::<BackendRecord>() as u64
 }
 
+/// Cores that the kernel can have.
+fn possible_cores() -> Result<usize, Error> {
+    aya::util::nr_cpus().map_err(|(_, source)| Error::System {
+        what: "count the cores",
+        source,
+    })
+}
+
 /// The kernel takes the memory of the maps at once, and would kill somebody to get it. Tables that are there already need
 /// none.
 pub(crate) fn check_memory(
@@ -105,10 +114,7 @@ pub(crate) fn check_memory(
     former: Option<&Former>,
 ) -> Result<(), Error> {
     let available = available().map_err(Error::system("read /proc/meminfo"))?;
-    let cores = aya::util::nr_cpus().map_err(|(_, source)| Error::System {
-        what: "count the cores",
-        source,
-    })?;
+    let cores = possible_cores()?;
     let has = former.map_or(0, Former::bytes);
     let needed = needed_bytes(sizes, cores) - has.min(sizes.bytes());
     if needed > available.bytes {
@@ -198,8 +204,13 @@ impl Kept {
 pub(crate) fn load(
     sizes: TableSizes,
     seed: u64,
+    cores: &[u32],
     former: Option<(&Pins, &Former)>,
 ) -> Result<Ebpf, Error> {
+    let possible_cores = possible_cores()?;
+    let spread_cores = cores.len() as u32;
+    let mut spread_to = [0u32; CORES_MAX];
+    spread_to[..cores.len()].copy_from_slice(cores);
     let fragment_timeout = Duration::from_secs(FRAGMENT_TIMEOUT_SECONDS.into());
     let fragment_timeout = fragment_timeout.div_duration_f64(tick()?) as u32;
     let mut loader = EbpfLoader::new();
@@ -212,6 +223,9 @@ pub(crate) fn load(
         .override_global("SETS6", &sizes.sets6, true)
         .override_global("CLIENT_SETS", &sizes.client_sets, true)
         .override_global("SEED", &seed, true)
+        .override_global("SPREAD_CORES", &spread_cores, true)
+        .override_global("SPREAD_TO", &spread_to, true)
+        .map_max_entries("CORES", possible_cores as u32)
         .override_global("FRAGMENT_TIMEOUT", &fragment_timeout, true);
     if let Some((pins, former)) = former {
         for map in KEPT.iter().filter(|map| former.has(map.name)) {
@@ -281,7 +295,7 @@ pub(crate) fn take<M: TryFrom<Map, Error = MapError>>(
 mod tests {
     use weir_model::{SessionTimeouts, XdpMode};
 
-    use weir_model::OnStop;
+    use weir_model::{OnStop, Spread};
 
     use super::*;
 
@@ -296,6 +310,7 @@ mod tests {
             timeouts: SessionTimeouts::default(),
             pin_dir: L4::DEFAULT_PIN_DIR.into(),
             on_stop: OnStop::Keep,
+            spread: Spread::Queues,
         }
     }
 

@@ -44,6 +44,7 @@ use crate::policies::Policies;
 use crate::record::Records;
 use crate::schedulers::Schedulers;
 use crate::session::{Cursor, CursorError, Filter, Found, Listing, NumberFilter, Search, Session};
+use crate::spread;
 use crate::state::Timeouts;
 use crate::stats::{BackendStats, Counters, InterfaceStats, ListenerStats, Stats, TableStats};
 use crate::sweep::{Now, Passed, Sweep, Totals};
@@ -97,6 +98,8 @@ struct Shared {
     counters: Mutex<CounterMaps>,
     backends: Arc<Backends>,
     programs: Arc<Mutex<Programs>>,
+    /// Cores that packets are spread over.
+    cores: Vec<u32>,
     /// Interfaces of the snapshot in force.
     interfaces: Mutex<Vec<String>>,
     /// Whether the program is attached, or will be when a snapshot is in force.
@@ -165,7 +168,8 @@ impl Plane {
             || RandomState::new().build_hasher().finish(),
             |former| former.seed,
         );
-        let mut ebpf = load(sizes, seed, pins.zip(former.as_ref()))?;
+        let cores = spread::cores(l4.spread)?;
+        let mut ebpf = load(sizes, seed, &cores, pins.zip(former.as_ref()))?;
         let records = Arc::new(Records {
             layout: mapped(&ebpf, LAYOUT, 1)?,
             listeners: mapped(&ebpf, "LISTENER_RECORDS", LISTENERS_MAX as usize + 1)?,
@@ -214,6 +218,7 @@ impl Plane {
             listeners: take(&mut ebpf, "LISTENER_COUNTERS")?,
             backends: take(&mut ebpf, "BACKEND_COUNTERS")?,
             drops: take(&mut ebpf, "DROPS")?,
+            spread: take(&mut ebpf, "SPREAD")?,
         };
         let links = Links::new(
             take(&mut ebpf, LINKS_MAP)?,
@@ -222,11 +227,7 @@ impl Plane {
         );
         let vlans = Vlans::new(take(&mut ebpf, "VLANS")?);
         let events = take(&mut ebpf, "EVENTS")?;
-        let programs = Arc::new(Mutex::new(Programs::load(
-            ebpf,
-            "weir_forward",
-            &["weir_clock"],
-        )?));
+        let programs = Arc::new(Mutex::new(spread::load(ebpf, &cores)?));
         let clock = Clock::new(clock_cell, programs.clone())?;
         let mut plan = Plan::new(l4.clone(), SCHEDULE_ELEMENTS);
         plan.restore(&records);
@@ -259,6 +260,7 @@ impl Plane {
             counters: Mutex::new(counters),
             backends,
             programs,
+            cores,
             interfaces: Mutex::new(l4.interfaces.clone()),
             attached: AtomicBool::new(false),
             orders,
@@ -655,6 +657,7 @@ impl Shared {
                 counters: count(totals.tally.backend(number), sessions),
             });
         }
+        stats.cores = counters.cores(&self.cores);
         drop(counters);
         stats.listeners.sort_by(|a, b| a.listener.cmp(&b.listener));
         stats.backends.sort_by(|a, b| a.backend.cmp(&b.backend));

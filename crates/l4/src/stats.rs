@@ -23,6 +23,19 @@ pub struct Stats {
     pub table6: TableStats,
     /// Interfaces of the config.
     pub interfaces: Vec<InterfaceStats>,
+    /// Cores that packets are spread over; none where a packet is forwarded on the core that receives it.
+    pub cores: Vec<CoreStats>,
+}
+
+/// What a core has done for the others, and they for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CoreStats {
+    /// The kernel's number of the core.
+    pub core: u32,
+    /// Packets that it has received and handed on, to itself as well.
+    pub handed: u64,
+    /// Packets that it was handed and has looked at.
+    pub taken: u64,
 }
 
 /// Counters of a listener.

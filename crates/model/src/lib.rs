@@ -51,7 +51,7 @@ pub use listener::{
     CertificateFiles, ConnectionLimits, Forward, HttpLimits, Listener, Protocol, Timeouts,
 };
 pub use name::{Name, NameError};
-pub use node::{Api, L4, L7, Node, OnStop, XdpMode};
+pub use node::{Api, L4, L7, Node, OnStop, Spread, XdpMode};
 pub use outlier::{Outlier, OutlierOn};
 pub use pattern::{Pattern, PatternError};
 pub use pool::{HashKey, Persistence, Pool, PoolProtocol, Scheduler};

@@ -49,6 +49,8 @@ pub struct L4 {
     pub pin_dir: PathBuf,
     /// What becomes of forwarding when the daemon is told to stop.
     pub on_stop: OnStop,
+    /// How work comes to all cores.
+    pub spread: Spread,
 }
 
 impl L4 {
@@ -60,6 +62,16 @@ impl L4 {
     pub const DEFAULT_PERSISTENT_CLIENTS: u32 = 262_144;
     /// `pin_dir` where none is given.
     pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/weir";
+}
+
+/// How layer 4's work comes to all cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Spread {
+    /// By the queues of the network card: a packet is forwarded on the core that receives it.
+    #[default]
+    Queues,
+    /// By the hash of its flow: the core that receives a packet hands it to another.
+    Cpus,
 }
 
 /// What becomes of layer 4 when the daemon is told to stop.

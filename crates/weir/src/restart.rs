@@ -18,6 +18,7 @@ pub(crate) fn needed(running: &Config, wanted: &Config) -> Vec<&'static str> {
                 old.max_sessions_ipv6 < new.max_sessions_ipv6,
                 "[l4] max_sessions_ipv6 (room for sessions of IPv6)",
             );
+            note(old.spread != new.spread, "[l4] spread");
             note(old.pin_dir != new.pin_dir, "[l4] pin_dir");
             note(running.node.name != wanted.node.name, "[node] name");
             note(
@@ -79,6 +80,7 @@ mod tests {
     #[test]
     fn what_is_fixed_at_the_start_is_named() {
         check("[l7]", "xdp_mode = \"generic\"\n[l7]", &["[l4] xdp_mode"]);
+        check("[l7]", "spread = \"cpus\"\n[l7]", &["[l4] spread"]);
         check("[l7]", "pin_dir = \"bpf\"\n[l7]", &["[l4] pin_dir"]);
         check("[l4]", "[node]\nname = \"other\"\n[l4]", &["[node] name"]);
         check("[l7]", "max_sessions = 4096\n[l7]", &["[l4] max_sessions"]);

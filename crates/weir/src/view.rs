@@ -6,9 +6,9 @@ use std::sync::Arc;
 use weir_api::View;
 use weir_api::order::OverrideView;
 use weir_api::view::{
-    AccessLogView, BackendView, CertificateView, CheckView, ChecksView, DropView, InterfaceView,
-    ListenerView, NodeView, PoolView, RouteView, SessionFilter, SessionPage, SessionView,
-    SessionsView, SplitView, StickySessionsView, TlsView, Traffic,
+    AccessLogView, BackendView, CertificateView, CheckView, ChecksView, CoreView, DropView,
+    InterfaceView, ListenerView, NodeView, PoolView, RouteView, SessionFilter, SessionPage,
+    SessionView, SessionsView, SplitView, StickySessionsView, TlsView, Traffic,
 };
 use weir_health::HealthReport;
 use weir_l7::{BackendStats, ListenerStats, PoolStats, Reason};
@@ -63,6 +63,15 @@ impl View for Node {
                 .iter()
                 .flat_map(|stats| &stats.interfaces)
                 .map(interface)
+                .collect(),
+            cores: l4
+                .iter()
+                .flat_map(|stats| &stats.cores)
+                .map(|stats| CoreView {
+                    core: stats.core,
+                    handed: stats.handed,
+                    taken: stats.taken,
+                })
                 .collect(),
             access_logs: self
                 .planes

@@ -15,6 +15,7 @@ mod l4_packets;
 mod l4_reload;
 mod l4_schedule;
 mod l4_sessions;
+mod l4_spread;
 mod l7_differences;
 mod l7_failure;
 mod l7_http2;

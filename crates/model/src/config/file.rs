@@ -37,7 +37,7 @@ use crate::listener::{
     CertificateFiles, ConnectionLimits, Forward, HttpLimits, Protocol, Timeouts,
 };
 use crate::name::Name;
-use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
+use crate::node::{Api, L4, L7, Node, OnStop, Spread, XdpMode};
 use crate::pool::{HashKey, Persistence, PoolProtocol, Scheduler};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 use crate::sticky::Sticky;
@@ -77,6 +77,7 @@ static L4_TABLE: Grammar = Grammar {
         "max_sessions_ipv6",
         "pin_dir",
         "on_stop",
+        "spread",
     ],
     synonyms: &[
         ("interface", "interfaces"),
@@ -84,6 +85,9 @@ static L4_TABLE: Grammar = Grammar {
         ("local_address", "local_addresses"),
         ("bpffs", "pin_dir"),
         ("on_exit", "on_stop"),
+        ("cores", "spread"),
+        ("cpus", "spread"),
+        ("cpumap", "spread"),
     ],
     example: "[l4]",
 };
@@ -374,6 +378,7 @@ static XDP_MODES: [(&str, XdpMode); 3] = [
     ("native", XdpMode::Native),
     ("generic", XdpMode::Generic),
 ];
+static SPREAD: [(&str, Spread); 2] = [("queues", Spread::Queues), ("cpus", Spread::Cpus)];
 static ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("drain", OnStop::Drain)];
 
 /// Sessions of the table: below, a table is not worth its set-up; above, it needs more memory than a node has.
@@ -610,6 +615,15 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
             &[("detach", "drain"), ("leave", "keep")],
         ),
     );
+    let spread = section.read(
+        "spread",
+        out,
+        word(
+            "spread",
+            &SPREAD,
+            &[("cores", "cpus"), ("cpumap", "cpus"), ("rss", "queues")],
+        ),
+    );
     match &interfaces {
         Read::Absent => out.error(
             section.span,
@@ -652,6 +666,7 @@ fn read_l4(section: &Section<'_>, out: &mut Findings<'_>) -> L4Table {
             .good()
             .map_or_else(|| L4::DEFAULT_PIN_DIR.into(), |at| at.value.clone()),
         on_stop: on_stop.or(OnStop::default()),
+        spread: spread.or(Spread::default()),
     };
     L4Table {
         span: section.span,

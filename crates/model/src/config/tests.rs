@@ -5,7 +5,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::{Config, ConfigErrors, Diagnostic};
-use crate::node::{Api, L4, L7, Node, OnStop, XdpMode};
+use crate::node::{Api, L4, L7, Node, OnStop, Spread, XdpMode};
 use crate::pool::Scheduler;
 use crate::session::SessionTimeouts;
 use crate::{
@@ -164,6 +164,7 @@ backend = [{ address = "198.51.100.1:80" }]
         timeouts: SessionTimeouts::default(),
         pin_dir: "/sys/fs/bpf/weir".into(),
         on_stop: OnStop::Keep,
+        spread: Spread::Queues,
     };
     assert_eq!(
         (config.node.clone(), config.l7.clone()),
