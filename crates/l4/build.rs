@@ -81,6 +81,8 @@ const OBJECTS: [Object; 3] = [
             "weir_across_open6",
             "weir_refuse4",
             "weir_refuse6",
+            "weir_reset4",
+            "weir_reset6",
             "weir_least",
             "weir_lighter_of_two",
             "weir_known_client",

@@ -26,11 +26,13 @@ pub enum Drop {
     NoChecksum = 9,
     /// An error of ICMP that the other family has no word for (RFC 7915, sections 4.2 and 5.2).
     Untranslatable = 10,
+    /// The session's backend or listener was removed from a pool that resets sessions; the client is answered with a reset.
+    Removed = 11,
 }
 
 impl Drop {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::NoSession,
         Self::NoBackend,
@@ -42,6 +44,7 @@ impl Drop {
         Self::TooBig,
         Self::NoChecksum,
         Self::Untranslatable,
+        Self::Removed,
     ];
 
     /// The reason with this number.
@@ -64,6 +67,7 @@ impl Drop {
             Self::TooBig => "too_big",
             Self::NoChecksum => "no_checksum",
             Self::Untranslatable => "untranslatable",
+            Self::Removed => "removed",
         }
     }
 }

@@ -86,6 +86,10 @@ pub trait Env: Copy {
     fn refuse4(&self, source: u32, refusal: Refusal) -> u64;
     /// The same for IPv6.
     fn refuse6(&self, source: Addr6, refusal: Refusal) -> u64;
+    /// Answers the IPv4 packet with a reset, and gives the verdict as bits: [`crate::reset::answer`].
+    fn reset4(&self) -> u64;
+    /// The same for IPv6.
+    fn reset6(&self) -> u64;
     /// A set of the table of fragments.
     fn fragments(&self, index: u32) -> Option<*mut FragmentSet>;
     /// Jiffies for which the first fragment of a datagram is remembered.

@@ -8,15 +8,15 @@ use crate::env::{Env, NextHop, Verdict};
 use crate::event::{Event, EventKind};
 use crate::family::{Family, V4, V6};
 use crate::frame::Head;
-use crate::link::{self, LINK_NONE, Link};
+use crate::link::{self, LINK_NONE, LINK_NOWHERE, Link};
 use crate::open;
 use crate::packet::{ETH_LEN, IPV6_LEN, L4_LEN, TCP_LEN, UDP_HEAD, at, eth, ip6, l4};
 use crate::parse::{Other, Packet};
 use crate::refusal::{Refusal, Refused};
 use crate::service::{ListenerKey, Mode, mapped};
 use crate::session::{
-    ACROSS, GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE, RST,
-    SEEN_SHIFT, SYN, UDP, seen,
+    ACROSS, ENDED, FIN, GENERATION_SHIFT, LINK_MASK, LINK_SHIFT, Line, MODE_SHIFT, Place, REVERSE,
+    RST, SEEN_SHIFT, SYN, UDP, seen,
 };
 use crate::table::AtHome;
 use crate::tunnel::{self, Tunnelled};
@@ -133,12 +133,17 @@ fn at_home_as<F: Unusual>(env: impl Env, packet: &Packet<F>) -> Result<Verdict, 
 /// and the processor waits for them at the same time.
 #[inline(always)]
 fn elsewhere<F: Unusual>(env: impl Env, mut next: u64) -> Verdict {
-    let prepared = next == PREPARE;
+    let mut prepared = next == PREPARE;
     if prepared {
         next = prepare::<F>(env);
     }
     if next == SEARCH {
         next = search::<F>(env);
+    }
+    if next == PREPARE {
+        // The session that was in the way is gone only now.
+        prepared = false;
+        next = OPEN;
     }
     if next == OPEN {
         if !prepared {
@@ -176,7 +181,8 @@ fn search<F: Unusual>(env: impl Env) -> u64 {
             // SAFETY: as in `at_home`.
             unsafe { rewrite_clamped(env, &packet, line.as_ptr()) }.bits()
         }
-        _ => OPEN,
+        Some(_) => PREPARE,
+        None => OPEN,
     }
 }
 
@@ -188,14 +194,13 @@ fn open<F: Unusual>(env: impl Env) -> u64 {
     };
     match open::session::<F>(env) {
         // SAFETY: as in `at_home`.
-        Ok(line) => unsafe { rewrite_clamped(env, &packet, line) },
-        Err(verdict) => verdict,
+        Ok(line) => unsafe { rewrite_clamped(env, &packet, line) }.bits(),
+        Err(bits) => bits,
     }
-    .bits()
 }
 
-/// The link that packets of a live line leave by; the next hop is taken anew where routes have changed. Without one there
-/// is no way, which is counted. `meta` is the line's.
+/// The link that a packet of a live line with these TCP flags leaves by; the next hop is taken anew where routes have
+/// changed. Without one there is no way, which is counted. `meta` is the line's.
 ///
 /// # Safety
 /// `line` must be a line of the session table.
@@ -204,6 +209,7 @@ pub(crate) unsafe fn way<F: Family>(
     env: impl Env,
     line: *mut Line<F>,
     meta: u32,
+    flags: u8,
 ) -> Option<&'static Link> {
     // SAFETY: by the caller's promise.
     unsafe {
@@ -215,11 +221,54 @@ pub(crate) unsafe fn way<F: Family>(
         }
         // Across, who goes on looks for the way himself.
         if link.ifindex == 0 && meta & ACROSS == 0 {
-            dropped(env, (*line).listener, Drop::NoNextHop);
-            return None;
+            link = detour(env, line, flags)?;
         }
         Some(link)
     }
+}
+
+/// The link that a packet leaves by whose line leads nowhere, if there is one for it after all: what its client has
+/// to reset goes to the backend of an ended session, too. Any other is counted.
+///
+/// # Safety
+/// `line` must be a line of the session table.
+#[inline(never)]
+unsafe fn detour<F: Family>(env: impl Env, line: *mut Line<F>, flags: u8) -> Option<&'static Link> {
+    // SAFETY: by the caller's promise; only this direction writes the line's next hop.
+    unsafe {
+        let ended = (*line).changes & ENDED != 0;
+        if ended && flags & RST != 0 {
+            let backend = env.backend((*line).backend);
+            if let Some(backend) = backend.filter(|backend| backend.link < LINK_NOWHERE) {
+                (*line).mac = backend.mac;
+                return env.link(u32::from(backend.link));
+            }
+        }
+        let reason = if ended {
+            Drop::Removed
+        } else {
+            Drop::NoNextHop
+        };
+        dropped(env, (*line).listener, reason);
+        None
+    }
+}
+
+/// What becomes of a packet that has no way: if its session has ended, its sender hears of that, as if it had closed the
+/// session itself; the line stays for a while, so that the backend's packets still reach the client, which resets them.
+///
+/// # Safety
+/// `line` must be a line of the session table, and this direction its only writer.
+#[inline(never)]
+unsafe fn astray<F: Refused>(env: impl Env, line: *mut Line<F>, length: usize, flags: u8) -> u64 {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if (*line).changes & ENDED == 0 || flags & RST != 0 {
+            return Verdict::Drop.bits();
+        }
+        count(env, line, (*line).meta(), length, FIN, false);
+    }
+    F::reset(env)
 }
 
 /// Counts a packet of a line, and notes its time and its flags.
@@ -390,13 +439,13 @@ pub(crate) unsafe fn rewrite<F: Tunnelled + Refused>(
     // SAFETY: by the caller's promise. Single fields are read and written through the pointer: no reference to the
     // whole line is held while other cores read it.
     unsafe {
-        let Some(link) = way(env, line, meta) else {
-            return Verdict::Drop;
+        let length = frame.len();
+        let Some(link) = way(env, line, meta, *flags) else {
+            return Verdict::from_bits(astray(env, line, length, *flags));
         };
         if meta >> MODE_SHIFT & 3 == Mode::Tunnel as u32 {
             return Verdict::from_bits(rewrite_tunnelled(env, line, *flags));
         }
-        let length = frame.len();
         let hops = F::hops(ip);
         if hops <= 1 {
             return Verdict::from_bits(expired(env, line));
@@ -449,13 +498,24 @@ unsafe fn rewrite_tunnelled<F: Tunnelled + Refused>(
     unsafe {
         let meta = (*line).meta();
         if meta & ACROSS != 0 {
+            // The line itself leads on: its client's reset and what its backend sends still have to pass.
+            if (*line).changes & ENDED != 0 && flags & RST == 0 {
+                dropped(env, (*line).listener, Drop::Removed);
+                return astray(env, line, frame.len(), flags);
+            }
             return Verdict::Across { opens: false }.bits();
         }
-        let (Some(link), Some((_, ip))) =
+        let (Some(mut link), Some((_, ip))) =
             (env.link((meta & LINK_MASK) >> LINK_SHIFT), F::plain(&frame))
         else {
             return Verdict::Drop.bits();
         };
+        if link.ifindex == 0 {
+            let Some(detour) = detour(env, line, flags) else {
+                return Verdict::Drop.bits();
+            };
+            link = detour;
+        }
         let hops = F::hops(&ip);
         if hops <= 1 {
             return expired(env, line);
@@ -522,9 +582,13 @@ pub(crate) unsafe fn renew_next_hop<F: Family>(
     // SAFETY: by the caller's promise; only this direction writes the line's next hop.
     unsafe {
         let next = if (*line).meta() & REVERSE == 0 {
-            env.backend((*line).backend)
-                .filter(|backend| backend.link != LINK_NONE)
-                .map(|backend| (backend.mac, backend.link))
+            if (*line).changes & ENDED != 0 && (*line).meta() & ACROSS == 0 {
+                Some(((*line).mac, LINK_NOWHERE))
+            } else {
+                env.backend((*line).backend)
+                    .filter(|backend| backend.link != LINK_NONE)
+                    .map(|backend| (backend.mac, backend.link))
+            }
         } else {
             match ask() {
                 NextHop::Found { ifindex, mac } => env.link_of(ifindex).map(|link| (mac, link)),

@@ -147,7 +147,7 @@ pub(crate) fn relay<F: Related + Tunnelled>(env: impl Env, icmp: usize) -> Verdi
         if meta & ACROSS != 0 {
             return Verdict::Across { opens: false };
         }
-        let Some(link) = way(env, line, meta) else {
+        let Some(link) = way(env, line, meta, 0) else {
             return Verdict::Drop;
         };
         let hops = F::hops(&ip);

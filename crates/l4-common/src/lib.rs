@@ -29,6 +29,7 @@ pub mod parse;
 pub mod ping;
 pub mod record;
 pub mod refusal;
+pub mod reset;
 pub mod service;
 pub mod session;
 pub mod spread;

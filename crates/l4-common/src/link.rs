@@ -14,6 +14,9 @@ pub const IFINDEX_MAX: u32 = 65_535;
 /// The index that means "not known".
 pub const LINK_NONE: u8 = 0xff;
 
+/// The last entry of `LINKS` has no interface: packets of sessions that lead there go no further.
+pub const LINK_NOWHERE: u8 = LINKS_MAX as u8 - 1;
+
 /// In [`Link::ifindex`]: the entry is a VLAN device's, and has tags. No interface that a packet came in by has this bit, so
 /// that what goes back through it need not ask.
 pub const TAGGED: u32 = 1 << 31;

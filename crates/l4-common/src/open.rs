@@ -24,7 +24,7 @@ use crate::service::{
     ListenerKey, Mode, PERSISTENT, Pick,
 };
 use crate::session::{
-    ACK, ACROSS, COUNTED, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, REVERSE, RST,
+    ACK, ACROSS, COUNTED, ENDED, FIN, GENERATION_SHIFT, LINK_SHIFT, Line, MODE_SHIFT, REVERSE, RST,
     SEEN_SHIFT, SYN, UDP, seen,
 };
 use crate::table;
@@ -63,7 +63,8 @@ pub(crate) unsafe fn reopens<F: Across>(env: impl Env, line: *mut Line<F>) -> bo
         let here = seen(meta);
         let there = peer.map_or(0, |peer| seen(peer.as_ptr().read_volatile()));
         let closed = (here | there) & (FIN | RST) != 0;
-        if !closed && here & ACK != 0 {
+        let ended = (*line).changes & ENDED != 0;
+        if !closed && !ended && here & ACK != 0 {
             return false;
         }
         // The rules may have changed since: the listener is gone or of another kind, the backend takes nothing new.
@@ -82,7 +83,7 @@ pub(crate) unsafe fn reopens<F: Across>(env: impl Env, line: *mut Line<F>) -> bo
         let accepts = env
             .backend((*line).backend)
             .is_some_and(|backend| backend.flags & BACKEND_ACCEPTS != 0);
-        let Some(listener) = listener.filter(|_| accepts) else {
+        let Some(listener) = listener.filter(|_| accepts && !ended) else {
             table::retire(line);
             if let Some(peer) = peer {
                 table::retire_state(peer);
@@ -190,10 +191,11 @@ pub(crate) fn work_out<F: Tunnelled>(env: impl Env) -> bool {
     table::is_free_at_first_sight::<F>(env, opening.hash)
 }
 
-/// Opens the session that [`prepare`] has worked out: the line of the packet's direction.
+/// Opens the session that [`prepare`] has worked out: the line of the packet's direction, or the bits of a verdict. Both are
+/// eight bytes: of a verdict the compiler would make halves, and put the line's address on the stack as such.
 #[inline(always)]
-pub(crate) fn session<F: Tunnelled>(env: impl Env) -> Result<*mut Line<F>, Verdict> {
-    let opening = F::opening(env).ok_or(Verdict::Drop)?;
+pub(crate) fn session<F: Tunnelled>(env: impl Env) -> Result<*mut Line<F>, u64> {
+    let opening = F::opening(env).ok_or(Verdict::Drop.bits())?;
     // SAFETY: as in `prepare`.
     let opening = unsafe { &mut *opening };
     let mut code = opening.code;
@@ -201,11 +203,11 @@ pub(crate) fn session<F: Tunnelled>(env: impl Env) -> Result<*mut Line<F>, Verdi
         code = open_replies(env, opening);
     }
     if code != DONE {
-        return Err(refuse(env, opening, code));
+        return Err(refuse(env, opening, code).bits());
     }
     match open_requests(env, opening) {
         Some(line) => Ok(line.as_ptr()),
-        None => Err(refuse(env, opening, failed(Drop::TableFull))),
+        None => Err(refuse(env, opening, failed(Drop::TableFull)).bits()),
     }
 }
 

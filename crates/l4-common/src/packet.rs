@@ -105,10 +105,20 @@ pub mod ip6 {
 pub mod l4 {
     /// Source and destination port of TCP and UDP.
     pub const PORTS: usize = 0;
+    /// Sequence number of TCP.
+    pub const TCP_SEQUENCE: usize = 4;
+    /// Acknowledgement number of TCP.
+    pub const TCP_ACK: usize = 8;
+    /// Length of the TCP header, then its flags.
+    pub const TCP_OFFSET: usize = 12;
     /// Flags of TCP.
     pub const TCP_FLAGS: usize = 13;
+    /// Window of TCP.
+    pub const TCP_WINDOW: usize = 14;
     /// Checksum of TCP.
     pub const TCP_CHECKSUM: usize = 16;
+    /// Urgent pointer of TCP.
+    pub const TCP_URGENT: usize = 18;
     /// Length of UDP.
     pub const UDP_LEN: usize = 4;
     /// Checksum of UDP.

@@ -6,7 +6,7 @@
 
 /// Version of everything that outlives a daemon: session lines, counters, records. To be raised by every change of their
 /// bytes or of what these mean: a daemon takes over maps of its own version only.
-pub const LAYOUT_VERSION: u64 = 5;
+pub const LAYOUT_VERSION: u64 = 6;
 
 /// The element of `LAYOUT`, the same in all versions.
 pub type Layout = [u64; 8];

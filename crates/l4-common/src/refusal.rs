@@ -65,21 +65,34 @@ impl Refusal {
 pub trait Refused: Walked {
     /// [`send`], by the environment.
     fn refuse(env: impl Env, source: Self::Addr, refusal: Refusal) -> u64;
+    /// [`crate::reset::answer`], by the environment.
+    fn reset(env: impl Env) -> u64;
     /// Bytes that an error quotes of its packet at most, a multiple of four.
     const QUOTE_MAX: usize;
     /// Type and code of an error as they lie in the header, and what comes behind the checksum.
     fn message(refusal: Refusal) -> (u16, u32);
     /// Whether errors about a packet may be sent to its sender.
     fn may_hear(ip: &Self::Ip) -> bool;
-    /// Writes the header of an error with so many bytes behind it, and says what the addresses and the like add to the
-    /// checksum of ICMP.
-    fn write(ip: &Self::Ip, source: Self::Addr, to: Self::Addr, len: usize) -> u64;
+    /// Writes the header of an answer of this protocol with so many bytes behind it.
+    fn write(ip: &Self::Ip, source: Self::Addr, to: Self::Addr, protocol: u8, len: usize);
+    /// What addresses, protocol and length add to the checksum of what is behind the header (RFC 9293, section 3.1; RFC 8200,
+    /// section 8.1).
+    fn sum_beside(source: Self::Addr, to: Self::Addr, protocol: u8, len: usize) -> u64;
+    /// The protocol of errors.
+    const ERRORS: u8;
+    /// What they add to the checksum of an error.
+    fn icmp_pseudo(source: Self::Addr, to: Self::Addr, len: usize) -> u64;
 }
 
 impl Refused for V4 {
     #[inline(always)]
     fn refuse(env: impl Env, source: u32, refusal: Refusal) -> u64 {
         env.refuse4(source, refusal)
+    }
+
+    #[inline(always)]
+    fn reset(env: impl Env) -> u64 {
+        env.reset4()
     }
 
     /// So that the error is no longer than 576 bytes (RFC 1812, section 4.3.2.3).
@@ -103,19 +116,32 @@ impl Refused for V4 {
     }
 
     #[inline(always)]
-    fn write(ip: &Self::Ip, source: u32, to: u32, len: usize) -> u64 {
+    fn write(ip: &Self::Ip, source: u32, to: u32, protocol: u8, len: usize) {
         let version = u16::from_ne_bytes([IPV4_PLAIN, 0]);
         let len = ((IPV4_LEN + len) as u16).to_be();
-        let ttl = u16::from_ne_bytes([HOPS, PROTO_ICMP]);
+        let ttl = u16::from_ne_bytes([HOPS, protocol]);
         ip.store::<{ ip4::VERSION }, u16>(version);
         ip.store::<{ ip4::LEN }, u16>(len);
-        // Neither identification nor flags: the error is too short to be fragmented (RFC 6864, section 4.1).
+        // Neither identification nor flags: the answer is too short to be fragmented (RFC 6864, section 4.1).
         ip.store::<{ ip4::ID }, u32>(0);
         ip.store::<{ ip4::TTL }, u16>(ttl);
         let fixed = u64::from(version) + u64::from(len) + u64::from(ttl);
         let checksum = !fold(fixed + u64::from(source) + u64::from(to));
         ip.store::<{ ip4::CHECKSUM }, u16>(checksum);
         V4::set_addresses(ip, source, to);
+    }
+
+    #[inline(always)]
+    fn sum_beside(source: u32, to: u32, protocol: u8, len: usize) -> u64 {
+        let protocol = u16::from_ne_bytes([0, protocol]);
+        u64::from(source) + u64::from(to) + u64::from(protocol) + u64::from((len as u16).to_be())
+    }
+
+    const ERRORS: u8 = PROTO_ICMP;
+
+    /// Nothing (RFC 792).
+    #[inline(always)]
+    fn icmp_pseudo(_: u32, _: u32, _: usize) -> u64 {
         0
     }
 }
@@ -124,6 +150,11 @@ impl Refused for V6 {
     #[inline(always)]
     fn refuse(env: impl Env, source: Addr6, refusal: Refusal) -> u64 {
         env.refuse6(source, refusal)
+    }
+
+    #[inline(always)]
+    fn reset(env: impl Env) -> u64 {
+        env.reset6()
     }
 
     /// So that the error is no longer than every link carries (RFC 4443, section 2.4(c)).
@@ -146,17 +177,26 @@ impl Refused for V6 {
     }
 
     #[inline(always)]
-    fn write(ip: &Self::Ip, source: Addr6, to: Addr6, len: usize) -> u64 {
-        let len = len as u16;
+    fn write(ip: &Self::Ip, source: Addr6, to: Addr6, protocol: u8, len: usize) {
         ip.store::<{ ip6::VERSION }, u32>(u32::from_ne_bytes([0x60, 0, 0, 0]));
-        ip.store::<{ ip6::LEN }, u16>(len.to_be());
-        ip.store::<{ ip6::NEXT }, u8>(PROTO_ICMPV6);
+        ip.store::<{ ip6::LEN }, u16>((len as u16).to_be());
+        ip.store::<{ ip6::NEXT }, u8>(protocol);
         ip.store::<{ ip6::HOPS }, u8>(HOPS);
         V6::set_addresses(ip, source, to);
-        // The checksum is also over addresses, length and protocol (RFC 8200, section 8.1).
+    }
+
+    #[inline(always)]
+    fn sum_beside(source: Addr6, to: Addr6, protocol: u8, len: usize) -> u64 {
         let words = |addr: Addr6| addr.words().into_iter().map(u64::from).sum::<u64>();
-        let proto = u16::from_ne_bytes([0, PROTO_ICMPV6]);
-        words(source) + words(to) + u64::from(len.to_be()) + u64::from(proto)
+        let protocol = u16::from_ne_bytes([0, protocol]);
+        words(source) + words(to) + u64::from((len as u16).to_be()) + u64::from(protocol)
+    }
+
+    const ERRORS: u8 = PROTO_ICMPV6;
+
+    #[inline(always)]
+    fn icmp_pseudo(source: Addr6, to: Addr6, len: usize) -> u64 {
+        Self::sum_beside(source, to, PROTO_ICMPV6, len)
     }
 }
 
@@ -208,7 +248,8 @@ pub fn send<F: Refused, const HEAD: usize, const WORDS: usize>(
     head.store_mac::<{ eth::DST }>(to);
     head.store_mac::<{ eth::SRC }>(from);
     head.store::<{ eth::TYPE }, u16>(F::ETHERTYPE);
-    let pseudo = F::write(&ip, source, sender, L4_LEN + quote_len);
+    F::write(&ip, source, sender, F::ERRORS, L4_LEN + quote_len);
+    let pseudo = F::icmp_pseudo(source, sender, L4_LEN + quote_len);
     icmp.store::<{ l4::ICMP_TYPE }, u16>(kind);
     let checksum = !fold(pseudo + u64::from(kind) + u64::from(rest) + quoted);
     icmp.store::<{ l4::ICMP_CHECKSUM }, u16>(checksum);

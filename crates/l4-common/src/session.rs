@@ -49,6 +49,10 @@ pub const SEEN_SHIFT: u32 = 24;
 /// `changes`, of a client's line: the session is counted in its backend's [`crate::load::Load`].
 pub const COUNTED: u16 = 0x8000;
 
+/// `changes`, of a client's line of TCP: the session is not to go on. Its packets lead to
+/// [`crate::link::LINK_NOWHERE`], and are answered with resets.
+pub const ENDED: u16 = 0x4000;
+
 /// TCP flag FIN, as in the header.
 pub const FIN: u8 = 0x01;
 /// TCP flag SYN.
@@ -88,7 +92,7 @@ pub struct Line<F: Family> {
     pub listener: u16,
     /// Number of the backend.
     pub backend: u16,
-    /// [`COUNTED`]. The other bits, which are to count changes of state that a peer must hear of, are not used yet.
+    /// [`COUNTED`] and [`ENDED`]. The other bits, which are to count changes of state that a peer must hear of, are not used yet.
     pub changes: u16,
     /// Time of the last packet: low 32 bits of the kernel's jiffies.
     pub last_seen: u32,

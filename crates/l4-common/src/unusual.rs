@@ -187,7 +187,7 @@ fn work_out<F: Unusual>(env: impl Env) -> u64 {
 fn open_session<F: Unusual>(env: impl Env) -> u64 {
     match open::session::<F>(env) {
         Ok(_) => WANTS_SESSION,
-        Err(verdict) => verdict.bits(),
+        Err(bits) => bits,
     }
 }
 
@@ -248,7 +248,7 @@ unsafe fn follow<F: Unusual>(env: impl Env, taken: &Taken<F>, line: *mut Line<F>
     // SAFETY: by the caller's promise.
     unsafe {
         let meta = (*line).meta();
-        let Some(link) = way(env, line, meta) else {
+        let Some(link) = way(env, line, meta, 0) else {
             return Verdict::Drop;
         };
         let hops = F::hops(&taken.ip);

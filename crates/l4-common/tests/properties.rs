@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use weir_l4_common::checksum;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
+use weir_l4_common::event::EventKind;
 use weir_l4_common::hash;
 use weir_l4_common::service::Mode;
 use weir_l4_machine::machine::{BACKEND_MAC, EGRESS, LB_MAC, Machine, OTHER_MAC, addresses};
@@ -399,6 +400,9 @@ fn the_last_free_port_is_never_given_twice(ipv6: bool) {
     assert!(refused >= 70_000 - 64_512);
     let drops = machine.drops.borrow();
     assert!(drops.iter().all(|reason| *reason == Drop::PortsExhausted));
+    let events = machine.events.borrow();
+    let kind = EventKind::PortsExhausted as u32;
+    assert!(events.len() == drops.len() && events.iter().all(|event| event.kind == kind));
     assert!(
         ports.len() > 60_000,
         "{} ports of 64,512 in use",

@@ -22,6 +22,7 @@ use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::load::{self, Load};
 use weir_l4_common::open::Opening;
 use weir_l4_common::refusal::{self, Budget, Refusal};
+use weir_l4_common::reset;
 use weir_l4_common::service::{
     Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings, mapped,
 };
@@ -309,6 +310,20 @@ pub extern "C" fn weir_send_tagged(ctx: *mut xdp_md, ifindex: u32, outer: u32, i
     vlan::send(Kernel::<true> { ctx }, ifindex, [outer, inner]).bits()
 }
 
+/// Answers an IPv4 packet with a reset. A global function, too.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_reset4(ctx: *mut xdp_md) -> u64 {
+    reset::answer4(Kernel::<true> { ctx }).bits()
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_reset6(ctx: *mut xdp_md) -> u64 {
+    reset::answer6(Kernel::<true> { ctx }).bits()
+}
+
 impl<const TAGS: bool> Env for Kernel<TAGS> {
     #[inline(always)]
     fn frame(&self) -> Frame {
@@ -499,6 +514,16 @@ impl<const TAGS: bool> Env for Kernel<TAGS> {
     #[inline(always)]
     fn refuse6(&self, source: Addr6, refusal: Refusal) -> u64 {
         weir_refuse6(self.ctx, source.high, source.low, refusal.bits())
+    }
+
+    #[inline(always)]
+    fn reset4(&self) -> u64 {
+        weir_reset4(self.ctx)
+    }
+
+    #[inline(always)]
+    fn reset6(&self) -> u64 {
+        weir_reset6(self.ctx)
     }
 
     #[inline(always)]

@@ -18,6 +18,7 @@ use weir_l4_common::link::Link;
 use weir_l4_common::load::{self, Load};
 use weir_l4_common::open::Opening;
 use weir_l4_common::refusal::{self, Budget, Refusal};
+use weir_l4_common::reset;
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Mode, Pick,
     Settings, mapped,
@@ -344,6 +345,14 @@ impl Env for &Machine {
 
     fn refuse6(&self, source: Addr6, refusal: Refusal) -> u64 {
         refusal::send6(*self, source, refusal).bits()
+    }
+
+    fn reset4(&self) -> u64 {
+        reset::answer4(*self).bits()
+    }
+
+    fn reset6(&self) -> u64 {
+        reset::answer6(*self).bits()
     }
 
     fn fragments(&self, index: u32) -> Option<*mut FragmentSet> {

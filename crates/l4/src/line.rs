@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
 use weir_l4_common::family::{Addr6, Family, V4, V6};
 use weir_l4_common::hash::FlowKey;
+use weir_l4_common::link::LINK_NOWHERE;
 use weir_l4_common::service::Mode;
 use weir_l4_common::session::{
-    ACROSS, COUNTED, DYING, LINES, LIVE, Line4, Line6, MODE_SHIFT, OCCUPIED, PASSED, Place,
-    REVERSE, UDP, seen,
+    ACROSS, COUNTED, DYING, ENDED, LINES, LINK_MASK, LINK_SHIFT, LIVE, Line4, Line6, MODE_SHIFT,
+    OCCUPIED, PASSED, Place, REVERSE, UDP, seen,
 };
 
 use crate::memory::prefetch;
@@ -241,6 +242,25 @@ impl<F: Cells> Line<F> {
     /// Schedulers count the session no more; true if they did.
     pub(crate) fn count_no_more(&self) -> bool {
         self.is_counted() && self.changes.fetch_and(!COUNTED, AcqRel) & COUNTED != 0
+    }
+
+    /// Whether the session of this line is not to go on.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.changes.load(Relaxed) & ENDED != 0
+    }
+
+    /// Has the client's packets answered with resets; true if they were not yet. To be repeated with each pass: a program may
+    /// be about to write a next hop that it has asked for before it saw the mark.
+    pub(crate) fn end(&self) -> bool {
+        let nowhere = u32::from(LINK_NOWHERE) << LINK_SHIFT;
+        let is_new = !self.is_ended() && self.changes.fetch_or(ENDED, AcqRel) & ENDED == 0;
+        // Fails where it leads there already, or has just been taken out of use. Where a line leads to the other family, the
+        // program looks at the mark.
+        let _ = self.meta.fetch_update(AcqRel, Acquire, |meta| {
+            let leads_on = meta & (LIVE | ACROSS) == LIVE && meta & LINK_MASK != nowhere;
+            leads_on.then_some(meta & !LINK_MASK | nowhere)
+        });
+        is_new
     }
 
     /// Whether a packet came since `last_seen` was read.

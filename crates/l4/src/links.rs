@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aya::maps::{Array, MapData, MapError};
-use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link, TAGGED};
+use weir_l4_common::link::{IFINDEX_MAX, LINK_NOWHERE, LINKS_MAX, Link, TAGGED};
 
 use crate::netlink::LinkInfo;
 use crate::record::Records;
 use crate::vlans::Carrier;
 
-/// The last entry of `LINKS` has no interface: the program drops packets of sessions that lead there as `no_next_hop`.
-pub(crate) const NOWHERE: u8 = LINKS_MAX as u8 - 1;
+/// The program drops packets of sessions that lead there as `no_next_hop`.
+pub(crate) const NOWHERE: u8 = LINK_NOWHERE;
 /// Interfaces that packets may leave by.
 pub(crate) const INTERFACES_MAX: u32 = NOWHERE as u32;
 

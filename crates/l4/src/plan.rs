@@ -15,8 +15,8 @@ use weir_l4_common::service::{
     POOLS_MAX, Pick, SCHEDULE_LANES,
 };
 use weir_model::{
-    BackendId, Config, Encapsulation, Forward, IpPrefix, L4, Listener, Name, Persistence, Pool,
-    Snapshot, Tunnel,
+    BackendId, Config, Encapsulation, Forward, IpPrefix, L4, Listener, Name, OnRemoval,
+    Persistence, Pool, Snapshot, Tunnel,
 };
 
 use crate::error::Error;
@@ -98,6 +98,7 @@ struct Served {
 struct Filled {
     number: u16,
     persistence: Option<Persistence>,
+    on_removal: OnRemoval,
     pick: Pick,
     backends: Vec<Filling>,
     /// The scheduling table; `None`: no backend takes new work.
@@ -247,11 +248,22 @@ impl Plan {
         for name in &change.fresh_listeners {
             if let Some(number) = self.listener_numbers.number(name) {
                 maps.name_listener(number, name);
+                maps.policies().end_listener(number, false);
             }
         }
         for id in &change.fresh_backends {
             if let Some(number) = self.backend_numbers.number(id) {
                 maps.name_backend(number, id);
+                maps.policies().end_backend(number, false);
+            }
+        }
+        let snapshot = change.snapshot.as_deref();
+        for (old, new) in change.listeners.values() {
+            if let (Some(old), None) = (old, new)
+                && let Some(pool) = old.pools.first()
+                && self.resets(snapshot, pool)
+            {
+                maps.policies().end_listener(old.number, true);
             }
         }
         for &(number, address, accepts) in &change.backends {
@@ -271,11 +283,12 @@ impl Plan {
         }
         let mut gone_pools = Vec::new();
         for (name, filled) in change.pools {
+            let resets = self.resets(change.snapshot.as_deref(), &name);
             let old = match filled {
                 Some(filled) => self.pools.insert(name.clone(), filled),
                 None => self.pools.remove(&name),
             };
-            gone_pools.extend(old.map(|old| (name, old)));
+            gone_pools.extend(old.map(|old| (name, old, resets)));
         }
         let mut written = HashSet::new();
         for served in change
@@ -327,10 +340,13 @@ impl Plan {
             }
         }
         self.users.retain(|_, users| !users.is_empty());
-        for (name, old) in gone_pools {
-            self.commit_gone(&name, &old, maps, now);
+        for (name, old, resets) in gone_pools {
+            self.commit_gone(&name, &old, resets, maps, now);
         }
         if let Some(snapshot) = change.snapshot {
+            if self.snapshot.is_none() {
+                self.end_former(&snapshot, maps);
+            }
             if let Some(l4) = &snapshot.config.l4 {
                 maps.policies().set_timeouts(&l4.timeouts);
                 self.l4 = l4.clone();
@@ -364,7 +380,14 @@ impl Plan {
     }
 
     /// Gives up what a pool had and has no more.
-    fn commit_gone(&mut self, name: &Name, old: &Filled, maps: &mut impl Maps, now: Duration) {
+    fn commit_gone(
+        &mut self,
+        name: &Name,
+        old: &Filled,
+        resets: bool,
+        maps: &mut impl Maps,
+        now: Duration,
+    ) {
         let new = self.pools.get(name);
         let kept: HashSet<u16> = new
             .into_iter()
@@ -377,8 +400,11 @@ impl Plan {
             .iter()
             .filter(|backend| !kept.contains(&backend.member.number))
         {
-            // Its sessions go on, and none begins.
+            // Its sessions go on, if they are not to end, and none begins.
             maps.write_backend(backend.member.number, backend.member.address, false);
+            if resets {
+                maps.policies().end_backend(backend.member.number, true);
+            }
             self.backend_numbers.release(&backend.id);
         }
         if new.is_none() {
@@ -389,6 +415,23 @@ impl Plan {
             && !same_region
         {
             self.regions.retire(region, now);
+        }
+    }
+
+    /// Whether sessions of a pool end with what is removed: as a config says that has it, or else as it was before it went.
+    fn resets(&self, snapshot: Option<&Snapshot>, name: &Name) -> bool {
+        let says = snapshot.and_then(|snapshot| snapshot.config.pool(name));
+        let said = || self.pools.get(name).map(|filled| filled.on_removal);
+        says.map(|pool| pool.on_removal).or_else(said) == Some(OnRemoval::Reset)
+    }
+
+    /// The first snapshot is in force: a backend that sessions carry from before, and that its pool has no more, was removed
+    /// while no daemon ran.
+    fn end_former(&self, snapshot: &Snapshot, maps: &mut impl Maps) {
+        for (id, number, configured) in self.backend_numbers.iter() {
+            if !configured && self.resets(Some(snapshot), &id.pool) {
+                maps.policies().end_backend(number, true);
+            }
         }
     }
 
@@ -660,7 +703,10 @@ impl Plan {
         }
         let old = self.pools.get(name);
         if old.is_some_and(|old| {
-            old.pick == pick && old.backends == backends && old.persistence == pool.persistence
+            old.pick == pick
+                && old.backends == backends
+                && old.persistence == pool.persistence
+                && old.on_removal == pool.on_removal
         }) {
             return Ok(());
         }
@@ -718,6 +764,7 @@ impl Plan {
         let filled = Filled {
             number,
             persistence: pool.persistence.clone(),
+            on_removal: pool.on_removal,
             pick,
             backends,
             region,
@@ -1077,6 +1124,8 @@ mod tests {
         share: u8,
         /// Whether it remembers clients.
         remembers: bool,
+        /// Whether sessions end with what is removed.
+        resets: bool,
     }
 
     impl TestPool {
@@ -1149,6 +1198,9 @@ mod tests {
                 .unwrap();
                 if let Some(backup) = pool.backup {
                     writeln!(text, "backup_pool = \"p{backup}\"").unwrap();
+                }
+                if pool.resets {
+                    text.push_str("on_removal = \"reset\"\n");
                 }
                 if pool.remembers {
                     text.push_str("persistence = {}\n");
@@ -1317,6 +1369,7 @@ mod tests {
             .prop_map(
                 |(scheduler, backends, down, backup, share, remembers)| TestPool {
                     remembers,
+                    resets: false,
                     scheduler,
                     // Made a pool's number where the config has so many.
                     backup: backup.then_some(0),
@@ -1449,6 +1502,7 @@ mod tests {
             backup: None,
             share: 100,
             remembers: false,
+            resets: false,
         };
         let listener = |n: u16| TestListener {
             host: 1,
@@ -1547,6 +1601,49 @@ mod tests {
         config.pools[0].down = vec![2];
         config.pools[0].backup = Some(1);
         assert_eq!(taker(&config), 0, "one of the first is back");
+    }
+
+    #[test]
+    fn what_is_removed_ends_where_its_pool_says_so() {
+        for resets in [false, true] {
+            let mut config = many(2);
+            for pool in &mut config.pools {
+                pool.resets = resets;
+                pool.backends = vec![(1, 1), (2, 1)];
+            }
+            let mut world = World::new();
+            world.apply(&config);
+            let number = |world: &World, host| world.plan.backend_numbers.number(&id(0, host));
+            let (first, second) = (number(&world, 1).unwrap(), number(&world, 2).unwrap());
+            let has = |world: &World, listener: u16, backend: u16| {
+                world.maps.policies.ending().has(listener, backend)
+            };
+            assert!(!has(&world, 1, first) && !has(&world, 1, second));
+            // A backend goes, and comes back.
+            config.pools[0].backends.remove(0);
+            world.apply(&config);
+            assert_eq!(has(&world, 0, first), resets);
+            assert!(!has(&world, 1, second));
+            config.pools[0].backends.insert(0, (1, 1));
+            world.apply(&config);
+            assert!(!has(&world, 1, first));
+            // A backend that is down, or of no weight, is not removed.
+            config.pools[0].backends[0].1 = 0;
+            config.pools[0].down = vec![2];
+            world.apply(&config);
+            assert!(!has(&world, 1, first) && !has(&world, 1, second));
+            // With its last listener the whole pool goes.
+            let listener = world.plan.listener_numbers.number(&"l1".into()).unwrap();
+            let backend = world.plan.backend_numbers.number(&id(1, 1)).unwrap();
+            assert!(!has(&world, listener, backend));
+            let removed = config.listeners.pop().unwrap();
+            world.apply(&config);
+            assert_eq!(has(&world, listener, 0), resets);
+            assert_eq!(has(&world, 0, backend), resets);
+            config.listeners.push(removed);
+            world.apply(&config);
+            assert!(!has(&world, listener, backend));
+        }
     }
 
     #[test]

@@ -730,6 +730,9 @@ impl Shared {
             let totals = Passed::new(take(&mut v4.totals), take(&mut v6.totals));
             v4.sweep.set_timeouts(timeouts());
             v6.sweep.set_timeouts(timeouts());
+            let ending = lock(&self.policies).ending();
+            v4.sweep.set_ending(Arc::clone(&ending));
+            v6.sweep.set_ending(ending);
             self.give_numbers_back(&mut v4.sweep, &mut v6.sweep, &totals);
             let expired = totals.v4.expired + totals.v6.expired;
             self.records
@@ -759,6 +762,7 @@ impl Shared {
             match counters.clear_listener(number) {
                 Ok(()) => {
                     self.records.forget_listener(number);
+                    lock(&self.policies).end_listener(number, false);
                     plan.listener_numbers().free(number);
                 }
                 Err(error) => tracing::error!(%error, "clear a listener's counters"),
@@ -773,6 +777,7 @@ impl Shared {
             match counters.clear_backend(number) {
                 Ok(()) => {
                     self.backends.forget(number);
+                    lock(&self.policies).end_backend(number, false);
                     self.records.forget_backend(number);
                     self.schedulers.forget_backend(number);
                     plan.backend_numbers().free(number);

@@ -13,6 +13,7 @@ use weir_l4_common::hash::FlowKey;
 use weir_l4_common::session::{ACK, FIN, LINES, PASSED, Place, RST};
 
 use crate::line::{Cells, Line, Meta, Table};
+use crate::policies::Ending;
 use crate::pressure::Pressure;
 use crate::record::{Freed, Records};
 use crate::schedulers::Schedulers;
@@ -136,6 +137,8 @@ pub(crate) struct Sweep<F: Cells> {
     schedulers: Option<Arc<Schedulers>>,
     /// Pools that remember clients.
     pools: Arc<HashMap<u64, Pool>>,
+    /// Whose sessions are not to go on.
+    ending: Arc<Ending>,
     /// Lines to be looked at together with their peers.
     batch: Vec<(u32, Meta, Place)>,
 }
@@ -162,6 +165,7 @@ impl<F: Cells> Sweep<F> {
             passed: Bits::new(sets as usize * LINES),
             schedulers: None,
             pools: Arc::default(),
+            ending: Arc::default(),
             batch: Vec::with_capacity(BATCH),
         }
     }
@@ -235,6 +239,11 @@ impl<F: Cells> Sweep<F> {
         self.timeouts = timeouts;
     }
 
+    /// Whose sessions are to end, from the next pass on.
+    pub(crate) fn set_ending(&mut self, ending: Arc<Ending>) {
+        self.ending = ending;
+    }
+
     /// Between two passes: frees what has waited for it.
     pub(crate) fn rest(&mut self, table: Table<'_, F>, now: Now) {
         self.free_dead(table, now);
@@ -296,7 +305,14 @@ impl<F: Cells> Sweep<F> {
             self.totals.sessions += 1;
         }
         if !meta.is_reverse() {
-            self.tell_of(now, line, meta);
+            let (listener, backend) = (line.listener.load(Relaxed), line.backend.load(Relaxed));
+            if line.is_ended() || self.ending.has(listener, backend) {
+                if self.end(table, now, index, line, meta) {
+                    return;
+                }
+            } else {
+                self.tell_of(now, line, meta);
+            }
         }
         let last_seen = line.last_seen.load(Relaxed);
         if !meta.is_reverse() && is_unconfirmed(line, meta) {
@@ -326,6 +342,49 @@ impl<F: Cells> Sweep<F> {
                 self.judge_batch(table, now);
             }
         }
+    }
+
+    /// Ends a session: one of TCP by answering its client, any other, and one that is not open yet, by taking its lines out
+    /// of use, which is true then.
+    fn end(
+        &mut self,
+        table: Table<'_, F>,
+        now: Now,
+        index: u32,
+        line: &Line<F>,
+        meta: Meta,
+    ) -> bool {
+        if line.count_no_more()
+            && let Some(schedulers) = &self.schedulers
+        {
+            schedulers.closed(line.backend.load(Relaxed));
+        }
+        if !meta.is_udp() && !is_unconfirmed(line, meta) {
+            line.end();
+            return false;
+        }
+        let across = meta.is_across().then(|| table.across(line)).flatten();
+        if !line.retire(meta) {
+            return false;
+        }
+        self.queue(now, index);
+        if let Some(peer) = across {
+            // The other table's own sweep frees it.
+            let meta = peer.meta();
+            if meta.is_live() {
+                peer.retire(meta);
+            }
+        } else if meta.has_peer() {
+            let key = line.peer_key();
+            if let Some(peer) = table.find(&key, &table.place(&key)) {
+                let line = &table.lines()[peer as usize];
+                let meta = line.meta();
+                if meta.is_live() && line.retire(meta) {
+                    self.queue(now, peer);
+                }
+            }
+        }
+        true
     }
 
     fn count_in_place(&mut self, line: &Line<F>, meta: Meta) -> (&mut Count, &mut Count) {
@@ -607,13 +666,15 @@ mod tests {
     use proptest::prelude::*;
     use weir_l4_common::family::{Addr6, V4, V6};
     use weir_l4_common::hash::{FlowKey4, FlowKey6};
+    use weir_l4_common::link::LINK_NOWHERE;
     use weir_l4_common::service::{Mode, mapped};
     use weir_l4_common::session::{
-        ACROSS, LIVE, MODE_SHIFT, OCCUPIED, REVERSE, SEEN_SHIFT, SYN, UDP,
+        ACROSS, LINK_MASK, LINK_SHIFT, LIVE, MODE_SHIFT, OCCUPIED, REVERSE, SEEN_SHIFT, SYN, UDP,
     };
-    use weir_model::Forward;
+    use weir_model::{Forward, SessionTimeouts};
 
     use super::*;
+    use crate::policies::Policies;
     use crate::session::{Found, NumberFilter, Search};
 
     const SEED: u64 = 0x1234_5678_9abc_def0;
@@ -992,6 +1053,93 @@ mod tests {
     }
 
     #[test]
+    fn every_state_has_the_timeout_that_is_configured() {
+        let seconds = Duration::from_secs;
+        let configured = SessionTimeouts {
+            syn_sent: seconds(41),
+            syn_recv: seconds(53),
+            established: seconds(307),
+            established_one_way: seconds(67),
+            fin_wait: seconds(79),
+            close_wait: seconds(97),
+            time_wait: seconds(109),
+            close: seconds(127),
+            udp: seconds(139),
+            udp_stream: seconds(151),
+        };
+        let (tcp, dr) = (
+            Flow::tcp(9),
+            Flow {
+                mode: Mode::Dr,
+                ..Flow::tcp(9)
+            },
+        );
+        let udp = Flow { udp: true, ..tcp };
+        // Packets, true from the client.
+        let opened = [(true, SYN), (false, SYN | ACK), (true, ACK)];
+        let after = |more: &[(bool, u8)]| [&opened[..], more].concat();
+        let end = FIN | ACK;
+        let cases = [
+            (tcp, opened[..1].to_vec(), configured.syn_sent),
+            (tcp, opened[..2].to_vec(), configured.syn_recv),
+            (tcp, opened.to_vec(), configured.established),
+            (
+                dr,
+                vec![opened[0], opened[2]],
+                configured.established_one_way,
+            ),
+            (tcp, after(&[(true, end)]), configured.fin_wait),
+            (dr, vec![opened[0], (true, end)], configured.fin_wait),
+            (
+                tcp,
+                after(&[(true, end), (false, ACK)]),
+                configured.close_wait,
+            ),
+            (
+                tcp,
+                after(&[(false, end), (true, ACK)]),
+                configured.close_wait,
+            ),
+            (
+                tcp,
+                after(&[(true, end), (false, end)]),
+                configured.time_wait,
+            ),
+            (tcp, after(&[(false, RST)]), configured.close),
+            (udp, vec![(true, 0), (false, 0)], configured.udp),
+            (
+                udp,
+                vec![(true, 0), (false, 0), (true, 0)],
+                configured.udp_stream,
+            ),
+        ];
+        for (flow, packets, timeout) in cases {
+            let mut world = World::new(16);
+            let timeouts = Timeouts::new(configured.clone(), Arc::default());
+            world.sweep.set_timeouts(timeouts);
+            // Those at the start are in force for the first pass.
+            world.pass();
+            assert!(world.open(flow));
+            for (from_client, flags) in &packets {
+                // What was heard later says which side has closed first.
+                world.wait(TICK);
+                let key = if *from_client {
+                    flow.key()
+                } else {
+                    flow.reply_key()
+                };
+                assert!(world.packet(&key, *flags));
+            }
+            let lived = lifetime(&mut world, flow);
+            let slack = seconds(u64::from(ESTABLISHED_STRIDE) + 2);
+            assert!(
+                lived >= timeout - seconds(1) && lived <= timeout + slack,
+                "{packets:?}: {lived:?} in place of {timeout:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_full_table_loses_what_is_not_established_first() {
         let mut world = World::new(64);
         for id in 0..100 {
@@ -1046,6 +1194,70 @@ mod tests {
         );
         world.passes(3);
         assert!(world.used() < 1_600, "{} lines in use", world.used());
+    }
+
+    #[test]
+    fn sessions_of_what_was_removed_end() {
+        const NOWHERE: u32 = (LINK_NOWHERE as u32) << LINK_SHIFT;
+        for all in [true, false] {
+            let mut world = World::new(64);
+            // Of these the listeners are 2 and 1.
+            let [ended, spared] = [Flow::tcp(1), Flow::tcp(3)];
+            let half_open = Flow::tcp(4);
+            let udp = Flow {
+                udp: true,
+                ..Flow::tcp(7)
+            };
+            world.handshake(ended);
+            world.handshake(spared);
+            assert!(world.open(half_open) && world.open(udp));
+            for _ in 0..3 {
+                world.packet(&udp.key(), 0);
+                world.packet(&udp.reply_key(), 0);
+            }
+            let mut policies = Policies::default();
+            if all {
+                policies.end_backend(7, true);
+            } else {
+                policies.end_listener(2, true);
+            }
+            world.sweep.set_ending(policies.ending());
+            world.pass();
+            let line = |world: &World, flow: Flow| {
+                let index = world
+                    .table()
+                    .find(&flow.key(), &world.table().place(&flow.key()));
+                let line = &world.lines[index.unwrap() as usize];
+                (line.is_ended(), line.meta().0 & LINK_MASK == NOWHERE)
+            };
+            assert_eq!(line(&world, ended), (true, true));
+            assert_eq!(line(&world, spared), (all, all));
+            for flow in [udp, half_open] {
+                assert!(!world.finds(&flow.key()) && !world.finds(&flow.reply_key()));
+            }
+            // A program wrote the next hop that it was about to write.
+            let key = ended.key();
+            let index = world
+                .table()
+                .find(&key, &world.table().place(&key))
+                .unwrap();
+            world.lines[index as usize]
+                .meta
+                .fetch_and(!LINK_MASK, AcqRel);
+            // Also when nobody knows any more why it ended.
+            world.sweep.set_ending(Arc::default());
+            world.pass();
+            assert_eq!(line(&world, ended), (true, true));
+            assert!(
+                world.finds(&ended.reply_key()),
+                "the backend's packets pass"
+            );
+            // The client was told: the program counts that as its FIN.
+            world.packet(&key, FIN);
+            world.passes(130);
+            assert!(!world.finds(&key) && !world.finds(&ended.reply_key()));
+            assert_eq!(world.totals.orphans, 0);
+        }
     }
 
     #[test]

@@ -845,3 +845,54 @@ fn fullnat_leads_from_one_family_to_the_other_and_back() {
         }
     }
 }
+
+#[test]
+fn an_ended_session_answers_its_client_with_resets() {
+    if !privileged() {
+        return;
+    }
+    for (family, mode) in FAMILIES
+        .iter()
+        .flat_map(|family| [Mode::Fullnat, Mode::Nat, Mode::Dr].map(|mode| (family, mode)))
+    {
+        let mut rig = Rig::new(64);
+        rig.serve(mode);
+        let Addresses { client, vip, .. } = *family;
+        let packet = |flags| Packet::tcp((client, PORT), (vip, 80), flags);
+        let opened = rig.run(&packet(SYN).bytes());
+        let acknowledged = rig.run(&packet(ACK).bytes());
+        assert_eq!(acknowledged.verdict, Verdict::Redirect(EGRESS));
+        rig.end_sessions();
+        // What the packet acknowledges is the number that the client waits for.
+        let reset = Packet {
+            eth_dst: CLIENT_MAC,
+            eth_src: LB_MAC,
+            id: 0,
+            fragment: 0,
+            payload: Vec::new(),
+            l4: L4::Reset {
+                src: 80,
+                dst: PORT,
+                sequence: 2,
+            },
+            ..Packet::tcp((vip, 80), (client, PORT), RST)
+        };
+        let before = rig.drops(Drop::Removed);
+        check(&mut rig, &packet(ACK), Verdict::Transmit, &reset);
+        // Also after the next change of routes.
+        rig.route_generation(1);
+        check(&mut rig, &packet(FIN | ACK), Verdict::Transmit, &reset);
+        assert_eq!(rig.drops(Drop::Removed), before + 2);
+        // Resets are not answered: the backend hears of them.
+        let last = rig.run(&packet(RST | ACK).bytes());
+        assert_eq!(last.verdict, Verdict::Redirect(EGRESS));
+        assert_eq!(last.packet[..12], opened.packet[..12]);
+        assert_eq!(last.packet[26..38], opened.packet[26..38]);
+        assert_eq!(rig.run(&packet(FIN).bytes()).verdict, Verdict::Drop);
+        // The same ports again are a new session.
+        let again = rig.run(&packet(SYN).bytes());
+        assert_eq!(again.verdict, Verdict::Redirect(EGRESS));
+        let answer = rig.run(&packet(ACK).bytes());
+        assert_eq!(answer.verdict, Verdict::Redirect(EGRESS), "{mode:?}");
+    }
+}

@@ -46,6 +46,8 @@ pub struct Pool {
     pub connections: PoolConnections,
     /// A client's sessions go to one backend, where the XDP program forwards.
     pub persistence: Option<Persistence>,
+    /// What becomes of sessions of what is removed, where the XDP program forwards.
+    pub on_removal: OnRemoval,
     /// At least one; no address twice.
     pub backends: Vec<Backend>,
 }
@@ -116,6 +118,16 @@ impl HashKey {
     pub fn is_of_request(&self) -> bool {
         matches!(self, Self::Uri | Self::Header(_) | Self::Cookie(_))
     }
+}
+
+/// What becomes of a backend's sessions when it is removed from its pool, and of a listener's when that is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum OnRemoval {
+    /// They go on until they end.
+    #[default]
+    Keep,
+    /// They end at once: those of TCP are reset.
+    Reset,
 }
 
 /// Persistence by the client's address.

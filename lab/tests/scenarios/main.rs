@@ -13,6 +13,7 @@ mod l4_host;
 mod l4_life;
 mod l4_packets;
 mod l4_reload;
+mod l4_removal;
 mod l4_schedule;
 mod l4_sessions;
 mod l4_spread;

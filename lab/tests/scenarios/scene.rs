@@ -66,7 +66,7 @@ pub(crate) struct Scene {
     _decaps: Vec<Decap>,
     pub(crate) echoes: Vec<TcpEcho>,
     _udp_echoes: Vec<UdpEcho>,
-    _nginxes: Vec<Nginx>,
+    pub(crate) nginxes: Vec<Nginx>,
 }
 
 /// HTTP on the VIP.
@@ -149,7 +149,7 @@ impl Scene {
             _decaps: decaps,
             echoes,
             _udp_echoes: udp_echoes,
-            _nginxes: nginxes,
+            nginxes,
         }
     }
 

@@ -10,11 +10,12 @@ use weir_l4_common::checksum;
 use weir_l4_common::client;
 use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
-use weir_l4_common::link::{LINKS_MAP, Link, Links, TAGGED};
+use weir_l4_common::link::{LINK_NOWHERE, LINKS_MAP, Link, Links, TAGGED};
 use weir_l4_common::listeners::{self, Entry, PROBES, Place};
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, Listener, ListenerKey, Mode, Pick, Settings, mapped,
 };
+use weir_l4_common::session::{ENDED, LINK_MASK, LIVE, REVERSE, UDP};
 use weir_l4_common::vlan::{Tags, VlanKey};
 
 /// Gives foreign types of plain bytes to aya.
@@ -196,8 +197,8 @@ impl Rig {
     /// A new generation of routes and neighbours.
     pub(crate) fn route_generation(&mut self, route_generation: u32) {
         self.links(|links| {
-            for link in &mut links[..2] {
-                link.route_generation = route_generation;
+            for index in [0, 1, usize::from(LINK_NOWHERE)] {
+                links[index].route_generation = route_generation;
             }
         });
     }
@@ -327,6 +328,30 @@ impl Rig {
         self.hash::<[u32; 4], u32>("VIPS")
             .insert(Plain(vip), Plain(1), 0)
             .unwrap();
+    }
+
+    /// Ends the sessions of TCP that are there, as the sweep does.
+    pub(crate) fn end_sessions(&mut self) {
+        fn end<const WORDS: usize, const SIZE: usize>(words: &mut [u32; SIZE], meta: usize) {
+            for line in words.chunks_exact_mut(WORDS) {
+                let client = line[meta] & (LIVE | REVERSE | UDP) == LIVE;
+                if client {
+                    line[meta] |= LINK_MASK;
+                    // Behind the MAC address, the listener and the backend.
+                    let changes = WORDS * 5 / 8 + if WORDS == 16 { 0 } else { 2 };
+                    line[changes] |= u32::from(ENDED) << 16;
+                }
+            }
+        }
+        let sets = self.array::<[u32; 64]>("SESSIONS4").len();
+        for set in 0..sets {
+            let Plain(mut words) = self.array::<[u32; 64]>("SESSIONS4").get(&set, 0).unwrap();
+            end::<16, 64>(&mut words, 3);
+            self.array("SESSIONS4").set(set, Plain(words), 0).unwrap();
+            let Plain(mut words) = self.array::<[u32; 128]>("SESSIONS6").get(&set, 0).unwrap();
+            end::<32, 128>(&mut words, 9);
+            self.array("SESSIONS6").set(set, Plain(words), 0).unwrap();
+        }
     }
 
     /// The weight of a backend of pool 0.
@@ -475,6 +500,12 @@ pub(crate) enum L4 {
         dst: u16,
         flags: u8,
     },
+    /// A segment that is nothing but a reset with this sequence number.
+    Reset {
+        src: u16,
+        dst: u16,
+        sequence: u32,
+    },
     Udp {
         src: u16,
         dst: u16,
@@ -549,7 +580,7 @@ impl Packet {
 
     fn proto(&self) -> u8 {
         match self.l4 {
-            L4::Tcp { .. } => 6,
+            L4::Tcp { .. } | L4::Reset { .. } => 6,
             L4::Udp { .. } => 17,
             L4::Icmp { .. } if self.src.is_ipv6() => 58,
             L4::Icmp { .. } => 1,
@@ -566,6 +597,13 @@ impl Packet {
                 l4.extend(src.to_be_bytes());
                 l4.extend(dst.to_be_bytes());
                 l4.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
+                Some(16)
+            }
+            L4::Reset { src, dst, sequence } => {
+                l4.extend(src.to_be_bytes());
+                l4.extend(dst.to_be_bytes());
+                l4.extend(sequence.to_be_bytes());
+                l4.extend([0, 0, 0, 0, 0x50, RST, 0, 0, 0, 0, 0, 0]);
                 Some(16)
             }
             L4::Udp { src, dst, checksum } => {

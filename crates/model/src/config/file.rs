@@ -38,7 +38,7 @@ use crate::listener::{
 };
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, OnStop, Spread, XdpMode};
-use crate::pool::{HashKey, Persistence, PoolProtocol, Scheduler};
+use crate::pool::{HashKey, OnRemoval, Persistence, PoolProtocol, Scheduler};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 use crate::sticky::Sticky;
 use crate::tls::{ListenerTls, UpstreamTls};
@@ -194,6 +194,7 @@ static POOL: Grammar = Grammar {
         "health",
         "sticky",
         "persistence",
+        "on_removal",
         "backup_pool",
         "slow_start",
         "protocol",
@@ -216,6 +217,8 @@ static POOL: Grammar = Grammar {
         ("persistence_timeout", "persistence"),
         ("stick_table", "persistence"),
         ("session_affinity", "persistence"),
+        ("on_remove", "on_removal"),
+        ("expire_nodest_conn", "on_removal"),
         ("backup", "backup_pool"),
         ("fallback", "backup_pool"),
         ("spare_pool", "backup_pool"),
@@ -379,6 +382,8 @@ static XDP_MODES: [(&str, XdpMode); 3] = [
     ("generic", XdpMode::Generic),
 ];
 static SPREAD: [(&str, Spread); 2] = [("queues", Spread::Queues), ("cpus", Spread::Cpus)];
+static ON_REMOVAL: [(&str, OnRemoval); 2] =
+    [("keep", OnRemoval::Keep), ("reset", OnRemoval::Reset)];
 static ON_STOP: [(&str, OnStop); 2] = [("keep", OnStop::Keep), ("drain", OnStop::Drain)];
 
 /// Sessions of the table: below, a table is not worth its set-up; above, it needs more memory than a node has.
@@ -474,6 +479,7 @@ pub(super) struct PoolTable<'t> {
     pub(super) health: Option<HealthCheck>,
     pub(super) sticky: Option<At<Sticky>>,
     pub(super) persistence: Option<At<Persistence>>,
+    pub(super) on_removal: Read<OnRemoval>,
     pub(super) backup: Read<&'t str>,
     pub(super) slow_start: Option<Duration>,
     pub(super) tls: Option<At<UpstreamTls>>,
@@ -968,6 +974,15 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
     let persistence = section
         .section("persistence", &PERSISTENCE, &ALL, out)
         .map(|section| read_persistence(&section, out));
+    let on_removal = section.read(
+        "on_removal",
+        out,
+        word(
+            "on_removal",
+            &ON_REMOVAL,
+            &[("drain", "keep"), ("close", "reset"), ("rst", "reset")],
+        ),
+    );
     let backup = section.read("backup_pool", out, text("backup_pool"));
     let slow_start = section.read(
         "slow_start",
@@ -1041,6 +1056,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         health,
         sticky,
         persistence,
+        on_removal,
         backup,
         slow_start: slow_start.good().map(|at| at.value),
         tls,

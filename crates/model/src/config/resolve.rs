@@ -19,7 +19,7 @@ use crate::health::HealthCheck;
 use crate::listener::{Forward, Listener, Protocol};
 use crate::name::Name;
 use crate::node::L4;
-use crate::pool::{Pool, PoolProtocol};
+use crate::pool::{OnRemoval, Pool, PoolProtocol};
 use crate::route::{HostPattern, PathMatch};
 use crate::tls::UpstreamTls;
 
@@ -242,6 +242,7 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
         limits: table.policies.limits.clone(),
         connections: table.policies.connections.clone(),
         persistence: table.persistence.as_ref().map(|at| at.value.clone()),
+        on_removal: table.on_removal.or(OnRemoval::default()),
         backup: table.backup.good().map(|at| Name::new(at.value)),
         slow_start: table.slow_start,
         protocol,
@@ -1064,6 +1065,28 @@ fn check_users(
             complaint
                 .help("the proxy has `sticky = { cookie = \"WEIRSRV\" }`, and `scheduler = \"source_hash\"`")
                 .note(user.span, format!("{} is here", listener.subject())),
+        );
+    }
+    if let Some(on_removal) = pool.on_removal.good()
+        && on_removal.value == OnRemoval::Reset
+        && let Some(user) = users
+            .iter()
+            .find(|user| listener_of(user).asked == Some(Forward::Proxy))
+    {
+        let listener = listener_of(user);
+        let message = format!(
+            "{} resets sessions, and {}, which is proxied, sends to it",
+            pool.subject,
+            listener.subject()
+        );
+        let complaint = Complaint::new(
+            Kind::Conflict,
+            message,
+            "`on_removal = \"reset\"` is for listeners with an XDP mode",
+        );
+        out.error(
+            on_removal.span,
+            complaint.note(user.span, format!("{} is here", listener.subject())),
         );
     }
     let Some(xdp) = users.iter().find(|user| listener_of(user).is_xdp()) else {
