@@ -14,12 +14,12 @@ use crate::scene::{Arms, Config, ECHO, Mode, Scene, WEB, names, vip};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// More than sockets hold between nginx and a client that does not read.
-const FILE_BYTES: usize = 32 << 20;
+pub(crate) const FILE_BYTES: usize = 32 << 20;
 /// Read before something happens.
 const FIRST_BYTES: usize = 1 << 20;
 
 /// A download on a connection that has asked who serves it.
-struct Download {
+pub(crate) struct Download {
     stream: BufReader<TcpStream>,
     name: String,
     read: Vec<u8>,
@@ -44,7 +44,7 @@ impl Download {
     }
 
     /// One to each of the backends.
-    fn one_to_each(client: &Namespace) -> Vec<Self> {
+    pub(crate) fn one_to_each(client: &Namespace) -> Vec<Self> {
         let mut downloads: Vec<Self> = Vec::new();
         while downloads.len() < names().count() {
             let download = Self::start(client).unwrap();
@@ -79,7 +79,7 @@ impl Download {
     }
 
     /// Reads the rest: the whole file, byte for byte, or an error.
-    fn finish(mut self, file: &[u8]) -> io::Result<()> {
+    pub(crate) fn finish(mut self, file: &[u8]) -> io::Result<()> {
         self.read(FILE_BYTES - FIRST_BYTES)?;
         assert!(self.read == file, "{} sent another file", self.name);
         Ok(())
@@ -87,11 +87,11 @@ impl Download {
 }
 
 /// A client of UDP that keeps its port.
-struct Datagrams(UdpSocket);
+pub(crate) struct Datagrams(UdpSocket);
 
 impl Datagrams {
     /// One that a backend serves.
-    fn to(client: &Namespace, name: &str) -> Self {
+    pub(crate) fn to(client: &Namespace, name: &str) -> Self {
         loop {
             let socket = client.run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
             socket.connect(vip(ECHO)).unwrap();
@@ -107,7 +107,7 @@ impl Datagrams {
     }
 
     /// Who answers, if anybody does.
-    fn ask(&self) -> Option<String> {
+    pub(crate) fn ask(&self) -> Option<String> {
         self.0.send(b"who").unwrap();
         let mut buffer = [0; 64];
         let len = self.0.recv(&mut buffer).ok()?;

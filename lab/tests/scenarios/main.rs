@@ -8,6 +8,7 @@ mod client;
 mod demo;
 mod l4_failure;
 mod l4_families;
+mod l4_floods;
 mod l4_forwarding;
 mod l4_host;
 mod l4_life;
