@@ -1,6 +1,7 @@
 //! `/metrics`: every value is read from the [`View`] at the moment of the scrape. Names, units and labels are
 //! documented in `docs/metrics.md`; a test holds the two together.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,7 +13,13 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::error::ApiError;
 use crate::timestamp::unix_seconds;
-use crate::view::{BackendView, HealthView, ListenerView, NodeView, PoolView, Traffic, View};
+use crate::view::{
+    BackendView, HealthView, LatencyView, ListenerView, NodeView, PoolView, Traffic, View,
+};
+
+/// Series that one scrape has at most: enough for the 50,000 backends that a node may have, all of them busy. It is about
+/// 100 MB of text, and what reads it has to keep as many series.
+const SERIES_MAX: u64 = 1_000_000;
 
 /// Encodes what a view shows.
 #[derive(Debug)]
@@ -23,8 +30,13 @@ pub struct Metrics {
 impl Metrics {
     /// Reads this view at every scrape.
     pub fn new(view: Arc<dyn View>) -> Self {
+        Self::bounded(view, SERIES_MAX)
+    }
+
+    /// The same with another bound.
+    pub(crate) fn bounded(view: Arc<dyn View>, series_max: u64) -> Self {
         let mut registry = Registry::default();
-        registry.register_collector(Box::new(Scrape { view }));
+        registry.register_collector(Box::new(Scrape { view, series_max }));
         Self { registry }
     }
 
@@ -42,6 +54,7 @@ impl Metrics {
 
 struct Scrape {
     view: Arc<dyn View>,
+    series_max: u64,
 }
 
 impl fmt::Debug for Scrape {
@@ -55,11 +68,15 @@ impl Collector for Scrape {
         let mut families = Families {
             encoder,
             leaves_zeros_out: false,
+            room: self.series_max,
+            left_out: 0,
         };
         node(&mut families, &self.view.node(), self.view.is_draining())?;
         listeners(&mut families, &self.view.listeners())?;
         pools(&mut families, &self.view.pools())?;
-        backends(&mut families, &self.view.backends())
+        // The last, as there are the most of them: what is left out is theirs.
+        backends(&mut families, &self.view.backends())?;
+        families.end()
     }
 }
 
@@ -73,15 +90,25 @@ const MOST_LABELS: usize = 4;
 struct Sample<'s> {
     labels: [Label<'s>; MOST_LABELS],
     label_count: usize,
-    value: Value,
+    value: Value<'s>,
 }
 
-enum Value {
+enum Value<'s> {
     Whole(u64),
     Real(f64),
+    Latency(&'s LatencyView),
 }
 
-impl Value {
+impl Value<'_> {
+    /// How many series it is.
+    fn series(&self) -> u64 {
+        match self {
+            Self::Whole(_) | Self::Real(_) => 1,
+            // And the sum and the count.
+            Self::Latency(latency) => latency.buckets.len() as u64 + 2,
+        }
+    }
+
     fn is_zero(&self) -> bool {
         matches!(self, Self::Whole(0))
     }
@@ -96,12 +123,17 @@ impl Value {
             }
             (_, Self::Whole(value)) => metric.encode_gauge(value),
             (_, Self::Real(value)) => metric.encode_gauge(value),
+            (_, Self::Latency(latency)) => {
+                let count = latency.buckets.iter().map(|(_, count)| count).sum();
+                let sum_s = latency.sum.as_secs_f64();
+                metric.encode_histogram::<NoLabelSet>(sum_s, count, &latency.buckets, None)
+            }
         }
     }
 }
 
 impl<'s> Sample<'s> {
-    fn new(first: &[Label<'s>], last: Option<Label<'s>>, value: Value) -> Self {
+    fn new(first: &[Label<'s>], last: Option<Label<'s>>, value: Value<'s>) -> Self {
         let mut labels = [("", ""); MOST_LABELS];
         let given = first.iter().copied().chain(last);
         let label_count = labels
@@ -146,6 +178,10 @@ struct Families<'a> {
     encoder: DescriptorEncoder<'a>,
     /// Whether samples that are 0 are left out. A node may have 50,000 backends, of which most have little to say.
     leaves_zeros_out: bool,
+    /// Series that may still be written.
+    room: u64,
+    /// Series for which there was no room.
+    left_out: u64,
 }
 
 impl Families<'_> {
@@ -170,6 +206,30 @@ impl Families<'_> {
         self.family(MetricType::Gauge, name, help, unit, samples)
     }
 
+    /// How long requests took.
+    fn latency<'s>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<'s>>,
+    ) -> fmt::Result {
+        let unit = Some(&Unit::Seconds);
+        self.family(MetricType::Histogram, name, help, unit, samples)
+    }
+
+    /// Says what was left out; there is always room for that.
+    fn end(&mut self) -> fmt::Result {
+        self.leaves_zeros_out = false;
+        self.room = 1;
+        let left_out = self.left_out;
+        self.gauge(
+            "weir_metrics_series_left_out",
+            "Series that this scrape lacks, as there are more than it may have.",
+            None,
+            [whole([], left_out)],
+        )
+    }
+
     fn family<'s>(
         &mut self,
         kind: MetricType,
@@ -183,11 +243,21 @@ impl Families<'_> {
             .into_iter()
             .filter(|sample| !(leaves_zeros_out && sample.value.is_zero()))
             .peekable();
-        if samples.peek().is_none() {
+        let Some(first) = samples.peek() else {
+            return Ok(());
+        };
+        if first.value.series() > self.room {
+            self.left_out += samples.map(|sample| sample.value.series()).sum::<u64>();
             return Ok(());
         }
         let mut family = self.encoder.encode_descriptor(name, help, unit, kind)?;
         for sample in samples {
+            let series = sample.value.series();
+            if series > self.room {
+                self.left_out += series;
+                continue;
+            }
+            self.room -= series;
             if sample.label_count == 0 {
                 sample.value.encode(kind, &mut family)?;
             } else {
@@ -358,6 +428,19 @@ fn node(families: &mut Families<'_>, node: &NodeView, is_draining: bool) -> fmt:
         Some(&Unit::Seconds),
         expiries,
     )?;
+    let expiries = node.tls.pool_certificates.iter().map(|certificate| {
+        let labels = [
+            ("pool", certificate.pool.as_str()),
+            ("file", certificate.file.as_str()),
+        ];
+        whole(labels, certificate.not_after_s)
+    });
+    families.gauge(
+        "weir_tls_client_certificate_expiry",
+        "When the certificate that a pool shows its backends ends.",
+        Some(&Unit::Seconds),
+        expiries,
+    )?;
     families.counter(
         "weir_tls_files_renewed",
         "Listeners and pools whose TLS files had changed, by whether these could be used.",
@@ -418,7 +501,44 @@ fn listeners(families: &mut Families<'_>, listeners: &[ListenerView]) -> fmt::Re
         .iter()
         .map(|listener| ([("listener", listener.name.as_str())], &listener.traffic))
         .collect();
-    traffic(families, "listener", &of)
+    traffic(families, "listener", &of)?;
+    let latencies = listeners.iter().filter_map(|listener| {
+        let latency = Value::Latency(listener.latency.as_ref()?);
+        Some(Sample::new(&[("listener", &listener.name)], None, latency))
+    });
+    families.latency(
+        "weir_listener_request_duration",
+        "From the first byte of an HTTP request until its answer was sent.",
+        latencies,
+    )?;
+    routes(families, listeners)
+}
+
+fn routes(families: &mut Families<'_>, listeners: &[ListenerView]) -> fmt::Result {
+    let mut counted: Vec<(&str, String, u64)> = Vec::new();
+    for listener in listeners {
+        let mut names = HashSet::new();
+        for (place, route) in listener.routes.iter().enumerate() {
+            // Routes of one name have one counter.
+            if route.name.as_ref().is_none_or(|name| names.insert(name)) {
+                let name = route.name.clone();
+                let name = name.unwrap_or_else(|| format!("#{}", place + 1));
+                counted.push((&listener.name, name, route.requests));
+            }
+        }
+    }
+    families.leaves_zeros_out = true;
+    let requests = counted
+        .iter()
+        .map(|(listener, route, count)| whole([("listener", listener), ("route", route)], *count));
+    families.counter(
+        "weir_route_requests",
+        "Requests that went by a route.",
+        None,
+        requests,
+    )?;
+    families.leaves_zeros_out = false;
+    Ok(())
 }
 
 fn pools(families: &mut Families<'_>, pools: &[PoolView]) -> fmt::Result {
@@ -445,6 +565,42 @@ fn pools(families: &mut Families<'_>, pools: &[PoolView]) -> fmt::Result {
         None,
         of(|pool| pool.pending),
     )?;
+    // Most pools of layer 4 never see a request: what is 0 is left out.
+    families.leaves_zeros_out = true;
+    families.counter(
+        "weir_pool_requests",
+        "HTTP requests that were led to the pool.",
+        None,
+        of(|pool| pool.requests),
+    )?;
+    families.counter(
+        "weir_pool_retries",
+        "Tries of these after the first.",
+        None,
+        of(|pool| pool.retries),
+    )?;
+    let answers = pools.iter().flat_map(|pool| {
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"]
+            .into_iter()
+            .zip(pool.answers);
+        classes.map(|(class, count)| whole([("pool", &pool.name), ("class", class)], count))
+    });
+    families.counter(
+        "weir_pool_answers",
+        "Answers to these, ours included, by class of status.",
+        None,
+        answers,
+    )?;
+    let latencies = pools
+        .iter()
+        .filter(|pool| pool.requests > 0)
+        .map(|pool| Sample::new(&[("pool", &pool.name)], None, Value::Latency(&pool.latency)));
+    families.latency(
+        "weir_pool_request_duration",
+        "From the end of a request's head until its answer was sent, tries and waiting included.",
+        latencies,
+    )?;
+    families.leaves_zeros_out = false;
     let remembered = || {
         let pools = pools.iter();
         pools.filter_map(|pool| Some(([("pool", pool.name.as_str())], pool.sticky_sessions?)))

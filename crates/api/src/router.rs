@@ -385,8 +385,8 @@ mod tests {
     use crate::token::Token;
     use crate::view::{
         AccessLogView, CertificateView, CheckView, ChecksView, CoreView, DropView, HealthView,
-        InterfaceView, NodeView, ProcessView, ReloadsView, RouteView, SessionsView,
-        StickySessionsView, TlsView, Traffic,
+        InterfaceView, LatencyView, NodeView, PoolCertificateView, ProcessView, ReloadsView,
+        RouteView, SessionsView, StickySessionsView, TlsView, Traffic,
     };
 
     const DRAINING: Override = Override {
@@ -407,6 +407,13 @@ mod tests {
 
     fn instant() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_000_000_000)
+    }
+
+    fn latency() -> LatencyView {
+        LatencyView {
+            buckets: vec![(0.000_125, 5), (0.000_25, 3), (f64::INFINITY, 1)],
+            sum: Duration::from_millis(2500),
+        }
     }
 
     /// What both a listener and a backend may have.
@@ -482,6 +489,11 @@ mod tests {
                         file: "web.pem".into(),
                         not_after_s: 1_935_878_400,
                     }],
+                    pool_certificates: vec![PoolCertificateView {
+                        pool: "web".into(),
+                        file: "client.pem".into(),
+                        not_after_s: 1_935_878_401,
+                    }],
                     renewed: 2,
                     refused: 1,
                 },
@@ -512,7 +524,9 @@ mod tests {
                     pool: Some("api".into()),
                     split: Vec::new(),
                     status: None,
+                    requests: 8,
                 }],
+                latency: Some(latency()),
                 traffic: Traffic {
                     answers: Some([0, 6, 1, 1, 1]),
                     handshakes: Some(5),
@@ -525,6 +539,10 @@ mod tests {
         fn pools(&self) -> Vec<PoolView> {
             vec![PoolView {
                 pending: 0,
+                requests: 9,
+                retries: 4,
+                answers: [0, 6, 0, 0, 3],
+                latency: latency(),
                 name: "web".into(),
                 scheduler: "round_robin",
                 check: Some(CheckView {
@@ -1021,6 +1039,18 @@ mod tests {
             r#"weir_backend_connections_reused_total{pool="web",backend="10.0.0.1:80"} 20"#,
             r#"weir_listener_drops_total{listener="web",reason="no_backend"} 3"#,
             r#"weir_pool_backends_available{pool="web"} 1"#,
+            r#"weir_listener_request_duration_seconds_bucket{le="0.000125",listener="web"} 5"#,
+            r#"weir_listener_request_duration_seconds_bucket{le="0.00025",listener="web"} 8"#,
+            r#"weir_listener_request_duration_seconds_bucket{le="+Inf",listener="web"} 9"#,
+            r#"weir_listener_request_duration_seconds_sum{listener="web"} 2.5"#,
+            r#"weir_listener_request_duration_seconds_count{listener="web"} 9"#,
+            r##"weir_route_requests_total{listener="web",route="#1"} 8"##,
+            r#"weir_pool_requests_total{pool="web"} 9"#,
+            r#"weir_pool_retries_total{pool="web"} 4"#,
+            r#"weir_pool_answers_total{pool="web",class="5xx"} 3"#,
+            r#"weir_pool_request_duration_seconds_bucket{le="0.00025",pool="web"} 8"#,
+            r#"weir_tls_client_certificate_expiry_seconds{pool="web",file="client.pem"} 1935878401"#,
+            "weir_metrics_series_left_out 0",
             r#"weir_pool_sticky_sessions{pool="web"} 17"#,
             r#"weir_pool_sticky_forgotten_total{pool="web"} 1"#,
             r#"weir_backend_health{pool="web",backend="10.0.0.1:80",state="up"} 1"#,
@@ -1053,6 +1083,34 @@ mod tests {
             !metrics.contains(r#"weir_backend_checks_total{pool="api""#),
             "not checked, not shown"
         );
+    }
+
+    #[test]
+    fn a_scrape_has_no_more_series_than_it_may_and_says_how_many_it_lacks() {
+        let scrape = |most| {
+            let view: Arc<dyn View> = Arc::new(Sample::default());
+            Metrics::bounded(view, most).encode().unwrap()
+        };
+        let series = |text: &str| {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.count() as u64 - 1
+        };
+        let all = series(&scrape(u64::MAX));
+        for most in [0, 1, all / 2, all - 1, all] {
+            let text = scrape(most);
+            let left_out = text
+                .lines()
+                .find_map(|line| line.strip_prefix("weir_metrics_series_left_out "))
+                .unwrap();
+            let left_out: u64 = left_out.parse().unwrap();
+            assert!(series(&text) <= most);
+            assert_eq!(series(&text) + left_out, all);
+            assert!(text.ends_with("# EOF\n"));
+        }
+        // Those of backends go first.
+        let text = scrape(all - 1);
+        assert!(text.contains("weir_pool_request_duration_seconds_count"));
+        assert!(!text.contains(r#"weir_backend_drops_total{pool="web""#));
     }
 
     /// The documentation and the encoder name the same families.

@@ -95,6 +95,8 @@ pub struct CoreView {
 pub struct TlsView {
     /// Every certificate of every listener.
     pub certificates: Vec<CertificateView>,
+    /// Every certificate that a pool shows its backends.
+    pub pool_certificates: Vec<PoolCertificateView>,
     /// How often changed files were taken over.
     pub renewed: u64,
     /// How often changed files could not be used, and those before stayed in force.
@@ -110,6 +112,26 @@ pub struct CertificateView {
     pub file: String,
     /// When it ends, in seconds since 1970.
     pub not_after_s: u64,
+}
+
+/// The certificate that a pool shows its backends.
+#[derive(Clone, Debug)]
+pub struct PoolCertificateView {
+    /// The pool.
+    pub pool: String,
+    /// The file that it is in.
+    pub file: String,
+    /// When it ends, in seconds since 1970.
+    pub not_after_s: u64,
+}
+
+/// How long requests took; in metrics only.
+#[derive(Clone, Debug, Default)]
+pub struct LatencyView {
+    /// Upper bounds in seconds, the last one infinite, each with the requests that it has and the one before has not.
+    pub buckets: Vec<(f64, u64)>,
+    /// All of them together.
+    pub sum: Duration,
 }
 
 /// A session table.
@@ -180,6 +202,9 @@ pub struct ListenerView {
     pub routes: Vec<RouteView>,
     /// What went through it.
     pub traffic: Traffic,
+    /// How long its HTTP requests took.
+    #[serde(skip)]
+    pub latency: Option<LatencyView>,
 }
 
 /// A route of a listener.
@@ -211,6 +236,8 @@ pub struct RouteView {
     /// The status of a redirect or an answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// Requests, or connections of a `tls` listener, that went by it; routes of one name are counted together.
+    pub requests: u64,
 }
 
 /// One side of a split.
@@ -311,6 +338,15 @@ pub struct PoolView {
     pub available: u64,
     /// Proxied requests and connections that wait for a place within the pool's limits.
     pub pending: u64,
+    /// HTTP requests that were led to it, tries after the first not included.
+    pub requests: u64,
+    /// Tries after the first.
+    pub retries: u64,
+    /// Answers to these requests, ours included, by class of status: 1xx, 2xx, 3xx, 4xx, 5xx.
+    pub answers: [u64; 5],
+    /// How long they took.
+    #[serde(skip)]
+    pub latency: LatencyView,
 }
 
 /// What is remembered of an application's sessions.

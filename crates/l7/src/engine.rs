@@ -12,7 +12,9 @@ use weir_tls::TlsError;
 use crate::access_log::{Lines, Writer};
 use crate::listener;
 use crate::plan::{Plan, Registry};
-use crate::stats::{BackendStats, CertificateStats, ListenerStats, PoolStats, Stats};
+use crate::stats::{
+    BackendStats, CertificateStats, ListenerStats, PoolCertificateStats, PoolStats, Stats,
+};
 use crate::sticky::Key;
 use crate::tls::Renewal;
 use crate::worker::{Command, Mailbox, Shared, Worker};
@@ -265,10 +267,10 @@ impl Engine {
             ..Stats::default()
         };
         for listener in plan.listeners.iter().flatten() {
-            stats.listeners.push(ListenerStats::sum(
-                &listener.listener.name,
-                listener.counters.iter(),
-            ));
+            stats.listeners.push(ListenerStats {
+                routes: listener.route_counters.stats(&listener.listener),
+                ..ListenerStats::sum(&listener.listener.name, listener.counters.iter())
+            });
             if let Some(tls) = &listener.tls {
                 for expiry in tls.current().expiries() {
                     stats.certificates.push(CertificateStats {
@@ -281,11 +283,18 @@ impl Engine {
         let now_ms = self.shared.started.elapsed().as_millis() as u64;
         for pool in plan.pools.iter().flatten() {
             stats.pools.push(PoolStats {
-                name: pool.pool.name.clone(),
                 pending: pool.cell.queue.len() as u64,
                 sticky_sessions: pool.cell.learned.len(),
                 sticky_forgotten: pool.cell.learned.forgotten(),
+                ..PoolStats::sum(&pool.pool.name, pool.cell.counters.iter())
             });
+            let expiry = pool.tls.as_ref().and_then(|tls| tls.expiry());
+            stats
+                .pool_certificates
+                .extend(expiry.map(|expiry| PoolCertificateStats {
+                    pool: pool.pool.name.clone(),
+                    expiry,
+                }));
             for backend in &pool.backends {
                 let failures = &backend.cell.failures;
                 stats.backends.push(BackendStats {

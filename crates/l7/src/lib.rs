@@ -20,6 +20,7 @@ pub mod errors;
 mod forwarded;
 mod grpc;
 mod h2;
+mod latency;
 mod learned;
 mod listener;
 mod multiplex;
@@ -27,6 +28,7 @@ mod plan;
 mod queue;
 mod relay;
 mod retry;
+mod route_counters;
 pub mod routing;
 pub mod stats;
 mod sticky;
@@ -40,5 +42,9 @@ mod worker;
 pub use access_log::{AccessLogStats, Termination};
 pub use engine::{Drained, Engine, Error, Prepared};
 pub use errors::{Reason, Side};
-pub use stats::{BackendStats, CertificateStats, ListenerStats, PoolStats, Stats};
+pub use latency::LatencyStats;
+pub use stats::{
+    BackendStats, CertificateStats, ListenerStats, PoolCertificateStats, PoolStats, RouteStats,
+    Stats,
+};
 pub use weir_tls::TlsError;

@@ -114,6 +114,11 @@ impl LocalListener {
         &self.counters[self.worker]
     }
 
+    /// Counts a request that goes by a route of `plan`.
+    pub(crate) fn count_route(&self, plan: &ListenerPlan, route: usize) {
+        plan.route_counters.count(route, self.worker);
+    }
+
     /// Whether it takes no new connections, and those that it has end after their current request.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.get()

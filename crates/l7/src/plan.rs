@@ -17,8 +17,9 @@ use crate::balance::{Ewma, Maglev, RoundRobin, SourceHash};
 use crate::engine::Error;
 use crate::learned::Learned;
 use crate::queue::Queue;
+use crate::route_counters::{RouteCounters, RouteNumbers};
 use crate::routing::Routes;
-use crate::stats::{BackendCounters, ListenerCounters};
+use crate::stats::{BackendCounters, ListenerCounters, PoolCounters};
 use crate::sticky::{Cookies, Key};
 use crate::tls;
 
@@ -44,6 +45,7 @@ pub(crate) struct ListenerPlan {
     pub(crate) log: Option<Log>,
     /// One for each worker.
     pub(crate) counters: Arc<[ListenerCounters]>,
+    pub(crate) route_counters: RouteCounters,
     pub(crate) admission: Arc<Admission>,
 }
 
@@ -143,7 +145,7 @@ pub(crate) struct BackendLoad {
 }
 
 /// What lives as long as the engine for a pool's name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct PoolCell {
     /// Work under way over all workers; kept for a pool with a limit of its own.
@@ -152,6 +154,8 @@ pub(crate) struct PoolCell {
     pub(crate) queue: Arc<Queue>,
     /// The sessions of its application, where it goes by them.
     pub(crate) learned: Learned,
+    /// One for each worker.
+    pub(crate) counters: Box<[PoolCounters]>,
 }
 
 /// What lives as long as the engine for a listener's name.
@@ -160,6 +164,7 @@ struct ListenerCell {
     number: usize,
     /// One for each worker.
     counters: Arc<[ListenerCounters]>,
+    routes: RouteNumbers,
     /// The keys of its session tickets: clients resume their sessions after a reload, too.
     tickets: Option<Arc<TicketKeys>>,
     admission: Arc<Admission>,
@@ -197,7 +202,15 @@ impl Registry {
     }
 
     fn pool_cell(&mut self, name: &Name) -> Arc<PoolCell> {
-        Arc::clone(self.pool_cells.entry(name.clone()).or_default())
+        let workers = self.workers;
+        let cell = || PoolCell {
+            active: AtomicUsize::default(),
+            queue: Arc::default(),
+            learned: Learned::default(),
+            counters: (0..workers).map(|_| PoolCounters::default()).collect(),
+        };
+        let cells = self.pool_cells.entry(name.clone());
+        Arc::clone(cells.or_insert_with(|| Arc::new(cell())))
     }
 
     fn listener_cell(&mut self, name: &Name) -> &mut ListenerCell {
@@ -212,6 +225,7 @@ impl Registry {
             .or_insert_with(|| ListenerCell {
                 number,
                 counters: counters(),
+                routes: RouteNumbers::default(),
                 tickets: None,
                 admission: Arc::default(),
             })
@@ -386,7 +400,9 @@ impl Registry {
     fn compile_listener(&mut self, listener: &Arc<Listener>) -> Result<ListenerPlan, Error> {
         let routes = Routes::new(listener, |pool| self.pool_number(pool));
         let log = self.log(listener)?;
+        let workers = self.workers;
         let cell = self.listener_cell(&listener.name);
+        let route_counters = cell.routes.compile(listener, workers);
         let tls = match listener.protocol {
             Protocol::Https => {
                 let refused = |source| Error::ListenerTls {
@@ -408,6 +424,7 @@ impl Registry {
         Ok(ListenerPlan {
             number: cell.number,
             counters: Arc::clone(&cell.counters),
+            route_counters,
             admission: Arc::clone(&cell.admission),
             listener: Arc::clone(listener),
             routes,

@@ -1,12 +1,14 @@
 //! Counters. Each worker counts into cells of its own; only reading them looks at all workers.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use weir_model::{BackendId, Name};
 use weir_tls::CertificateExpiry;
 
 use crate::access_log::AccessLogStats;
 use crate::errors::Reason;
+use crate::latency::{Histogram, LatencyStats};
 
 /// A counter that one thread writes and any thread reads: no locked instruction.
 #[derive(Debug, Default)]
@@ -53,6 +55,8 @@ pub(crate) struct ListenerCounters {
     pub(crate) datagrams_in: Counter,
     pub(crate) datagrams_out: Counter,
     pub(crate) datagrams_dropped: Counter,
+    /// Of HTTP requests.
+    pub(crate) latency: Histogram,
     errors: PerReason,
 }
 
@@ -86,6 +90,32 @@ impl BackendCounters {
     }
 }
 
+/// One worker's counters of a pool; HTTP only.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct PoolCounters {
+    requests: Counter,
+    retries: Counter,
+    answers: [Counter; 6],
+    latency: Histogram,
+}
+
+impl PoolCounters {
+    /// A request came.
+    pub(crate) fn begin(&self) {
+        self.requests.add(1);
+    }
+
+    /// A request ended, after so many tries, with this status; 0: the client was told none.
+    pub(crate) fn end(&self, tries: u32, status: u16, took: Duration) {
+        self.retries.add(u64::from(tries.saturating_sub(1)));
+        if status > 0 {
+            self.answers[usize::from(status / 100).min(5)].add(1);
+        }
+        self.latency.record(took);
+    }
+}
+
 /// What the engine has counted since it started.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
@@ -99,6 +129,8 @@ pub struct Stats {
     pub pools: Vec<PoolStats>,
     /// Every certificate of every listener.
     pub certificates: Vec<CertificateStats>,
+    /// Every certificate that a pool shows its backends.
+    pub pool_certificates: Vec<PoolCertificateStats>,
     /// How often changed files of TLS were taken over.
     pub tls_files_renewed: u64,
     /// How often changed files of TLS could not be used.
@@ -112,6 +144,24 @@ pub struct CertificateStats {
     pub listener: Name,
     /// The file, and the end.
     pub expiry: CertificateExpiry,
+}
+
+/// When the certificate that a pool shows its backends ends.
+#[derive(Clone, Debug)]
+pub struct PoolCertificateStats {
+    /// The pool.
+    pub pool: Name,
+    /// The file, and the end.
+    pub expiry: CertificateExpiry,
+}
+
+/// What was counted for a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteStats {
+    /// Its name; `#` and its place in the listener, from 1, where it has none.
+    pub name: String,
+    /// Requests, or connections of a `tls` listener, that went by it.
+    pub requests: u64,
 }
 
 /// What a listener has counted.
@@ -141,6 +191,10 @@ pub struct ListenerStats {
     pub datagrams_out: u64,
     /// Datagrams that were not passed on, either way.
     pub datagrams_dropped: u64,
+    /// How long HTTP requests took.
+    pub latency: LatencyStats,
+    /// Its routes, in the order of the config. Those of one name share a counter.
+    pub routes: Vec<RouteStats>,
     /// Requests and connections that failed, by reason; only those that occurred.
     pub errors: Vec<(Reason, u64)>,
 }
@@ -172,7 +226,7 @@ pub struct BackendStats {
     pub ejections: u64,
 }
 
-/// What is under way in a pool.
+/// What was counted for a pool, and what is under way in it.
 #[derive(Clone, Debug)]
 pub struct PoolStats {
     /// The pool.
@@ -183,6 +237,38 @@ pub struct PoolStats {
     pub sticky_sessions: u64,
     /// Those that were forgotten before their time, for want of room.
     pub sticky_forgotten: u64,
+    /// HTTP requests that were led to it.
+    pub requests: u64,
+    /// Tries of these after the first.
+    pub retries: u64,
+    /// Answers to these, the backends' and ours, by class as in [`ListenerStats::answers`].
+    pub answers: [u64; 6],
+    /// How long they took.
+    pub latency: LatencyStats,
+}
+
+impl PoolStats {
+    pub(crate) fn sum<'c>(name: &Name, cells: impl Iterator<Item = &'c PoolCounters>) -> Self {
+        let mut sum = Self {
+            name: name.clone(),
+            pending: 0,
+            sticky_sessions: 0,
+            sticky_forgotten: 0,
+            requests: 0,
+            retries: 0,
+            answers: [0; 6],
+            latency: LatencyStats::default(),
+        };
+        for cell in cells {
+            sum.requests += cell.requests.get();
+            sum.retries += cell.retries.get();
+            for (sum, counter) in sum.answers.iter_mut().zip(&cell.answers) {
+                *sum += counter.get();
+            }
+            sum.latency.add(&cell.latency);
+        }
+        sum
+    }
 }
 
 impl ListenerStats {
@@ -200,6 +286,8 @@ impl ListenerStats {
             datagrams_in: 0,
             datagrams_out: 0,
             datagrams_dropped: 0,
+            latency: LatencyStats::default(),
+            routes: Vec::new(),
             errors: Vec::new(),
         };
         let mut errors = [0; Reason::COUNT];
@@ -217,6 +305,7 @@ impl ListenerStats {
             sum.datagrams_in += cell.datagrams_in.get();
             sum.datagrams_out += cell.datagrams_out.get();
             sum.datagrams_dropped += cell.datagrams_dropped.get();
+            sum.latency.add(&cell.latency);
             add_reasons(&mut errors, &cell.errors);
         }
         sum.errors = occurred(&errors);

@@ -222,6 +222,9 @@ pub(crate) async fn serve_tls(
                 Found::Default(pool) => (None, Some(pool)),
                 Found::Route(_, Target::Here) | Found::Nothing => (None, None),
             };
+            if let Some(index) = route {
+                passage.listener.count_route(&plan, index);
+            }
             if let Some(journal) = &mut passage.note.journal {
                 journal.route = route;
             }

@@ -31,7 +31,7 @@ use crate::multiplex::Multiplex;
 use crate::plan::{BackendCell, BackendPlan, PoolPlan};
 use crate::queue::Queue;
 use crate::retry::Budget;
-use crate::stats::BackendCounters;
+use crate::stats::{BackendCounters, PoolCounters};
 use crate::tls;
 use crate::transport::{Plain, Transport, Upstream};
 use crate::worker::Worker;
@@ -40,6 +40,7 @@ use crate::worker::Worker;
 #[derive(Debug)]
 pub(crate) struct LocalPool {
     pub(crate) plan: Arc<PoolPlan>,
+    worker: usize,
     backends: Vec<Rc<LocalBackend>>,
     /// Work, or connections, have bounds.
     is_limited: bool,
@@ -323,8 +324,14 @@ impl LocalPool {
             least_conn: RefCell::new(LeastConn::new(&plan.weights)),
             p2c: RefCell::new(P2c::new(&plan.weights, seed())),
             backends,
+            worker,
             plan: Arc::clone(plan),
         }
+    }
+
+    /// This worker's counters.
+    pub(crate) fn counters(&self) -> &PoolCounters {
+        &self.plan.cell.counters[self.worker]
     }
 
     /// The pool is not in the config any more.

@@ -7,11 +7,12 @@ use weir_api::View;
 use weir_api::order::OverrideView;
 use weir_api::view::{
     AccessLogView, BackendView, CertificateView, CheckView, ChecksView, CoreView, DropView,
-    InterfaceView, ListenerView, NodeView, PoolView, RouteView, SessionFilter, SessionPage,
-    SessionView, SessionsView, SplitView, StickySessionsView, TlsView, Traffic,
+    InterfaceView, LatencyView, ListenerView, NodeView, PoolCertificateView, PoolView, RouteView,
+    SessionFilter, SessionPage, SessionView, SessionsView, SplitView, StickySessionsView, TlsView,
+    Traffic,
 };
 use weir_health::HealthReport;
-use weir_l7::{BackendStats, ListenerStats, PoolStats, Reason};
+use weir_l7::{BackendStats, LatencyStats, ListenerStats, PoolStats, Reason};
 use weir_model::{
     Action, BackendId, HealthCheck, HealthProbe, Listener, Name, PathMatch, Pool, Protocol, Route,
     Snapshot, SplitPool, StickyMode, ValueTest,
@@ -92,7 +93,14 @@ impl View for Node {
 
     fn listeners(&self) -> Vec<ListenerView> {
         let mut traffic: HashMap<Name, Traffic> = HashMap::new();
+        let mut proxied: HashMap<Name, (Requests, LatencyView)> = HashMap::new();
         for stats in self.planes.l7_stats().listeners {
+            let routes = stats.routes.iter();
+            let routes = routes.map(|route| (route.name.clone(), route.requests));
+            proxied.insert(
+                stats.name.clone(),
+                (routes.collect(), latency(&stats.latency)),
+            );
             traffic.insert(stats.name.clone(), proxied_listener(&stats));
         }
         for stats in self
@@ -103,17 +111,26 @@ impl View for Node {
         {
             traffic.insert(stats.listener.clone(), xdp_listener(&stats));
         }
-        let view = |listener: &Arc<Listener>| ListenerView {
-            name: listener.name.to_string(),
-            bind: listener.bind,
-            protocol: listener.protocol.as_str(),
-            forward: listener.forward.as_str(),
-            pool: listener.pool.as_ref().map(ToString::to_string),
-            routes: listener.routes.iter().map(route).collect(),
-            traffic: traffic
-                .remove(&listener.name)
-                .map(|traffic| of_listener(listener, traffic))
-                .unwrap_or_default(),
+        let view = |listener: &Arc<Listener>| {
+            let (requests, latency) = proxied.remove(&listener.name).unzip();
+            let is_http = matches!(listener.protocol, Protocol::Http | Protocol::Https);
+            let requests: Requests = requests.unwrap_or_default();
+            let routes = listener.routes.iter().enumerate();
+            ListenerView {
+                latency: latency.filter(|_| is_http),
+                name: listener.name.to_string(),
+                bind: listener.bind,
+                protocol: listener.protocol.as_str(),
+                forward: listener.forward.as_str(),
+                pool: listener.pool.as_ref().map(ToString::to_string),
+                routes: routes
+                    .map(|(place, of)| route(place, of, &requests))
+                    .collect(),
+                traffic: traffic
+                    .remove(&listener.name)
+                    .map(|traffic| of_listener(listener, traffic))
+                    .unwrap_or_default(),
+            }
         };
         self.snapshot().config.listeners.iter().map(view).collect()
     }
@@ -122,21 +139,33 @@ impl View for Node {
         let snapshot = self.snapshot();
         let stats = self.planes.l7_stats().pools.into_iter();
         let stats: HashMap<Name, PoolStats> = stats.map(|pool| (pool.name.clone(), pool)).collect();
-        let view = |pool: &Arc<Pool>| PoolView {
-            pending: stats.get(&pool.name).map_or(0, |stats| stats.pending),
-            sticky_mode: pool.sticky.as_ref().map(|sticky| sticky.mode.as_str()),
-            sticky_sessions: stats.get(&pool.name).filter(|_| learns(pool)).map(|stats| {
-                StickySessionsView {
-                    open: stats.sticky_sessions,
-                    forgotten: stats.sticky_forgotten,
-                }
-            }),
-            name: pool.name.to_string(),
-            scheduler: pool.scheduler.as_str(),
-            check: pool.health.as_ref().map(check),
-            sticky_cookie: pool.sticky.as_ref().map(|sticky| sticky.cookie.clone()),
-            backends: pool.backends.len() as u64,
-            available: available(&snapshot, pool),
+        let view = |pool: &Arc<Pool>| {
+            let counted = stats.get(&pool.name);
+            PoolView {
+                pending: counted.map_or(0, |stats| stats.pending),
+                requests: counted.map_or(0, |stats| stats.requests),
+                retries: counted.map_or(0, |stats| stats.retries),
+                answers: counted.map_or([0; 5], |stats| {
+                    let [_, classes @ ..] = stats.answers;
+                    classes
+                }),
+                latency: counted
+                    .map(|stats| latency(&stats.latency))
+                    .unwrap_or_default(),
+                sticky_mode: pool.sticky.as_ref().map(|sticky| sticky.mode.as_str()),
+                sticky_sessions: counted
+                    .filter(|_| learns(pool))
+                    .map(|stats| StickySessionsView {
+                        open: stats.sticky_sessions,
+                        forgotten: stats.sticky_forgotten,
+                    }),
+                name: pool.name.to_string(),
+                scheduler: pool.scheduler.as_str(),
+                check: pool.health.as_ref().map(check),
+                sticky_cookie: pool.sticky.as_ref().map(|sticky| sticky.cookie.clone()),
+                backends: pool.backends.len() as u64,
+                available: available(&snapshot, pool),
+            }
         };
         snapshot.config.pools.iter().map(view).collect()
     }
@@ -281,7 +310,13 @@ fn tls(stats: &weir_l7::Stats) -> TlsView {
         file: stats.expiry.file.display().to_string(),
         not_after_s: stats.expiry.not_after_s,
     };
+    let of_pool = |stats: &weir_l7::PoolCertificateStats| PoolCertificateView {
+        pool: stats.pool.to_string(),
+        file: stats.expiry.file.display().to_string(),
+        not_after_s: stats.expiry.not_after_s,
+    };
     TlsView {
+        pool_certificates: stats.pool_certificates.iter().map(of_pool).collect(),
         certificates: stats.certificates.iter().map(certificate).collect(),
         renewed: stats.tls_files_renewed,
         refused: stats.tls_files_refused,
@@ -355,7 +390,27 @@ fn available(snapshot: &Snapshot, pool: &Pool) -> u64 {
     pool.backends.iter().filter(takes_work).count() as u64
 }
 
-fn route(route: &Route) -> RouteView {
+/// Requests of a listener's routes, by what these are called.
+type Requests = HashMap<String, u64>;
+
+fn latency(stats: &LatencyStats) -> LatencyView {
+    let bucket = |(bound, count): (Option<std::time::Duration>, u64)| {
+        (
+            bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64()),
+            count,
+        )
+    };
+    LatencyView {
+        buckets: stats.buckets().map(bucket).collect(),
+        sum: stats.sum,
+    }
+}
+
+fn route(place: usize, route: &Route, requests: &Requests) -> RouteView {
+    let called = match &route.name {
+        Some(name) => name.to_string(),
+        None => format!("#{}", place + 1),
+    };
     let (path, path_prefix, path_regex) = match &route.path {
         PathMatch::Any => (None, None, None),
         PathMatch::Exact(path) => (Some(path.clone()), None, None),
@@ -377,6 +432,7 @@ fn route(route: &Route) -> RouteView {
         weight: side.weight,
     };
     RouteView {
+        requests: requests.get(&called).copied().unwrap_or(0),
         name: route.name.as_ref().map(ToString::to_string),
         hosts: route.hosts.iter().map(ToString::to_string).collect(),
         path,

@@ -350,6 +350,9 @@ impl<T: Transport> Downstream<T> {
                 }
             }
             let next = self.answer().await;
+            if let Some(began) = self.note.began {
+                self.listener.counters().latency.record(began.elapsed());
+            }
             if !matches!(next, Next::Tunnel(..)) {
                 self.write_line();
             }
@@ -405,14 +408,11 @@ impl<T: Transport> Downstream<T> {
                     || may_be_complete(bytes, *scanned)
                     || bytes.len() >= limits.header_bytes
                 {
-                    let is_logged = plan.log.is_some();
                     match self.request.parse(bytes, limits) {
                         Ok(Progress::Complete) => {
-                            if is_logged {
-                                let now = Instant::now();
-                                self.note.began.get_or_insert(now);
-                                self.note.head = Some(now);
-                            }
+                            let now = Instant::now();
+                            self.note.began.get_or_insert(now);
+                            self.note.head = Some(now);
                             let policy = &plan.listener.http;
                             self.request.allow_upgrade(bytes, &policy.allow_upgrade);
                             let target = self.request.target.of(bytes);
@@ -474,6 +474,9 @@ impl<T: Transport> Downstream<T> {
             }
             Found::Route(index, Target::Here) => (Some(index), None),
         };
+        if let Some(index) = route {
+            self.listener.count_route(plan, index);
+        }
         let pool = number.and_then(|number| self.worker.pool(&self.listener, number));
         let route = route.map(|index| (index, plan.routes.route(index)));
         let edits = |(_, route): &(usize, &'p Route)| {
@@ -649,7 +652,11 @@ impl<T: Transport> Downstream<T> {
         };
         let limits = [plan.listener.timeouts.request, self.grpc_timeout];
         self.watch.limit(limits.into_iter().flatten().min());
+        let counters = begun.pool.counters();
+        counters.begin();
         let next = self.try_backends(&plan, &begun).await;
+        let took = self.note.head.map_or(Duration::ZERO, |head| head.elapsed());
+        counters.end(self.note.tries, self.note.status, took);
         self.watch.limit(None);
         next
     }

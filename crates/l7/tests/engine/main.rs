@@ -10,6 +10,7 @@ mod h2;
 mod h2_backends;
 mod harness;
 mod limits;
+mod metrics;
 mod outlier;
 mod pki;
 mod proxy_protocol;
