@@ -18,6 +18,8 @@ mod edits;
 mod engine;
 pub mod errors;
 mod forwarded;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod grpc;
 mod h2;
 mod latency;
