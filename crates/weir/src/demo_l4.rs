@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{SigSet, Signal};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use weir_netns::{Lan, Namespace, check_available};
@@ -213,7 +213,7 @@ impl Demo {
     }
 
     /// Tries until something succeeds, the time is up, or a program has ended.
-    fn wait_for<T>(&self, what: &str, attempt: impl Fn() -> Result<T>) -> Result<T> {
+    fn wait_for<T>(&self, what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             let error = match attempt() {
@@ -237,10 +237,19 @@ impl Demo {
     fn measure(&self, mode: &Mode) -> Result<Report> {
         let vip = SocketAddr::from((VIP, mode.vip_port));
         let connect = || self.client.run(|| ask(mode.client, vip, "/"));
-        // The first packet to each backend may be lost while its MAC address is asked for.
-        for _ in 0..BACKENDS {
-            self.wait_for("the first answer", connect)?;
-        }
+        // A backend takes part when it has been found healthy, and its first packet may be lost while its MAC address is
+        // asked for.
+        let mut met = BTreeSet::new();
+        self.wait_for("each backend's first answer", || {
+            let answer = connect()?;
+            let (name, _) = parts(&answer).context("an answer of another kind")?;
+            met.insert(name.to_owned());
+            ensure!(
+                met.len() == usize::from(BACKENDS),
+                "only these have answered: {met:?}"
+            );
+            Ok(())
+        })?;
         let mut report = Report {
             answers: BTreeMap::new(),
             seen: BTreeSet::new(),
@@ -250,10 +259,7 @@ impl Demo {
             let start = Instant::now();
             let answer = connect()?;
             report.times.push(start.elapsed());
-            let (name, seen) = answer
-                .trim()
-                .split_once(" saw ")
-                .context("an answer of another kind")?;
+            let (name, seen) = parts(&answer).context("an answer of another kind")?;
             *report.answers.entry(name.to_owned()).or_default() += 1;
             report.seen.insert(seen.to_owned());
         }
@@ -295,6 +301,11 @@ A network of namespaces, one segment:
             self.programs.last().map_or(0, |program| program.child.id()),
         );
     }
+}
+
+/// The backend's name and the client's address in an answer.
+fn parts(answer: &str) -> Option<(&str, &str)> {
+    answer.trim().split_once(" saw ")
 }
 
 /// What became of a mode's connections.
