@@ -30,6 +30,7 @@ pub(crate) const FOR_TESTS: &[Program] = &[
     ("curl", "curl"),
     ("h2load", "nghttp2-client"),
     ("haproxy", "haproxy"),
+    ("ip", "iproute2"),
     ("iperf3", "iperf3"),
     ("nginx", "nginx-light"),
     ("ping", "iputils-ping"),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use weir_lab::eventually;
 use weir_lab::requirements::find;
 use weir_netns::Namespace;
 
@@ -137,7 +138,7 @@ pub(crate) struct Echo {
 
 impl Echo {
     /// Connects from a namespace.
-    pub(crate) fn connect(namespace: &Namespace, server: SocketAddr) -> std::io::Result<Self> {
+    pub(crate) fn connect(namespace: &Namespace, server: SocketAddr) -> io::Result<Self> {
         let stream = namespace.run(|| TcpStream::connect_timeout(&server, TIMEOUT))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
@@ -146,7 +147,7 @@ impl Echo {
         // The greeting is all that is on the way: nothing else is read ahead.
         BufReader::new(&stream).read_line(&mut name)?;
         if name.is_empty() {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(Self {
             stream,
@@ -155,7 +156,7 @@ impl Echo {
     }
 
     /// Says something and hears the same.
-    pub(crate) fn say(&mut self, words: &[u8]) -> std::io::Result<()> {
+    pub(crate) fn say(&mut self, words: &[u8]) -> io::Result<()> {
         let mut heard = vec![0; words.len()];
         let mut writer = self.stream.try_clone()?;
         std::thread::scope(|scope| {
@@ -166,7 +167,7 @@ impl Echo {
         if heard == words {
             Ok(())
         } else {
-            Err(std::io::Error::other("the echo is not what was said"))
+            Err(io::Error::other("the echo is not what was said"))
         }
     }
 }
@@ -193,6 +194,49 @@ pub(crate) fn ask_udp(namespace: &Namespace, server: SocketAddr, words: &[u8]) -
         }
     }
     panic!("no answer to datagrams from {server}");
+}
+
+/// A socket in a namespace, whose waits are short.
+pub(crate) fn bound(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
+    let socket = namespace
+        .run(|| UdpSocket::bind(address))
+        .unwrap_or_else(|error| panic!("bind {address}: {error}"));
+    socket
+        .set_read_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    socket
+}
+
+/// Sends datagrams until one is refused by an error of ICMP.
+pub(crate) fn is_refused(socket: &UdpSocket) {
+    eventually("the datagram to be refused", TIMEOUT, || {
+        let sent = socket.send(b"is anybody there?");
+        match sent.and_then(|_| socket.recv(&mut [0; 100])) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
+}
+
+/// Runs `ip`; what it printed.
+pub(crate) fn ip(namespace: &Namespace, arguments: &[&str]) -> String {
+    let output = namespace
+        .output(Command::new("ip").args(arguments))
+        .unwrap();
+    assert!(output.status.success(), "ip {arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// The router's way to the clients of a family becomes narrower than both ends know.
+pub(crate) fn narrow(router: &Namespace, family: u8) {
+    let (family, prefix) = match family {
+        6 => ("-6", "2001:db8:c::/64"),
+        _ => ("-4", "198.51.100.0/24"),
+    };
+    let route = [
+        family, "route", "replace", prefix, "dev", "eth0", "mtu", "1400",
+    ];
+    ip(router, &route);
 }
 
 /// Bytes that repeat nowhere soon: a lost, doubled or moved piece shows.

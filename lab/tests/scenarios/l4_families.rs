@@ -3,18 +3,17 @@
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use weir_lab::network::{LB, ROUTER, VIP};
-use weir_lab::network6::{LB6, VIP6};
-use weir_lab::{Decap, Folder, Host, Network, Nginx, TcpEcho, UdpEcho, Weir, eventually, ready};
-use weir_netns::Namespace;
+use weir_lab::network::{LB, ROUTER};
+use weir_lab::network6::LB6;
+use weir_lab::{Decap, Folder, Network, Nginx, TcpEcho, UdpEcho, Weir, eventually, ready};
 
-use crate::client::{Echo, TIMEOUT, ask_udp, noise};
-use crate::scene::Mode;
+use crate::client::{Echo, TIMEOUT, ask_udp, bound, is_refused, narrow, noise};
+use crate::scene::{Mode, any, at, vip_of};
 
 /// A way that packets may go.
 #[derive(Clone, Copy, Debug)]
@@ -68,23 +67,6 @@ fn port(index: usize) -> u16 {
     8000 + index as u16
 }
 
-fn vip(family: u8, port: u16) -> SocketAddr {
-    let address = if family == 6 {
-        IpAddr::V6(VIP6)
-    } else {
-        IpAddr::V4(VIP)
-    };
-    SocketAddr::new(address, port)
-}
-
-fn at(host: &Host, family: u8, port: u16) -> SocketAddr {
-    if family == 6 {
-        host.at6(port)
-    } else {
-        host.at(port)
-    }
-}
-
 /// One load balancer, two servers and a listener for each way: fields are dropped in order.
 struct Crossroads {
     network: Network,
@@ -120,7 +102,7 @@ impl Crossroads {
             } else {
                 direct
             };
-            let (vip, backend) = (vip(client, port(index)), at(host, backend, port(index)));
+            let (vip, backend) = (vip_of(client, port(index)), at(host, backend, port(index)));
             let tunnel = match way.encapsulation {
                 "" => String::new(),
                 encapsulation => format!("tunnel = {{ encapsulation = \"{encapsulation}\" }}\n"),
@@ -145,7 +127,10 @@ impl Crossroads {
 
     /// The checksum of what arrives of a file.
     fn download(&self, index: usize, way: Way, file: &str) -> String {
-        let url = format!("http://{}/files/{file}", vip(way.families.0, port(index)));
+        let url = format!(
+            "http://{}/files/{file}",
+            vip_of(way.families.0, port(index))
+        );
         let curl = format!(
             "set -o pipefail; curl --silent --show-error --fail --globoff --max-time 300 '{url}' | sha256sum"
         );
@@ -155,21 +140,6 @@ impl Crossroads {
                 .client
                 .output(Command::new("bash").args(["-c", &curl])),
         )
-    }
-
-    /// The way to the client becomes narrower than both ends know.
-    fn narrow(&self) {
-        for (family, prefix) in [("-4", "198.51.100.0/24"), ("-6", "2001:db8:c::/64")] {
-            let arguments = [
-                family, "route", "replace", prefix, "dev", "eth0", "mtu", "1400",
-            ];
-            let output = self
-                .network
-                .router
-                .output(Command::new("ip").args(arguments))
-                .unwrap();
-            assert!(output.status.success(), "{output:?}");
-        }
     }
 }
 
@@ -215,14 +185,16 @@ fn downloads(megabytes: usize, narrow_megabytes: usize) {
     };
     eprintln!("| way | link to the client | MB | s | MB/s |\n|---|---|---|---|---|");
     run("MTU 1500", "whole", megabytes, &whole);
-    crossroads.narrow();
+    for family in [4, 6] {
+        narrow(&crossroads.network.router, family);
+    }
     run("MTU 1400 in the middle", "part", narrow_megabytes, &part);
 }
 
 #[test]
 fn every_mode_family_and_encapsulation_keeps_every_byte() {
     let scenario = "every_mode_family_and_encapsulation_keeps_every_byte";
-    if ready(scenario, &["nginx", "curl", "bash", "sha256sum"]) {
+    if ready(scenario, &["nginx", "curl", "bash", "sha256sum", "ip"]) {
         downloads(64, 10);
     }
 }
@@ -231,28 +203,9 @@ fn every_mode_family_and_encapsulation_keeps_every_byte() {
 #[ignore = "takes minutes: cargo xtask soak l4"]
 fn a_gigabyte_by_every_mode_family_and_encapsulation_keeps_every_byte() {
     let scenario = "a_gigabyte_by_every_mode_family_and_encapsulation_keeps_every_byte";
-    if ready(scenario, &["nginx", "curl", "bash", "sha256sum"]) {
+    if ready(scenario, &["nginx", "curl", "bash", "sha256sum", "ip"]) {
         downloads(1000, 250);
     }
-}
-
-/// Sends datagrams until one is refused by an error of ICMP.
-fn is_refused(socket: &UdpSocket) {
-    socket
-        .set_read_timeout(Some(Duration::from_millis(200)))
-        .unwrap();
-    eventually("the datagram to be refused", TIMEOUT, || {
-        let sent = socket.send(b"is anybody there?");
-        match sent.and_then(|_| socket.recv(&mut [0; 100])) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    });
-}
-
-fn bound(namespace: &Namespace, family: u8) -> UdpSocket {
-    let any = if family == 6 { "[::]:0" } else { "0.0.0.0:0" };
-    namespace.run(|| UdpSocket::bind(any)).unwrap()
 }
 
 /// Echo over TCP and UDP, datagrams in fragments, and refusals of both sides.
@@ -278,7 +231,7 @@ fn fullnat_leads_to_the_other_family_and_back() {
                 "[[listener]]\nname = \"{name}{client}\"\nbind = \"{}\"\nprotocol = \"{protocol}\"\n\
                  forward = \"fullnat\"\npool = \"{name}{client}\"\n\
                  [[pool]]\nname = \"{name}{client}\"\nbackend = [{{ address = \"{}\" }}]\n",
-                vip(client, port),
+                vip_of(client, port),
                 at(host, backend, port + 8000)
             )
             .unwrap();
@@ -293,7 +246,7 @@ fn fullnat_leads_to_the_other_family_and_back() {
     let words = noise(1_000_000);
     for (client, backend) in [(6, 4), (4, 6)] {
         let from = &network.client;
-        let mut echo = Echo::connect(from, vip(client, tcp)).unwrap();
+        let mut echo = Echo::connect(from, vip_of(client, tcp)).unwrap();
         assert_eq!(echo.name, format!("b{backend}"));
         echo.say(&words).unwrap();
 
@@ -316,25 +269,22 @@ fn fullnat_leads_to_the_other_family_and_back() {
         }
 
         for len in [0, 1, 2, 3, 1000, 1400, 1472, 3000, 8000] {
-            let answer = ask_udp(from, vip(client, udp), &words[..len]);
+            let answer = ask_udp(from, vip_of(client, udp), &words[..len]);
             assert_eq!(&answer[3..], &words[..len], "{len} bytes");
         }
 
-        let socket = bound(from, client);
-        socket.connect(vip(client, silent)).unwrap();
+        let socket = bound(from, any(client, 0));
+        socket.connect(vip_of(client, silent)).unwrap();
         is_refused(&socket);
 
         // A client that is gone before the answer comes.
-        let server = host
-            .namespace
-            .run(|| UdpSocket::bind(at(host, backend, silent + 8000)))
-            .unwrap();
+        let server = bound(&host.namespace, at(host, backend, silent + 8000));
         server
             .set_read_timeout(Some(Duration::from_millis(200)))
             .unwrap();
         let local: SocketAddr = eventually("a datagram at the backend", TIMEOUT, || {
-            let socket = bound(from, client);
-            socket.send_to(b"hello", vip(client, silent)).unwrap();
+            let socket = bound(from, any(client, 0));
+            socket.send_to(b"hello", vip_of(client, silent)).unwrap();
             server.recv_from(&mut [0; 100]).map(|(_, from)| from)
         });
         server.connect(local).unwrap();

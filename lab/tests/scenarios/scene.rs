@@ -1,10 +1,11 @@
 //! The fixture of the layer 4 scenarios: a network fit for a mode, servers, and weir between them.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use weir_lab::network::{LB, VIP};
-use weir_lab::{Decap, Folder, Network, Nginx, TcpEcho, UdpEcho, Weir};
+use weir_lab::network6::{LB6, VIP6};
+use weir_lab::{Decap, Folder, Host, Network, Nginx, TcpEcho, UdpEcho, Weir};
 
 /// How many backends there are.
 pub(crate) const BACKENDS: u8 = 3;
@@ -76,7 +77,42 @@ pub(crate) const ECHO: u16 = 7;
 
 /// The VIP and a port.
 pub(crate) fn vip(port: u16) -> SocketAddr {
-    SocketAddr::from((VIP, port))
+    vip_of(4, port)
+}
+
+/// The VIP of a family, which is 4 or 6, and a port.
+pub(crate) fn vip_of(family: u8, port: u16) -> SocketAddr {
+    let address = if family == 6 {
+        IpAddr::V6(VIP6)
+    } else {
+        IpAddr::V4(VIP)
+    };
+    SocketAddr::new(address, port)
+}
+
+/// A host's address of a family, and a port.
+pub(crate) fn at(host: &Host, family: u8, port: u16) -> SocketAddr {
+    if family == 6 {
+        host.at6(port)
+    } else {
+        host.at(port)
+    }
+}
+
+/// Every address of a family, and a port.
+pub(crate) fn any(family: u8, port: u16) -> SocketAddr {
+    if family == 6 {
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
+    } else {
+        SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))
+    }
+}
+
+/// The inner list of a pool's `backend`: every host's address of a family, with this port.
+pub(crate) fn backend_list(network: &Network, family: u8, port: u16) -> String {
+    let backends = network.backends.iter();
+    let backends = backends.map(|host| format!("{{ address = \"{}\" }}", at(host, family, port)));
+    backends.collect::<Vec<_>>().join(", ")
 }
 
 impl Scene {
@@ -102,35 +138,46 @@ impl Scene {
         config: impl FnOnce(&Network) -> String,
         files: Option<&Folder>,
     ) -> Self {
+        Self::of_family(4, arms, mode, config, files)
+    }
+
+    /// [`Scene::with`], where the VIP and the backends are of this family.
+    pub(crate) fn of_family(
+        family: u8,
+        arms: Arms,
+        mode: Mode,
+        config: impl FnOnce(&Network) -> String,
+        files: Option<&Folder>,
+    ) -> Self {
         let network = match arms {
             Arms::One => Network::one_arm(BACKENDS),
             Arms::Two => Network::two_arm(BACKENDS),
         };
+        if family == 6 {
+            network.add_ipv6();
+        }
         let mut scene_servers = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let (decaps, echoes, udp_echoes, nginxes) = &mut scene_servers;
         for (host, name) in network.backends.iter().zip(names()) {
-            match mode {
-                Mode::Fullnat => {}
-                Mode::Nat => host.route_through(LB),
-                Mode::Dr => host.accept_vip(),
-                Mode::Tunnel => {
-                    host.accept_vip();
-                    decaps.push(Decap::start(host));
-                }
+            match (mode, family) {
+                (Mode::Fullnat, _) => {}
+                (Mode::Nat, 6) => host.route_through6(LB6),
+                (Mode::Nat, _) => host.route_through(LB),
+                (Mode::Dr | Mode::Tunnel, 6) => host.accept_vip6(),
+                (Mode::Dr | Mode::Tunnel, _) => host.accept_vip(),
+            }
+            if mode == Mode::Tunnel {
+                decaps.push(Decap::start(host));
             }
             // A UDP server answers from the address that it is bound to.
             let port = mode.backend_port(ECHO);
             let udp = if mode.keeps_vip() {
-                vip(port)
+                vip_of(family, port)
             } else {
-                host.at(port)
+                at(host, family, port)
             };
             udp_echoes.push(UdpEcho::start(&host.namespace, &name, udp));
-            echoes.push(TcpEcho::start(
-                &host.namespace,
-                &name,
-                SocketAddr::from(([0, 0, 0, 0], port)),
-            ));
+            echoes.push(TcpEcho::start(&host.namespace, &name, any(family, port)));
             if let Some(files) = files {
                 nginxes.push(Nginx::start(
                     host,
@@ -187,6 +234,7 @@ pub(crate) fn names() -> impl Iterator<Item = String> {
 pub(crate) struct Config {
     l4: String,
     mode: Mode,
+    family: u8,
     web: String,
     /// The backends of the pools of echo.
     pub(crate) echo: String,
@@ -203,11 +251,22 @@ pub(crate) struct Config {
 impl Config {
     /// What a network needs in a mode.
     pub(crate) fn of(network: &Network, mode: Mode) -> Self {
+        Self::of_family(4, network, mode)
+    }
+
+    /// [`Config::of`], where the VIP and the backends are of this family.
+    pub(crate) fn of_family(family: u8, network: &Network, mode: Mode) -> Self {
         Self {
-            l4: network.l4_section(),
+            // Two tables of a million sessions take their time.
+            l4: if family == 6 {
+                network.l4_section_of_both() + "max_sessions = 16384\n"
+            } else {
+                network.l4_section()
+            },
             mode,
-            web: network.backend_list(mode.backend_port(WEB)),
-            echo: network.backend_list(mode.backend_port(ECHO)),
+            family,
+            web: backend_list(network, family, mode.backend_port(WEB)),
+            echo: backend_list(network, family, mode.backend_port(ECHO)),
             scheduler: "round_robin",
             l4_more: String::new(),
             echo_more: String::new(),
@@ -220,6 +279,7 @@ impl Config {
         let Self {
             l4,
             mode,
+            family,
             web,
             echo,
             scheduler,
@@ -230,8 +290,9 @@ impl Config {
         let check = "health = { type = \"tcp\", interval = \"200ms\", timeout = \"100ms\", rise = 2, fall = 2 }";
         let listener = |name: &str, port: u16, protocol: &str| {
             format!(
-                "[[listener]]\nname = \"{name}\"\nbind = \"{VIP}:{port}\"\nprotocol = \"{protocol}\"\n\
-                 forward = \"{mode}\"\npool = \"{name}\"\n\n"
+                "[[listener]]\nname = \"{name}\"\nbind = \"{}\"\nprotocol = \"{protocol}\"\n\
+                 forward = \"{mode}\"\npool = \"{name}\"\n\n",
+                vip_of(*family, port)
             )
         };
         let pool = |name: &str, check: &str, backends: &str| {
