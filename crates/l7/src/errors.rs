@@ -173,6 +173,8 @@ reasons! {
     ResetFlood = "reset_flood", Downstream, 429;
     /// HTTP/2: too many frames that make us reset a stream (made-you-reset).
     MadeResetFlood = "made_reset_flood", Downstream, 429;
+    /// HTTP/2: too many header lists beyond the limits.
+    HeadFlood = "head_flood", Downstream, 431;
     /// HTTP/2: too many PING frames.
     PingFlood = "ping_flood", Downstream, 429;
     /// HTTP/2: too many SETTINGS frames.

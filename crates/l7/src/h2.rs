@@ -5,7 +5,9 @@
 //! codec. All of them run on one thread, and none keeps it borrowed while it waits.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::future::Future;
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -71,6 +73,42 @@ impl Session {
             && let Some(mover) = &*self.mover.borrow()
         {
             mover.wake_by_ref();
+        }
+    }
+}
+
+/// Reads of one connection before others have their turn. A buffer is full of frames that each cost far more than their
+/// bytes, where somebody wants it so.
+const READS_IN_A_TURN: u32 = 2;
+
+/// What the task that moves the bytes may still do before others have their turn.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    reads_left: u32,
+}
+
+impl Turn {
+    pub(crate) fn new() -> Self {
+        Self {
+            reads_left: READS_IN_A_TURN,
+        }
+    }
+
+    /// Whether it may read again.
+    pub(crate) fn has_reads(&self) -> bool {
+        self.reads_left > 0
+    }
+
+    /// It has read.
+    pub(crate) fn count_read(&mut self) {
+        self.reads_left = self.reads_left.saturating_sub(1);
+    }
+
+    /// Ends the turn. Who may have left something unread is woken again, once all who are awake have run and the sockets
+    /// were asked who else is: to be woken at once would put it before those that the kernel knows of.
+    pub(crate) fn end(self, cx: &mut Context<'_>) {
+        if self.reads_left == 0 {
+            let _ = pin!(tokio::task::yield_now()).poll(cx);
         }
     }
 }
@@ -199,5 +237,66 @@ impl Transport for StreamIo {
 
     fn is_gone(&self) -> bool {
         self.session.connection().is_reset(self.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::worker::Worker;
+
+    #[test]
+    fn one_that_never_stops_reading_holds_nobody_up() {
+        let runtime = Worker::runtime().unwrap();
+        runtime.block_on(async {
+            let reads = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&reads);
+            let busy = tokio::task::spawn_local(poll_fn(move |cx| {
+                let mut turn = Turn::new();
+                while turn.has_reads() {
+                    counted.set(counted.get() + 1);
+                    turn.count_read();
+                }
+                turn.end(cx);
+                Poll::<()>::Pending
+            }));
+            let (mut here, mut there) = UnixStream::pair().unwrap();
+            for _ in 0..100 {
+                // It has read all there was: only epoll knows what comes next.
+                let empty = there.try_read(&mut [0]).unwrap_err();
+                assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+                let before = reads.get();
+                here.write_u8(0).await.unwrap();
+                there.read_u8().await.unwrap();
+                assert!(reads.get() - before <= 2 * READS_IN_A_TURN);
+            }
+            assert!(reads.get() > READS_IN_A_TURN);
+            busy.abort();
+        });
+    }
+
+    #[test]
+    fn a_turn_with_reads_left_is_not_followed_by_another() {
+        let runtime = Worker::runtime().unwrap();
+        runtime.block_on(async {
+            let mut polls = 0;
+            let idle = poll_fn(|cx| {
+                polls += 1;
+                let mut turn = Turn::new();
+                turn.count_read();
+                turn.end(cx);
+                Poll::<()>::Pending
+            });
+            let waited = tokio::time::timeout(Duration::from_millis(20), idle);
+            assert!(waited.await.is_err());
+            // Once for the beginning, once for the end of the time.
+            assert!(polls <= 2);
+        });
     }
 }

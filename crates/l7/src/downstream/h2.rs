@@ -19,7 +19,7 @@ use crate::deadlines::{Phase, Watch};
 use crate::downstream::stream_tasks::Stream;
 use crate::errors::{Reason, phrase};
 use crate::forwarded::Forwarded;
-use crate::h2::{Session, StreamIo};
+use crate::h2::{Session, StreamIo, Turn};
 use crate::listener::LocalListener;
 use crate::transport::Transport;
 use crate::worker::{IDLE_GRACE, Worker};
@@ -150,10 +150,12 @@ impl<T: Transport> Mover<T> {
     /// Moves bytes until the connection ends: in order, or for a reason.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         self.session.begin_move(cx);
+        let mut turn = Turn::new();
         loop {
             let is_flushed = self.flush(cx)?;
             // What was read may have to be answered, and what was held up may go on.
-            if self.read(cx, is_flushed)? {
+            if turn.has_reads() && self.read(cx, is_flushed)? {
+                turn.count_read();
                 continue;
             }
             let (is_dead, streams, has_output) = {
@@ -171,6 +173,7 @@ impl<T: Transport> Mover<T> {
                 break;
             }
         }
+        turn.end(cx);
         if self.buffer.is_empty() {
             self.worker.buffers.take_back(&mut self.buffer);
         }

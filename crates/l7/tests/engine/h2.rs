@@ -603,7 +603,7 @@ fn floods_cost_the_client_its_connection() {
     let extra = "http2 = { pings = 10, settings = 10, empty_data = 10, resets = 10, made_resets = 10, idle_frames = 10, continuations = 3 }";
     let proxy = Proxy::http(&[origin.address], extra);
     type Attack = fn(&mut Raw, u32);
-    let attacks: [(Reason, Attack); 7] = [
+    let attacks: [(Reason, Attack); 8] = [
         (Reason::PingFlood, |client, _| {
             client.frame(6, 0, 0, &[0; 8]);
         }),
@@ -629,6 +629,16 @@ fn floods_cost_the_client_its_connection() {
         (Reason::MadeResetFlood, |client, round| {
             client.get(2 * round + 1);
             client.frame(8, 0, 2 * round + 1, &[0; 4]);
+        }),
+        (Reason::HeadFlood, |client, round| {
+            let mut fields = vec![
+                (":method", "GET"),
+                (":scheme", "http"),
+                (":path", "/"),
+                (":authority", "test"),
+            ];
+            fields.resize(300, ("cookie", "a=b"));
+            client.headers(2 * round + 1, 5, &fields);
         }),
         (Reason::FrameFlood, |client, _| {
             client.frame(2, 0, 1, &[0; 5]);

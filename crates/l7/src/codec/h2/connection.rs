@@ -556,6 +556,9 @@ impl Connection {
             self.remember_reset(id);
             return Ok(());
         }
+        if found.is_err() {
+            self.floods.count(Flood::LargeHead)?;
+        }
         // Streams that were reset and whose end nobody has noticed yet count for twice as many.
         let streams_max = self.config.streams_max as usize;
         if self.streams.open >= streams_max || self.streams.len() >= 2 * streams_max {

@@ -16,6 +16,9 @@ pub enum Kind {
     Reset,
     /// The client makes us reset a stream by a frame that the stream cannot have (CVE-2025-8671).
     MadeReset,
+    /// A header list beyond the limits, which is answered without being read: a byte of it stands for a whole field of the
+    /// decoder's table.
+    LargeHead,
     /// PING.
     Ping,
     /// SETTINGS.
@@ -29,13 +32,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    const COUNT: usize = 7;
+    const COUNT: usize = 8;
 
     /// Why a connection with too many of these ends.
     pub fn reason(self) -> Reason {
         match self {
             Self::Reset => Reason::ResetFlood,
             Self::MadeReset => Reason::MadeResetFlood,
+            Self::LargeHead => Reason::HeadFlood,
             Self::Ping => Reason::PingFlood,
             Self::Settings => Reason::SettingsFlood,
             Self::EmptyData => Reason::EmptyDataFlood,
@@ -50,7 +54,7 @@ impl Kind {
 pub struct FloodLimits {
     /// [`Kind::Reset`].
     pub resets: u32,
-    /// [`Kind::MadeReset`].
+    /// [`Kind::MadeReset`], and likewise [`Kind::LargeHead`]: mistakes both.
     pub made_resets: u32,
     /// [`Kind::Ping`].
     pub pings: u32,
@@ -68,7 +72,7 @@ impl FloodLimits {
     fn of(&self, kind: Kind) -> u32 {
         match kind {
             Kind::Reset => self.resets,
-            Kind::MadeReset => self.made_resets,
+            Kind::MadeReset | Kind::LargeHead => self.made_resets,
             Kind::Ping => self.pings,
             Kind::Settings => self.settings,
             Kind::EmptyData => self.empty_data,

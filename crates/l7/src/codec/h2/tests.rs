@@ -991,6 +991,30 @@ fn floods_end_the_connection() {
 }
 
 #[test]
+fn large_header_lists_again_and_again_end_the_connection() {
+    let crumbs = [("cookie", "a=b"); 40];
+    let fields = with(&crumbs);
+    // Whether the client has room for streams or not.
+    for streams_max in [1, 100] {
+        let mut connection = server_with(Config {
+            streams_max,
+            ..config()
+        });
+        for round in 0..5 {
+            connection
+                .receive(&headers(2 * round + 1, END, &fields), 0)
+                .unwrap();
+        }
+        let fault = connection
+            .receive(&headers(11, END, &fields), 0)
+            .unwrap_err();
+        assert_eq!(fault.code, EnhanceYourCalm);
+        assert_eq!(fault.reason, Reason::HeadFlood);
+        assert!(connection.is_dead());
+    }
+}
+
+#[test]
 fn tiny_windows_end_the_connection() {
     let mut connection = server();
     connection
