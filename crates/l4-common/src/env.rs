@@ -10,6 +10,7 @@ use crate::hash::{FlowKey4, FlowKey6};
 use crate::link::Link;
 use crate::load::Load;
 use crate::open::Opening;
+use crate::quic::{QuicConfig, QuicServerKey, QuicWork};
 use crate::refusal::{Budget, Refusal};
 use crate::service::{Backend, BackendCounters, Listener, ListenerCounters, ListenerKey, Settings};
 use crate::session::{Set4, Set6};
@@ -132,6 +133,17 @@ pub trait Env: Copy {
     fn local6(&self, index: u32) -> Option<Addr6>;
     /// The addresses that a listener's outer sources of IPv6 are taken from.
     fn tunnel_source(&self, listener: u16) -> Option<[u32; 4]>;
+    /// How connection ids of QUIC are read, by [`crate::quic::config_key`].
+    fn quic_config(&self, key: u32) -> Option<*const QuicConfig>;
+    /// This core's memory for reading an id.
+    fn quic_work(&self) -> Option<*mut QuicWork>;
+    /// Decrypts the id that is there; `key` is that of its configuration. [`crate::quic::decrypt_id`].
+    fn quic_decrypt(&self, key: u32);
+    /// The number of the backend that a server's id in connection ids stands for.
+    fn quic_server(&self, key: &QuicServerKey) -> Option<u16>;
+    /// The number of the backend that the connection id of the datagram names, whose UDP header is at this offset; 0: none.
+    /// [`crate::quic::backend`].
+    fn quic_backend(&self, pool: u16, udp: u32) -> u32;
     /// This core's counters of a listener.
     fn listener_counters(&self, number: u16) -> Option<*mut ListenerCounters>;
     /// This core's counters of a backend.

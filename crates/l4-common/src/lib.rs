@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod across;
+pub mod aes;
 pub mod checksum;
 pub mod client;
 pub mod decap;
@@ -27,6 +28,7 @@ pub mod open;
 pub mod packet;
 pub mod parse;
 pub mod ping;
+pub mod quic;
 pub mod record;
 pub mod refusal;
 pub mod reset;

@@ -33,8 +33,6 @@ pub struct Entry {
     pub zero: u32,
     /// What becomes of them.
     pub listener: Listener,
-    /// Zero.
-    pub rest: u32,
 }
 
 const _: () = assert!(size_of::<Entry>() == 64);

@@ -17,7 +17,7 @@ use crate::forward::dropped;
 use crate::hash::{self, FlowKey, reduce};
 use crate::link::LINK_NONE;
 use crate::load;
-use crate::packet::{PROTO_TCP, PROTO_UDP, eth};
+use crate::packet::{ETH_LEN, PROTO_TCP, PROTO_UDP, eth};
 use crate::parse::Packet;
 use crate::service::{
     BACKEND_ACCEPTS, Backend, Encapsulation, LOCAL_PORT_MIN, Listener, ListenerCounters,
@@ -124,6 +124,8 @@ pub struct Opening<F: Family> {
     flags: u8,
     /// The interface that the packet came in by, as its index in `LINKS`.
     link: u8,
+    /// Offset of the TCP or UDP header.
+    l4: u16,
     /// The backend's number.
     number: u16,
     hash: u64,
@@ -153,13 +155,13 @@ fn failed(reason: Drop) -> u32 {
 /// for sure: the first look at its line shows that.
 #[inline(always)]
 pub(crate) fn prepare<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64) -> bool {
-    note(env, packet, hash);
+    note(env, packet, hash, ETH_LEN + F::IP_LEN);
     work_out::<F>(env)
 }
 
-/// The first part of [`prepare`]: notes what the packet says.
+/// The first part of [`prepare`]: notes what the packet says; `l4` is the offset of its TCP or UDP header.
 #[inline(always)]
-pub(crate) fn note<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64) {
+pub(crate) fn note<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64, l4: usize) {
     let Some(opening) = F::opening(env) else {
         return;
     };
@@ -168,6 +170,7 @@ pub(crate) fn note<F: Tunnelled>(env: impl Env, packet: &Packet<F>, hash: u64) {
     opening.key = packet.key;
     opening.flags = packet.flags;
     opening.hash = hash;
+    opening.l4 = l4 as u16;
     opening.mac = packet.eth.load_mac::<{ eth::SRC }>();
 }
 
@@ -180,6 +183,9 @@ pub(crate) fn work_out<F: Tunnelled>(env: impl Env) -> bool {
     // SAFETY: as above.
     let opening = unsafe { &mut *opening };
     let mut code = choose(env, opening);
+    if code != PASS && opening.listener.quic != 0 {
+        code = follow_connection(env, opening, code);
+    }
     if code == DONE {
         code = if opening.listener.mode == Mode::Tunnel as u8 {
             aim_tunnel(env, opening)
@@ -189,6 +195,28 @@ pub(crate) fn work_out<F: Tunnelled>(env: impl Env) -> bool {
     }
     opening.code = code;
     table::is_free_at_first_sight::<F>(env, opening.hash)
+}
+
+/// Takes the backend that the packet's connection id names, in place of the scheduler's, also if it takes nothing new: the
+/// connection is there already, and only the client's address is another one. Otherwise all stays, `code` as well. Here and
+/// not in [`choose`], which is a function deeper in the stack.
+#[inline(always)]
+fn follow_connection<F: Tunnelled>(env: impl Env, opening: &mut Opening<F>, code: u32) -> u32 {
+    if !opening.key.udp {
+        return code;
+    }
+    let pool = opening.listener.pool as u16;
+    let number = env.quic_backend(pool, opening.l4.into()) as u16;
+    let Some(backend) = env.backend(number).filter(|_| number != 0) else {
+        return code;
+    };
+    opening.number = number;
+    opening.backend = backend;
+    if backend.link == LINK_NONE {
+        failed(Drop::NoNextHop)
+    } else {
+        DONE
+    }
 }
 
 /// Opens the session that [`prepare`] has worked out: the line of the packet's direction, or the bits of a verdict. Both are

@@ -37,7 +37,7 @@ pub const fn mapped(addr: u32) -> [u32; 4] {
     [0, 0, 0xffffu32.to_be(), addr]
 }
 
-/// What becomes of packets to a listener. 36 bytes.
+/// What becomes of packets to a listener. 40 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
@@ -61,6 +61,8 @@ pub struct Listener {
     pub source: [u32; 4],
     /// The number of the pool.
     pub pool: u32,
+    /// 1: connection ids of QUIC say where a new session goes; 0: they do not.
+    pub quic: u32,
 }
 
 impl Listener {

@@ -171,7 +171,7 @@ fn note<F: Unusual>(env: impl Env) -> u64 {
         return Verdict::Pass.bits();
     };
     let hash = packet.key.hash(env.seed());
-    open::note(env, &packet, hash);
+    open::note(env, &packet, hash, taken.layout.l4);
     WANTS_SESSION
 }
 

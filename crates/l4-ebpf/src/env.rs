@@ -21,6 +21,7 @@ use weir_l4_common::link::Link;
 use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::load::{self, Load};
 use weir_l4_common::open::Opening;
+use weir_l4_common::quic::{self, QuicConfig, QuicServerKey, QuicWork};
 use weir_l4_common::refusal::{self, Budget, Refusal};
 use weir_l4_common::reset;
 use weir_l4_common::service::{
@@ -287,6 +288,24 @@ pub extern "C" fn weir_refuse4(ctx: *mut xdp_md, source: u32, refusal: u32) -> u
 pub extern "C" fn weir_refuse6(ctx: *mut xdp_md, high: u64, low: u64, refusal: u32) -> u64 {
     let source = Addr6 { high, low };
     refusal::send6(Kernel::<true> { ctx }, source, Refusal::from_bits(refusal)).bits()
+}
+
+/// The number of the backend that a datagram's connection id names; 0: none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_quic_backend(ctx: *mut xdp_md, pool: u32, udp: u32) -> u32 {
+    quic::backend(Kernel::<true> { ctx }, pool as u16, udp as usize).map_or(0, u32::from)
+}
+
+/// Decrypts the connection id that is worked on. A function of its own, as the stack has no room for both.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn weir_quic_decrypt(key: u32) -> u32 {
+    let kernel: Kernel = Kernel {
+        ctx: core::ptr::null_mut(),
+    };
+    quic::decrypt_id(kernel, key);
+    0
 }
 
 /// Takes the tags off a frame of a VLAN device; what is next, as bits.
@@ -681,6 +700,32 @@ impl<const TAGS: bool> Env for Kernel<TAGS> {
         maps::TUNNEL_SOURCES
             .get_ptr(u32::from(listener))
             .map(|source| unsafe { *source })
+    }
+
+    #[inline(always)]
+    fn quic_config(&self, key: u32) -> Option<*const QuicConfig> {
+        maps::QUIC_CONFIGS.get_ptr(key)
+    }
+
+    #[inline(always)]
+    fn quic_work(&self) -> Option<*mut QuicWork> {
+        maps::QUIC_WORK.get_ptr_mut(0)
+    }
+
+    #[inline(always)]
+    fn quic_decrypt(&self, key: u32) {
+        weir_quic_decrypt(key);
+    }
+
+    #[inline(always)]
+    fn quic_server(&self, key: &QuicServerKey) -> Option<u16> {
+        // SAFETY: the value is copied at once.
+        unsafe { maps::QUIC_SERVERS.get(key).map(|number| *number as u16) }
+    }
+
+    #[inline(always)]
+    fn quic_backend(&self, pool: u16, udp: u32) -> u32 {
+        weir_quic_backend(self.ctx, pool.into(), udp)
     }
 
     #[inline(always)]

@@ -2,7 +2,7 @@
 
 use core::cell::UnsafeCell;
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, CpuMap, HashMap, PerCpuArray, RingBuf};
 use weir_l4_common::client::{ClientSet, Pool};
@@ -12,6 +12,9 @@ use weir_l4_common::link::{IFINDEX_MAX, LINKS_MAX, Link, Links};
 use weir_l4_common::listeners::{self, Entry};
 use weir_l4_common::load::Load;
 use weir_l4_common::open::Opening;
+use weir_l4_common::quic::{
+    QUIC_CONFIGS_MAX, QUIC_SERVERS_MAX, QuicConfig, QuicServerKey, QuicWork,
+};
 use weir_l4_common::record::{BackendRecord, Layout, LinkRecord, ListenerRecord};
 use weir_l4_common::refusal::Budget;
 use weir_l4_common::service::{
@@ -91,6 +94,17 @@ pub static VIPS: HashMap<[u32; 4], u32> = HashMap::with_max_entries(LISTENERS_MA
 /// Datagrams of which the first fragment was seen.
 #[map]
 pub static FRAGMENTS: Array<FragmentSet> = Array::with_max_entries(FRAGMENT_SETS, 0);
+/// How connection ids of QUIC are read, by pool and configuration. Memory is taken for those that there are.
+#[map]
+pub static QUIC_CONFIGS: HashMap<u32, QuicConfig> =
+    HashMap::with_max_entries(QUIC_CONFIGS_MAX, BPF_F_NO_PREALLOC);
+/// Backends by the ids that they put into connection ids.
+#[map]
+pub static QUIC_SERVERS: HashMap<QuicServerKey, u32> =
+    HashMap::with_max_entries(QUIC_SERVERS_MAX, BPF_F_NO_PREALLOC);
+/// The connection id that a core reads: one element.
+#[map]
+pub static QUIC_WORK: PerCpuArray<QuicWork> = PerCpuArray::with_max_entries(1, 0);
 /// VLAN devices, by interface and tags.
 #[map]
 pub static VLANS: HashMap<VlanKey, u32> = HashMap::with_max_entries(VLANS_MAX, 0);

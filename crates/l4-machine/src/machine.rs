@@ -17,6 +17,7 @@ use weir_l4_common::hash::{FlowKey, FlowKey4, FlowKey6};
 use weir_l4_common::link::Link;
 use weir_l4_common::load::{self, Load};
 use weir_l4_common::open::Opening;
+use weir_l4_common::quic::{self, QuicConfig, QuicServerKey, QuicWork};
 use weir_l4_common::refusal::{self, Budget, Refusal};
 use weir_l4_common::reset;
 use weir_l4_common::service::{
@@ -82,6 +83,11 @@ pub struct Machine {
     pub drops: RefCell<Vec<Drop>>,
     pub links: Vec<Link>,
     pub jiffies: Cell<u32>,
+    /// How connection ids of QUIC are read.
+    pub quic_configs: HashMap<u32, QuicConfig>,
+    quic_work: UnsafeCell<QuicWork>,
+    /// Backends by servers' ids.
+    pub quic_servers: HashMap<QuicServerKey, u16>,
     /// VLAN devices.
     pub vlans: HashMap<VlanKey, u32>,
     /// Their indices in `links`.
@@ -151,6 +157,9 @@ impl Machine {
             drops: RefCell::default(),
             links: vec![link(INGRESS, LB_MAC), link(EGRESS, OTHER_MAC)],
             jiffies: Cell::new(1000),
+            quic_configs: HashMap::new(),
+            quic_servers: HashMap::new(),
+            quic_work: UnsafeCell::default(),
             vlans: HashMap::new(),
             vlan_links: HashMap::new(),
             tagged: UnsafeCell::default(),
@@ -499,6 +508,26 @@ impl Env for &Machine {
             .values()
             .map(|listener| listener.source)
             .next()
+    }
+
+    fn quic_config(&self, key: u32) -> Option<*const QuicConfig> {
+        self.quic_configs.get(&key).map(std::ptr::from_ref)
+    }
+
+    fn quic_work(&self) -> Option<*mut QuicWork> {
+        Some(self.quic_work.get())
+    }
+
+    fn quic_decrypt(&self, key: u32) {
+        quic::decrypt_id(*self, key);
+    }
+
+    fn quic_server(&self, key: &QuicServerKey) -> Option<u16> {
+        self.quic_servers.get(key).copied()
+    }
+
+    fn quic_backend(&self, pool: u16, udp: u32) -> u32 {
+        quic::backend(*self, pool, udp as usize).map_or(0, u32::from)
     }
 
     fn listener_counters(&self, _: u16) -> Option<*mut ListenerCounters> {

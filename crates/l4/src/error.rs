@@ -34,6 +34,16 @@ pub enum Error {
         /// The word in the config.
         scheduler: &'static str,
     },
+    /// A key of connection ids cannot be read.
+    #[error("pool {pool}: read the key of connection ids from {}: {source}", .path.display())]
+    QuicKey {
+        /// The pool's name.
+        pool: Name,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// FullNAT or tunnel without an address of our own.
     #[error(
         "listener {listener}: forward = \"fullnat\" and \"tunnel\" need an {family} address in [l4] local_addresses"

@@ -48,6 +48,7 @@ mod plane;
 mod policies;
 mod pressure;
 pub mod program;
+mod quic;
 mod record;
 mod region;
 mod schedule;

@@ -16,6 +16,7 @@ use crate::lock::lock;
 use crate::memory::{Mapped, ScheduleCell};
 use crate::plan::Maps;
 use crate::policies::Policies;
+use crate::quic::{QuicMaps, QuicPool};
 use crate::record::Records;
 use crate::region::Region;
 use crate::schedulers::Schedulers;
@@ -32,6 +33,7 @@ pub(crate) struct KernelMaps {
     pub(crate) listeners: ListenerTable,
     pub(crate) vips: BpfHashMap<MapData, [u8; 16], u32>,
     pub(crate) pools: Array<MapData, [u8; size_of::<Pool>()]>,
+    pub(crate) quic: QuicMaps,
     pub(crate) schedulers: Arc<Schedulers>,
     pub(crate) policies: Arc<Mutex<Policies>>,
 }
@@ -58,6 +60,10 @@ impl Maps for KernelMaps {
         let pool = self.schedulers.write_pool(name, persistence);
         let bytes = pool_bytes(pool);
         logged("POOLS", self.pools.set(number.into(), bytes, 0));
+    }
+
+    fn write_quic(&mut self, number: u16, quic: &QuicPool) {
+        self.quic.write(number, quic);
     }
 
     fn write_table(&mut self, region: Region, numbers: &[u16]) {

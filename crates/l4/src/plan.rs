@@ -9,6 +9,7 @@ use std::ops::DerefMut;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weir_l4_common::quic::QUIC_CONFIGS_MAX;
 use weir_l4_common::service;
 use weir_l4_common::service::{
     BACKENDS_MAX, LISTENERS_MAX, LOCALS_MAX, Listener as Entry, ListenerKey, Mode, PERSISTENT,
@@ -23,6 +24,7 @@ use crate::error::Error;
 use crate::maps::octets;
 use crate::number::Numbers;
 use crate::policies::Policies;
+use crate::quic::QuicPool;
 use crate::record::Records;
 use crate::region::{Region, Regions};
 use crate::schedule::{self, Member};
@@ -40,6 +42,8 @@ pub(crate) trait Maps {
     fn write_load(&mut self, number: u16, weight: u32, pool: u64);
     /// Writes how a pool remembers clients.
     fn write_pool(&mut self, number: u16, name: &Name, persistence: Option<&Persistence>);
+    /// How connection ids of a pool are read, and which backends they name; empty: not at all.
+    fn write_quic(&mut self, number: u16, quic: &QuicPool);
     /// Writes a scheduling table into a region that no listener points at.
     fn write_table(&mut self, region: Region, numbers: &[u16]);
     /// Writes the local addresses.
@@ -99,6 +103,7 @@ struct Filled {
     number: u16,
     persistence: Option<Persistence>,
     on_removal: OnRemoval,
+    quic: Option<QuicPool>,
     pick: Pick,
     backends: Vec<Filling>,
     /// The scheduling table; `None`: no backend takes new work.
@@ -123,6 +128,7 @@ pub(crate) struct Change {
     backends: Vec<(u16, SocketAddr, bool)>,
     loads: Vec<(u16, u32, u64)>,
     persistences: Vec<(u16, Name, Option<Persistence>)>,
+    quics: Vec<(u16, QuicPool)>,
     tables: Vec<(Region, Vec<u16>)>,
     locals: Option<Vec<IpAddr>>,
     /// Listeners that are new, changed (with what they were) or gone.
@@ -275,6 +281,9 @@ impl Plan {
         for (number, name, persistence) in &change.persistences {
             maps.write_pool(*number, name, persistence.as_ref());
         }
+        for (number, quic) in &change.quics {
+            maps.write_quic(*number, quic);
+        }
         for (region, numbers) in &change.tables {
             maps.write_table(*region, numbers);
         }
@@ -341,6 +350,9 @@ impl Plan {
         }
         self.users.retain(|_, users| !users.is_empty());
         for (name, old, resets) in gone_pools {
+            if old.quic.is_some() && !self.pools.contains_key(&name) {
+                maps.write_quic(old.number, &QuicPool::default());
+            }
             self.commit_gone(&name, &old, resets, maps, now);
         }
         if let Some(snapshot) = change.snapshot {
@@ -466,6 +478,7 @@ impl Plan {
                 .source
                 .map_or([0; 4], |source| words(source.address())),
             pool: filled.map_or(0, |filled| u32::from(filled.number)),
+            quic: filled.map_or(0, |filled| filled.quic.is_some().into()),
         }
     }
 
@@ -701,12 +714,29 @@ impl Plan {
         if fresh {
             change.fresh_pools.push(name.clone());
         }
+        let members = backends
+            .iter()
+            .map(|backend| (backend.id.address, backend.member.number));
+        let quic = QuicPool::read(pool, members)?;
+        if let Some(quic) = &quic {
+            let others = self.pools.iter().filter(|(other, _)| *other != name);
+            let others = others.filter_map(|(_, filled)| filled.quic.as_ref());
+            let fresh = change.quics.iter().map(|(_, quic)| quic);
+            let formats: usize = others.chain(fresh).map(QuicPool::formats).sum();
+            if formats + quic.formats() > QUIC_CONFIGS_MAX as usize {
+                return Err(Error::TooMany {
+                    what: "configurations of connection ids",
+                    max: QUIC_CONFIGS_MAX,
+                });
+            }
+        }
         let old = self.pools.get(name);
         if old.is_some_and(|old| {
             old.pick == pick
                 && old.backends == backends
                 && old.persistence == pool.persistence
                 && old.on_removal == pool.on_removal
+                && old.quic == quic
         }) {
             return Ok(());
         }
@@ -714,6 +744,10 @@ impl Plan {
             change
                 .persistences
                 .push((number, name.clone(), pool.persistence.clone()));
+        }
+        if old.and_then(|old| old.quic.as_ref()) != quic.as_ref() {
+            let quic = quic.clone().unwrap_or_default();
+            change.quics.push((number, quic));
         }
         let known: HashMap<u16, (bool, u32)> = old
             .into_iter()
@@ -765,6 +799,7 @@ impl Plan {
             number,
             persistence: pool.persistence.clone(),
             on_removal: pool.on_removal,
+            quic,
             pick,
             backends,
             region,
@@ -773,6 +808,7 @@ impl Plan {
         let is_same = |old: &Filled| {
             (old.pick, old.region, old.table_len) == (pick, region, table_len)
                 && old.persistence.is_some() == filled.persistence.is_some()
+                && old.quic.is_some() == filled.quic.is_some()
         };
         if !old.is_some_and(is_same) {
             change.moved.extend(
@@ -1037,6 +1073,10 @@ mod tests {
 
         fn write_pool(&mut self, number: u16, _: &Name, persistence: Option<&Persistence>) {
             self.persistences.insert(number, persistence.cloned());
+        }
+
+        fn write_quic(&mut self, _: u16, _: &QuicPool) {
+            self.writes += 1;
         }
 
         fn write_table(&mut self, region: Region, numbers: &[u16]) {

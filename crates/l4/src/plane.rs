@@ -41,6 +41,7 @@ use crate::object::{
 use crate::pin::{Pins, namespace_cookie};
 use crate::plan::{Change, Plan};
 use crate::policies::Policies;
+use crate::quic::QuicMaps;
 use crate::record::Records;
 use crate::schedulers::Schedulers;
 use crate::session::{Cursor, CursorError, Filter, Found, Listing, NumberFilter, Search, Session};
@@ -211,6 +212,10 @@ impl Plane {
             ),
             vips: take(&mut ebpf, "VIPS")?,
             pools: take(&mut ebpf, "POOLS")?,
+            quic: QuicMaps::new(
+                take(&mut ebpf, "QUIC_CONFIGS")?,
+                take(&mut ebpf, "QUIC_SERVERS")?,
+            ),
             schedulers: schedulers.clone(),
             policies: policies.clone(),
         };

@@ -18,6 +18,8 @@ pub struct Backend {
     pub weight: u16,
     /// Where it is checked, when that is somewhere else.
     pub check_address: Option<SocketAddr>,
+    /// What the server calls itself in connection ids of QUIC, from 1 to 15 bytes; all of a pool have as many.
+    pub quic_server_id: Option<Vec<u8>>,
 }
 
 impl Backend {

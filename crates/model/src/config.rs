@@ -11,6 +11,7 @@ mod http_policy;
 mod near;
 mod policy;
 mod proxy_protocol;
+mod quic;
 mod resolve;
 mod route;
 mod section;

@@ -54,7 +54,7 @@ pub use name::{Name, NameError};
 pub use node::{Api, L4, L7, Node, OnStop, Spread, XdpMode};
 pub use outlier::{Outlier, OutlierOn};
 pub use pattern::{Pattern, PatternError};
-pub use pool::{HashKey, OnRemoval, Persistence, Pool, PoolProtocol, Scheduler};
+pub use pool::{HashKey, OnRemoval, Persistence, Pool, PoolProtocol, QuicIds, Scheduler};
 pub use proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 pub use retry::{Retry, RetryOn};
 pub use route::{HostError, HostPattern, PathError, PathMatch, PathPrefix, RequestParts, Route};

@@ -1,5 +1,6 @@
 //! A pool: backends that serve the same thing, and how work is spread over them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,9 @@ pub struct Pool {
     pub persistence: Option<Persistence>,
     /// What becomes of sessions of what is removed, where the XDP program forwards.
     pub on_removal: OnRemoval,
+    /// How connection ids of QUIC are read that name backends, where the XDP program forwards; empty: not at all. No
+    /// `config_id` twice.
+    pub quic: Vec<QuicIds>,
     /// At least one; no address twice.
     pub backends: Vec<Backend>,
 }
@@ -128,6 +132,17 @@ pub enum OnRemoval {
     Keep,
     /// They end at once: those of TCP are reset.
     Reset,
+}
+
+/// How a server writes its own id into connection ids of QUIC (draft-ietf-quic-load-balancers).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QuicIds {
+    /// The configuration that ids say they are of, from 0 to 6. Default 0.
+    pub config_id: u8,
+    /// Bytes of the nonce behind the server's id, from 4 to 18.
+    pub nonce_length: u8,
+    /// The key that both are encrypted with, a file of 16 bytes or 32 hexadecimal digits; absent: they are in clear.
+    pub key_file: Option<PathBuf>,
 }
 
 /// Persistence by the client's address.

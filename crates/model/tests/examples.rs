@@ -86,6 +86,7 @@ fn every_file_is_loaded_by_a_test_and_documents_itself() {
         "https.toml",
         "nat.toml",
         "nat64.toml",
+        "quic.toml",
         "routing.toml",
         "tcp.toml",
         "tunnel.toml",
@@ -216,6 +217,24 @@ fn dr() {
     );
     assert!(config.l4.as_ref().unwrap().local_addresses.is_empty());
     assert_eq!(pool(&config, "video").backends[2].weight, 0);
+}
+
+#[test]
+fn quic() {
+    let config = example("quic.toml");
+    check_listeners(
+        &config,
+        &[("h3", "203.0.113.10:443", Protocol::Udp, Forward::Dr)],
+    );
+    let pool = pool(&config, "h3");
+    let ids: Vec<_> = pool
+        .quic
+        .iter()
+        .map(|ids| (ids.config_id, ids.nonce_length, ids.key_file.is_some()))
+        .collect();
+    assert_eq!(ids, [(0, 8, true), (1, 8, true)]);
+    let servers = pool.backends.iter().map(|backend| &backend.quic_server_id);
+    assert!(servers.eq(&[0x0b, 0x0c, 0x0d].map(|last| Some(vec![0x0a, 0, last]))));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use weir_l4_common::drop::Drop;
 use weir_l4_common::env::Verdict;
 use weir_l4_common::link::{LINK_NOWHERE, LINKS_MAP, Link, Links, TAGGED};
 use weir_l4_common::listeners::{self, Entry, PROBES, Place};
+use weir_l4_common::quic::{QuicConfig, QuicServerKey, config_key};
 use weir_l4_common::service::{
     BACKEND_ACCEPTS, Backend, Listener, ListenerKey, Mode, Pick, Settings, mapped,
 };
@@ -201,6 +202,24 @@ impl Rig {
                 links[index].route_generation = route_generation;
             }
         });
+    }
+
+    /// How connection ids of a pool are read, and one server of theirs.
+    pub(crate) fn quic(
+        &mut self,
+        pool: u16,
+        number: u8,
+        config: QuicConfig,
+        server: &[u8],
+        backend: u16,
+    ) {
+        let key = QuicServerKey::new(pool, server);
+        self.hash::<u32, QuicConfig>("QUIC_CONFIGS")
+            .insert(Plain(config_key(pool, number)), Plain(config), 0)
+            .unwrap();
+        self.hash::<QuicServerKey, u32>("QUIC_SERVERS")
+            .insert(Plain(key), Plain(u32::from(backend)), 0)
+            .unwrap();
     }
 
     /// An interface, with a place among the links.

@@ -19,6 +19,7 @@ use super::policy::{
     OUTLIER, POOL_CONNECTIONS, POOL_LIMITS, Policies, RETRY, read_hash, read_policies,
 };
 use super::proxy_protocol::{PROXY_PROTOCOL, PROXY_PROTOCOL_VERSIONS, read_proxy_protocol};
+use super::quic::{QUIC, check_quic, read_quic, read_server_id};
 use super::route::{self, RouteTable, read_route};
 use super::section::{Grammar, Read, Section, duration, integer, text, word};
 use super::session::{
@@ -38,7 +39,7 @@ use crate::listener::{
 };
 use crate::name::Name;
 use crate::node::{Api, L4, L7, Node, OnStop, Spread, XdpMode};
-use crate::pool::{HashKey, OnRemoval, Persistence, PoolProtocol, Scheduler};
+use crate::pool::{HashKey, OnRemoval, Persistence, PoolProtocol, QuicIds, Scheduler};
 use crate::proxy_protocol::{ProxyProtocolIn, ProxyProtocolVersion};
 use crate::sticky::Sticky;
 use crate::tls::{ListenerTls, UpstreamTls};
@@ -195,6 +196,7 @@ static POOL: Grammar = Grammar {
         "sticky",
         "persistence",
         "on_removal",
+        "quic",
         "backup_pool",
         "slow_start",
         "protocol",
@@ -219,6 +221,8 @@ static POOL: Grammar = Grammar {
         ("session_affinity", "persistence"),
         ("on_remove", "on_removal"),
         ("expire_nodest_conn", "on_removal"),
+        ("quic_lb", "quic"),
+        ("connection_id", "quic"),
         ("backup", "backup_pool"),
         ("fallback", "backup_pool"),
         ("spare_pool", "backup_pool"),
@@ -275,7 +279,7 @@ static HEALTH: Grammar = Grammar {
 };
 static BACKEND: Grammar = Grammar {
     title: "`backend`",
-    keys: &["address", "weight", "check_address"],
+    keys: &["address", "weight", "check_address", "quic_server_id"],
     synonyms: &[
         ("bind", "address"),
         ("host", "address"),
@@ -283,10 +287,11 @@ static BACKEND: Grammar = Grammar {
         ("check", "check_address"),
         ("health_address", "check_address"),
         ("check_port", "check_address"),
+        ("server_id", "quic_server_id"),
     ],
     example: r#"backend = [{ address = "10.0.2.11:8080" }]"#,
 };
-pub(super) static ALL: [&Grammar; 34] = [
+pub(super) static ALL: [&Grammar; 35] = [
     &NODE,
     &L4_TABLE,
     &SESSION_TIMEOUTS,
@@ -306,6 +311,7 @@ pub(super) static ALL: [&Grammar; 34] = [
     &STICKY,
     &POOL_TLS,
     &PERSISTENCE,
+    &QUIC,
     &BACKEND,
     &TUNNEL,
     // The tables in a route.
@@ -480,6 +486,7 @@ pub(super) struct PoolTable<'t> {
     pub(super) sticky: Option<At<Sticky>>,
     pub(super) persistence: Option<At<Persistence>>,
     pub(super) on_removal: Read<OnRemoval>,
+    pub(super) quic: Vec<At<QuicIds>>,
     pub(super) backup: Read<&'t str>,
     pub(super) slow_start: Option<Duration>,
     pub(super) tls: Option<At<UpstreamTls>>,
@@ -493,6 +500,7 @@ pub(super) struct BackendTable {
     pub(super) address: At<SocketAddr>,
     pub(super) weight: u16,
     pub(super) check_address: Read<SocketAddr>,
+    pub(super) quic_server_id: Read<Vec<u8>>,
 }
 
 impl BackendTable {
@@ -501,6 +509,7 @@ impl BackendTable {
             address: self.address.value,
             weight: self.weight,
             check_address: self.check_address.good().map(|at| at.value),
+            quic_server_id: self.quic_server_id.good().map(|at| at.value.clone()),
         }
     }
 }
@@ -983,6 +992,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
             &[("drain", "keep"), ("close", "reset"), ("rst", "reset")],
         ),
     );
+    let quic = read_quic(section, out);
     let backup = section.read("backup_pool", out, text("backup_pool"));
     let slow_start = section.read(
         "slow_start",
@@ -1047,6 +1057,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         }
         Read::Bad(_) => Vec::new(),
     };
+    check_quic(&section.subject(), &quic, &backends, out);
     PoolTable {
         span: section.span,
         subject: section.subject(),
@@ -1057,6 +1068,7 @@ fn read_pool<'t>(section: &Section<'t>, out: &mut Findings<'_>) -> PoolTable<'t>
         sticky,
         persistence,
         on_removal,
+        quic,
         backup,
         slow_start: slow_start.good().map(|at| at.value),
         tls,
@@ -1081,6 +1093,7 @@ fn read_backend(section: &Section<'_>, out: &mut Findings<'_>) -> Option<Backend
         address: *address.good()?,
         weight,
         check_address,
+        quic_server_id: read_server_id(section, out),
     })
 }
 

@@ -243,6 +243,7 @@ fn build_pool(table: &PoolTable<'_>) -> Option<Pool> {
         connections: table.policies.connections.clone(),
         persistence: table.persistence.as_ref().map(|at| at.value.clone()),
         on_removal: table.on_removal.or(OnRemoval::default()),
+        quic: table.quic.iter().map(|at| at.value.clone()).collect(),
         backup: table.backup.good().map(|at| Name::new(at.value)),
         slow_start: table.slow_start,
         protocol,
@@ -1086,6 +1087,24 @@ fn check_users(
         );
         out.error(
             on_removal.span,
+            complaint.note(user.span, format!("{} is here", listener.subject())),
+        );
+    }
+    if let Some(quic) = pool.quic.first()
+        && let Some(user) = users
+            .iter()
+            .find(|user| listener_of(user).asked == Some(Forward::Proxy))
+    {
+        let listener = listener_of(user);
+        let message = format!(
+            "{} goes by connection ids of QUIC, and {}, which is proxied, sends to it",
+            pool.subject,
+            listener.subject()
+        );
+        let label = "`quic` is for listeners with an XDP mode";
+        let complaint = Complaint::new(Kind::Conflict, message, label);
+        out.error(
+            quic.span,
             complaint.note(user.span, format!("{} is here", listener.subject())),
         );
     }

@@ -192,6 +192,7 @@ backend = [{ address = "198.51.100.1:80" }]
             address: "198.51.100.1:80".parse().unwrap(),
             weight: 1,
             check_address: None,
+            quic_server_id: None,
         }]
     );
     let HealthCheck {
