@@ -419,3 +419,54 @@ fn the_last_free_port_of_ipv4_is_never_given_twice() {
 fn the_last_free_port_of_ipv6_is_never_given_twice() {
     the_last_free_port_is_never_given_twice(true);
 }
+
+/// Two backends of each family, who get sessions in turn; there is one local address.
+fn of_two_backends(sets: usize) -> Machine {
+    let mut machine = Machine::new(sets, Mode::Fullnat);
+    for listener in machine.listeners.values_mut() {
+        listener.table_base *= 2;
+        listener.table_len = 2;
+    }
+    machine.slots = vec![1, 3, 2, 4];
+    for (first, second) in [(1, 3), (2, 4)] {
+        let mut backend = machine.backends[&first];
+        backend.addr[3] ^= 1u32.to_be();
+        machine.backends.insert(second, backend);
+    }
+    machine
+}
+
+fn a_local_port_serves_several_backends(ipv6: bool) {
+    // Three of four ports towards each backend. Lines for twice as many sessions: no other bound is near.
+    const SESSIONS: u32 = 2 * (65_536 - 1024) / 4 * 3;
+    let machine = of_two_backends(SESSIONS as usize);
+    let mut flows = HashSet::new();
+    let mut ports = HashSet::new();
+    for n in 0..SESSIONS {
+        let request = bare(client(ipv6, n), true);
+        let (at, vip) = (request.l4_at(), request.addresses()[0]);
+        let (verdict, out) = machine.run(&frame(&request, request.client(), (vip, 80), 0, 64));
+        if let Verdict::Redirect(_) = verdict {
+            let port = [out[at], out[at + 1]];
+            // The backend's address ends where the ports begin.
+            assert!(flows.insert((out[at - 1], port)), "a flow in use was taken");
+            ports.insert(port);
+        }
+    }
+    let refused = SESSIONS as usize - flows.len();
+    let drops = machine.drops.borrow();
+    assert!(drops.iter().all(|reason| *reason == Drop::PortsExhausted));
+    assert_eq!(drops.len(), refused, "all the others have a session");
+    assert!(refused <= 20, "{refused} found no port of the fourth part");
+    assert!(flows.len() > ports.len() * 4 / 3, "{} ports", ports.len());
+}
+
+#[test]
+fn a_local_port_of_ipv4_serves_several_backends() {
+    a_local_port_serves_several_backends(false);
+}
+
+#[test]
+fn a_local_port_of_ipv6_serves_several_backends() {
+    a_local_port_serves_several_backends(true);
+}

@@ -1,6 +1,8 @@
 //! The first packet of a session whose backend is of the other family: [`super`] for FullNAT, with a line in each table.
 
-use super::{DONE, Opening, Rewrite, count_session, failed, fill, free_port, local, refuse};
+use super::{
+    DONE, Opening, Rewrite, count_session, course, failed, fill, free_port, local, refuse,
+};
 use crate::across::{AGAIN, Across};
 use crate::checksum::{difference32, fold};
 use crate::drop::Drop;
@@ -54,8 +56,8 @@ fn aim<F: Across>(env: impl Env) -> u32 {
         udp: opening.key.udp,
     };
     // The two lines are in different tables: any slice is as good as another, and the flow's hash spreads them.
-    let slice = u32::from(hash::slice(opening.hash));
-    let port = free_port(env, &there.reply, slice);
+    let course = course(opening.hash, hash::slice(opening.hash));
+    let port = free_port(env, &there.reply, course);
     if port == 0 {
         return failed(Drop::PortsExhausted);
     }
